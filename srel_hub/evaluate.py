@@ -1,0 +1,201 @@
+"""Evaluate: train students from scratch and score them on the real eval split, at the last epoch.
+
+    accelerate launch -m srel_hub.evaluate recipes/quickstart.yaml
+
+Every student is trained `seeds` times on each of three rows under one protocol: the condensed images with their
+stored labels; as many random real images, drawn anew for every seed, with the same teacher's labels; the same random
+real images with their hard labels. Leaves `evaluate/`: one folder a training, and summary.json.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srel_hub import recipe, teacher
+from srel_hub.condensed import Epoch, sampled_epoch, stored_epoch
+from srel_hub.images import load_pixels
+from srel_hub.recipe import Network
+from srel_hub.run import Run, atomic, cli, derive_seed, generator, read_json, write_json
+from srel_hub.soft_labels import SoftLabels, read_manifest
+from srel_hub.source import Images, Source, open_source, random_subset
+from srel_hub.teacher import Classifier
+from srel_hub.training import (
+    distillation_loss,
+    epoch_batches,
+    learning_rate,
+    make_optimizer,
+    mixed_cross_entropy,
+    predict,
+    set_learning_rate,
+    step,
+    top_k,
+)
+
+
+ROWS = ("condensed", "random-real", "random-real-hard")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One unit of work: which student, on which row, with which seed."""
+
+    student: Network
+    row: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.student.model}-{self.student.width:g}-{self.row}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a student trains on: the images' classes [N], and an epoch's views and logits by its number.
+
+    `hard` says that the classes, not the logits, are the target.
+    """
+
+    labels: Tensor
+    epoch: Callable[[int], Epoch]
+    hard: bool
+
+
+def evaluate(run: Run, source: Source | None = None) -> Path:
+    """Run every training that is not marked yet, then summarise.
+
+    Returns:
+        the folder of results; empty but for the summary where the recipe sets no eval split.
+    """
+    folder, spec = run.path("evaluate"), run.recipe.evaluate
+    source = source or open_source(run.recipe.source)
+    if source.eval is None:
+        write_json(folder / "summary.json", {"measured": False, "students": []})
+        run.say("evaluate: not measured, source.eval_split is null")
+        return folder
+    trainings = [
+        Training(student, row, seed) for student in spec.students for seed in range(spec.seeds) for row in ROWS
+    ]
+    todo = [training for training in trainings if not run.is_done("evaluate", training.name)]
+    if todo:
+        epochs = _train_all(run, source, source.eval(), todo)
+        for _ in run.progress(epochs, len(todo) * spec.epochs, "evaluate", "epoch"):
+            pass
+    summary = summarise(folder, spec)
+    write_json(folder / "summary.json", summary)
+    for line in results_table(summary):
+        run.say(line)
+    return folder
+
+
+def _train_all(run: Run, source: Source, test: Images, todo: Sequence[Training]) -> Iterator[None]:
+    classifier = teacher.load(run.path("teacher"), run.device)
+    train_set = source.train()
+    for training in todo:
+        spec, seed = run.recipe.evaluate, derive_seed(run.recipe.seed, "evaluate", training.name)
+        row = make_row(run, classifier, train_set, training)
+        model = teacher.build(training.student, classifier.class_names, test.size, seed).to(run.device)
+        curve = []
+        for epoch, loss in enumerate(train_student(model, row, spec, seed)):
+            curve.append({"epoch": epoch, "loss": loss, "lr": learning_rate(spec.optimizer, epoch, spec.epochs)})
+            yield
+        logits = predict(model, test.pixels, classifier.table(run.device))
+        metrics = {"top1": top_k(logits, test.labels, 1), "top5": top_k(logits, test.labels, 5)}
+        save_training(run, training, {**metrics, "train_images": len(row.labels)}, curve)
+        run.record("evaluate", training=training.name, **metrics)
+
+
+def make_row(run: Run, classifier: Classifier, train_set: Images, training: Training) -> Row:
+    """The data of a training. A random real subset depends on the seed only, so that both real rows share it."""
+    seed, augment = run.recipe.seed, run.recipe.relabel.augment
+    if training.row == "condensed":
+        pixels, labels = load_pixels(sorted(run.path("images").glob("*.parquet")))
+        on_device, folder = pixels.to(run.device), run.path("soft_labels")
+        stored = SoftLabels(read_manifest(folder / "manifest.json"), lambda name: folder / name)
+        table, count = classifier.table(run.device), stored.manifest.epochs
+        return Row(labels, lambda epoch: stored_epoch(on_device, table, stored, epoch % count), hard=False)
+    draw = generator(seed, "evaluate", "random-real", training.seed)
+    real = random_subset(train_set, run.recipe.recover.ipc, len(classifier.class_names), draw)
+    real_pixels, real_seed = real.pixels.to(run.device), derive_seed(seed, "evaluate", training.seed)
+    return Row(
+        real.labels,
+        lambda epoch: sampled_epoch(real_pixels, classifier, augment, real_seed, epoch),
+        hard=training.row == "random-real-hard",
+    )
+
+
+def train_student(model: nn.Module, row: Row, spec: recipe.Evaluate, seed: int) -> Iterator[float]:
+    """Train in place, an epoch a step; gives the epoch's mean loss."""
+    optimizer = make_optimizer(model, spec.optimizer)
+    device = next(model.parameters()).device
+    for index in range(spec.epochs):
+        epoch = row.epoch(index)
+        shares = epoch.views.own_share((epoch.images.shape[2], epoch.images.shape[3]))
+        set_learning_rate(optimizer, learning_rate(spec.optimizer, index, spec.epochs))
+        model.train()
+        total = torch.zeros((), device=device)
+        for batch in epoch_batches(len(epoch), spec.batch_size, generator(seed, "order", index)):
+            if row.hard:
+                partners = batch if epoch.views.partners is None else epoch.views.partners[batch].long()
+                own, other, share = row.labels[batch], row.labels[partners], shares[batch]
+                output = model(epoch.pixel_values(batch)).logits
+                loss = mixed_cross_entropy(output, own.to(device), other.to(device), share.to(device))
+            else:
+                pixel_values, logits = epoch.batch(batch)
+                output = model(pixel_values).logits
+                loss = distillation_loss(output, logits.to(device), spec.temperature, spec.temperature_squared)
+            step(optimizer, loss)
+            total += loss.detach() * len(batch)
+        yield float(total) / len(epoch)
+
+
+def save_training(run: Run, training: Training, metrics: dict[str, Any], curve: list[dict[str, Any]]) -> None:
+    folder = run.path("evaluate", training.name)
+    with atomic(folder) as temporary:
+        temporary.mkdir(parents=True)
+        write_json(temporary / "metrics.json", metrics)
+        (temporary / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve), encoding="utf-8")
+    run.mark("evaluate", training.name, [folder / "metrics.json", folder / "curve.jsonl"])
+
+
+def summarise(folder: Path, spec: recipe.Evaluate) -> dict[str, Any]:
+    """Mean and sample standard deviation over the seeds of every student and row."""
+    students = []
+    for student in spec.students:
+        rows = []
+        for row in ROWS:
+            names = [Training(student, row, seed).name for seed in range(spec.seeds)]
+            metrics = [read_json(folder / name / "metrics.json") for name in names]
+            rows.append({"row": row, "n": len(metrics), "train_images": metrics[0]["train_images"]})
+            for key in ("top1", "top5"):
+                values = [metric[key] for metric in metrics]
+                spread = statistics.stdev(values) if len(values) > 1 else None
+                rows[-1][key] = {"mean": statistics.fmean(values), "std": spread, "values": values}
+        students.append({"model": student.model, "width": student.width, "rows": rows})
+    return {"measured": True, "students": students}
+
+
+def results_table(summary: dict[str, Any]) -> list[str]:
+    """The summary as lines of text."""
+    lines = [f"{'student':<16} {'trained on':<18} {'images':>7} {'top-1':>16} {'top-5':>16}   n"]
+    for student in summary["students"]:
+        for row in student["rows"]:
+            name = f"{student['model']} x {student['width']:g}"
+            cells = (percent(row["top1"]), percent(row["top5"]))
+            lines.append(f"{name:<16} {row['row']:<18} {row['train_images']:>7} {cells[0]:>16} {cells[1]:>16} {row['n']:>3}")
+    return lines
+
+
+def percent(score: dict[str, Any]) -> str:
+    """'97.10 +- 0.32', or the mean alone where there was one seed."""
+    spread = "" if score["std"] is None else f" +- {score['std']:.2%}"
+    return f"{score['mean']:.2%}{spread}".replace("%", "")
+
+
+if __name__ == "__main__":
+    cli(evaluate)

@@ -1,0 +1,116 @@
+"""Condensed images: uint8 tensors to PNG bytes to parquet to a `DatasetDict`, and back.
+
+Row i of a condensed dataset shows class i mod K at ipc index i div K, so that its first n * K rows are the images of
+the same recipe at n images per class.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srel_hub.recipe import UserError
+
+
+ROW_GROUP_BYTES = 16_000_000  # one random row costs a reader its whole row group
+SHARD_BYTES = 500_000_000
+
+
+def encode_png(image: Tensor) -> bytes:
+    """uint8 [3, H, W] to the bytes of an RGB PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode(content: bytes) -> Tensor:
+    """The bytes of an RGB image file to uint8 [3, H, W]."""
+    with Image.open(io.BytesIO(content)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def features(class_names: Sequence[str]) -> datasets.Features:
+    return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(class_names))})
+
+
+def write_parquet(path: Path, images: Iterable[bytes], labels: Iterable[int], class_names: Sequence[str]) -> None:
+    """Write PNG bytes and labels as one parquet file with small row groups, readable by `load_dataset`."""
+    rows = {"image": [{"bytes": png, "path": None} for png in images], "label": list(labels)}
+    largest = max(len(row["bytes"]) for row in rows["image"])
+    dataset = datasets.Dataset.from_dict(rows, features=features(class_names))
+    dataset.to_parquet(path, batch_size=max(1, min(len(dataset), ROW_GROUP_BYTES // largest)))
+
+
+def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:
+    """The PNG bytes and label of every row, a row group at a time."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024, columns=["image", "label"]):
+            for row in batch.to_pylist():
+                yield row["image"]["bytes"], row["label"]
+
+
+def load_pixels(files: Iterable[Path]) -> tuple[Tensor, Tensor]:
+    """All rows of parquet files as uint8 [N, 3, H, W] and int64 [N] labels, sorted into row order.
+
+    Shards of a run hold (ipc, class) blocks in any order; within a class, ipc indices rise from file to file.
+    """
+    rows = [(decode(png), label) for file in files for png, label in read_parquet(file)]
+    labels = torch.tensor([label for _, label in rows])
+    if len({tuple(pixels.shape) for pixels, _ in rows}) > 1:
+        raise UserError("the condensed images differ in size; all images of a dataset must have one size")
+    order = row_order(labels)
+    return torch.stack([pixels for pixels, _ in rows])[order], labels[order]
+
+
+def row_order(labels: Tensor) -> Tensor:
+    """int64 [N]: the permutation that brings rows, ordered by ipc index within each class, into row order."""
+    occurrence = torch.zeros_like(labels)
+    for label in labels.unique():
+        members = labels == label
+        occurrence[members] = torch.arange(int(members.sum()))
+    return torch.argsort(occurrence * (int(labels.max()) + 1) + labels)
+
+
+def image_table_sha256(pixels: Tensor, labels: Tensor) -> str:
+    """sha256 of the image table: for every row its label (little-endian int32), then its H x W x 3 pixel bytes.
+
+    It covers what the soft labels are bound to, and survives a re-encoding of PNG or parquet.
+    """
+    digest = hashlib.sha256()
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        digest.update(int(label).to_bytes(4, "little"))
+        digest.update(image.permute(1, 2, 0).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_split(folder: Path, split: str, rows: Sequence[tuple[bytes, int]], class_names: Sequence[str]) -> list[Path]:
+    """Write a split as `data/{split}-00000-of-00001.parquet`, in as many shards as its bytes ask for."""
+    total = sum(len(png) for png, _ in rows)
+    count = max(1, -(-total // SHARD_BYTES))
+    per_shard = -(-len(rows) // count)
+    files = []
+    for index in range(count):
+        shard = rows[index * per_shard : (index + 1) * per_shard]
+        files.append(folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
+        write_parquet(files[-1], [png for png, _ in shard], [label for _, label in shard], class_names)
+    return files
+
+
+def class_grid(pixels: Tensor, labels: Tensor, columns: int, rows: int, scale: int) -> Image.Image:
+    """A picture of the images: one class a column, one ipc index a row, each pixel enlarged `scale` times."""
+    _, _, height, width = pixels.shape
+    canvas = np.full((rows * (height * scale + 2) + 2, columns * (width * scale + 2) + 2, 3), 255, dtype=np.uint8)
+    for column, label in enumerate(labels.unique().tolist()[:columns]):
+        for row, image in enumerate(pixels[labels == label][:rows]):
+            big = image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
+            top, left = 2 + row * (height * scale + 2), 2 + column * (width * scale + 2)
+            canvas[top : top + height * scale, left : left + width * scale] = big
+    return Image.fromarray(canvas)

@@ -1,0 +1,21 @@
+"""Networks that transformers lacks. Importing this package registers them with transformers' Auto classes."""
+
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from srel_hub.models.convnet import SrelConvNetConfig, SrelConvNetForImageClassification
+from srel_hub.models.resnet import SrelResNetConfig, SrelResNetForImageClassification
+
+
+__all__ = [
+    "SrelConvNetConfig",
+    "SrelConvNetForImageClassification",
+    "SrelResNetConfig",
+    "SrelResNetForImageClassification",
+]
+
+for _config, _model in (
+    (SrelResNetConfig, SrelResNetForImageClassification),
+    (SrelConvNetConfig, SrelConvNetForImageClassification),
+):
+    AutoConfig.register(_config.model_type, _config)
+    AutoModelForImageClassification.register(_config, _model)

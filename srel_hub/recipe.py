@@ -1,0 +1,448 @@
+"""The recipe: one frozen, typed description of a run, read from YAML.
+
+    python -m srel_hub.recipe show recipes/quickstart.yaml recover.iterations=100
+    python -m srel_hub.recipe schema
+
+A recipe may name another to build on (`extends: base.yaml`, relative to itself), and the command line may change
+single values (`key=value`, the value read as YAML). A leaf of the program receives only its own section.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+
+HERE = Path(__file__).parent
+RECIPES = next(folder for folder in (HERE / "recipes", HERE.parent / "recipes") if folder.is_dir())
+
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, got {str(value).lower()}")
+    return value
+
+
+Number = BeforeValidator(_no_bool)  # pydantic would read true as 1
+Count = Annotated[int, Number, Field(ge=1)]
+Whole = Annotated[int, Number, Field(ge=0)]
+AtLeastTwo = Annotated[int, Number, Field(ge=2)]
+Positive = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
+Side = Annotated[int, Number, Field(ge=1, le=32767)]
+Roll = Annotated[int, Number, Field(ge=-32767, le=32767)]
+Interval = tuple[Positive, Positive]
+Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "convnet"]
+
+STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+
+class UserError(Exception):
+    """A mistake of the user's, told on one screen: no traceback, exit status 2."""
+
+
+class RecipeError(UserError):
+    """All the faults of one recipe, a line each."""
+
+    def __init__(self, name: str, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
+        head = f"{name}: {len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        super().__init__("\n".join([head, *(f"  {fault}" for fault in faults)]))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check_interval(name: str, interval: tuple[float, float], highest: float = float("inf")) -> None:
+    low, high = interval
+    bound = "" if highest == float("inf") else f" <= {highest:g}"
+    _require(low <= high <= highest, f"{name}=[{low:g}, {high:g}]: must be [low, high] with low <= high{bound}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The real dataset: `builtin: digits`, or a Hub id or local folder that `load_dataset` opens."""
+
+    __pydantic_config__ = STRICT
+    builtin: Literal["digits"] | None = None
+    path: str | None = None
+    train_split: str = "train"
+    eval_split: str | None = "test"  # null: the students are not evaluated
+    image_column: str | None = None  # found by its type when null
+    label_column: str | None = None
+    image_size: Side | None = None  # pixels a side, by resize and centre crop; null: the images' own size
+    title: str | None = None  # from here on: what the cards say about the source
+    homepage: str | None = None
+    license: str = "unknown"
+    terms: str | None = None
+    citation: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.builtin is None) != (self.path is None),
+            f"exactly one of source.path (got {self.path!r}) and source.builtin (got {self.builtin!r}) must be set",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A classifier to train from scratch; `width` multiplies every layer's channels."""
+
+    __pydantic_config__ = STRICT
+    model: Architecture = "resnet18"
+    width: Positive = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What is done to an image before a network sees it, each time anew.
+
+    `resized` is torchvision's RandomResizedCrop, `padded` a crop of the image's own size out of the image with
+    `padding` black pixels around it. A mix is applied to every image.
+    """
+
+    __pydantic_config__ = STRICT
+    crop: Literal["none", "resized", "padded"] = "resized"
+    scale: Interval = (0.08, 1.0)
+    ratio: Interval = (3 / 4, 4 / 3)
+    padding: Side = 4
+    flip: bool = True
+    mix: Literal["none", "cutmix", "mixup"] = "none"
+    mix_alpha: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        _check_interval("scale", self.scale, highest=1)
+        _check_interval("ratio", self.ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """SGD with momentum or AdamW, linear warm-up from a hundredth, then a cosine to 0, stepped per epoch."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.1
+    momentum: NonNegative = 0.9  # sgd only
+    weight_decay: NonNegative = 5e-4
+    decay_all: bool = True  # false: biases and BatchNorm parameters are not decayed
+    warmup_epochs: Whole = 0
+
+
+def _adamw() -> Optimizer:
+    return Optimizer(kind="adamw", lr=1e-3, weight_decay=0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squeeze:
+    """Train the network that the images are recovered from."""
+
+    __pydantic_config__ = STRICT
+    network: Network = field(default_factory=Network)
+    epochs: Count = 200
+    batch_size: AtLeastTwo = 128
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    augment: Augment = field(default_factory=lambda: Augment(crop="padded"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recover:
+    """Optimise pixels until logits and BatchNorm statistics match (SRe2L, section 3.2)."""
+
+    __pydantic_config__ = STRICT
+    ipc: Count  # images per class
+    iterations: Count = 1000
+    lr: Positive = 0.25
+    bn_weight: NonNegative = 0.01
+    first_bn_factor: NonNegative = 10.0
+    class_block: AtLeastTwo = 100  # classes optimised, and matched to the statistics, together
+    stack: Count | Literal["auto"] = "auto"  # ipc indices per forward pass; statistics stay per index
+    crop: Literal["none", "resized"] = "resized"
+    scale: Interval = (0.08, 1.0)
+    ratio: Interval = (3 / 4, 4 / 3)
+    flip: bool = True
+    roll: tuple[Roll, Roll] = (0, 0)  # shift in pixels along each axis, both ends included
+    l2_weight: NonNegative = 0.0
+    tv_weight: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        _check_interval("scale", self.scale, highest=1)
+        _check_interval("ratio", self.ratio)
+        _check_interval("roll", self.roll)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relabel:
+    """Store the teacher's logits for `epochs` differently augmented views of every condensed image."""
+
+    __pydantic_config__ = STRICT
+    epochs: Count = 300
+    batch_size: Count = 256
+    augment: Augment = field(default_factory=Augment)
+    encoding: Literal["float16"] = "float16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Train students from scratch on the replayed labels and on random real images, `seeds` times each."""
+
+    __pydantic_config__ = STRICT
+    students: Annotated[tuple[Network, ...], Field(min_length=1)] = (Network(),)
+    seeds: Count = 3
+    epochs: Count = 300
+    batch_size: AtLeastTwo = 128
+    temperature: Positive = 20.0
+    temperature_squared: bool = False  # multiply the KL loss by the temperature squared (Hinton et al., 2015)
+    optimizer: Optimizer = field(default_factory=_adamw)
+
+    def __post_init__(self) -> None:
+        _require(len(set(self.students)) == len(self.students), "students: the same student is listed twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """Where the dataset and its teacher will live on the Hub; the cards name these repositories."""
+
+    __pydantic_config__ = STRICT
+    repo_id: str | None = None
+    teacher_repo_id: str | None = None  # null: repo_id with '-teacher' appended
+
+    def __post_init__(self) -> None:
+        for repo_id in (self.repo_id, self.teacher_repo_id):
+            if repo_id is not None:
+                try:
+                    validate_repo_id(repo_id)
+                except HFValidationError as error:
+                    raise ValueError(str(error)) from error
+
+    @property
+    def teacher(self) -> str | None:
+        """The teacher's repository."""
+        return self.teacher_repo_id or (self.repo_id and f"{self.repo_id}-teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Where and how the run works; no part of the published recipe."""
+
+    __pydantic_config__ = STRICT
+    root: str = "runs"
+    cpu_threads: Count | Literal["auto"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run. `name` names the run directory and defaults to the recipe file's name."""
+
+    __pydantic_config__ = STRICT
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
+    seed: Whole = 0
+    source: Source
+    squeeze: Squeeze = field(default_factory=Squeeze)
+    recover: Recover
+    relabel: Relabel = field(default_factory=Relabel)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    publish: Publish = field(default_factory=Publish)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, merge and validate a recipe.
+
+    Args:
+        path: a YAML file, the name of a shipped recipe, or a run directory (its `recipe.yaml` is read).
+        overrides: `dotted.key=value` pairs, the value read as YAML.
+
+    Raises:
+        RecipeError: with every fault at once, each by dotted name, value, what is allowed and the nearest name.
+    """
+    file = find(path)
+    mapping = {"name": file.stem, **_read(file)}
+    faults = [fault for override in overrides if (fault := _apply(mapping, override))]
+    try:
+        recipe = TypeAdapter(Recipe).validate_python(mapping)
+    except ValidationError as error:
+        raise RecipeError(str(path), faults + _faults(error)) from None
+    if faults:
+        raise RecipeError(str(path), faults)
+    return recipe
+
+
+def find(path: str | Path) -> Path:
+    """The file behind a path, a shipped recipe's name or a run directory."""
+    candidates = (Path(path), Path(path) / "recipe.yaml", RECIPES / f"{path}.yaml")
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    hint = difflib.get_close_matches(Path(path).stem, shipped, n=1)
+    nearest = f"; nearest: {hint[0]}" if hint else ""
+    raise UserError(f"no recipe {str(path)!r}: give a YAML file, a run directory or one of {', '.join(shipped)}{nearest}")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys in silence; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if file.resolve() in above:
+        raise UserError(f"{file}: extends itself, by way of {' -> '.join(p.name for p in above)}")
+    try:
+        mapping = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(mapping, dict):
+        raise UserError(f"{file}: a recipe is a mapping of sections, got {type(mapping).__name__}")
+    base = mapping.pop("extends", None)
+    if base is None:
+        return mapping
+    parent = file.parent / str(base)
+    if not parent.is_file():
+        raise UserError(f"{file}: extends: {base!r}: there is no file {parent}")
+    return _merge(_read(parent, (*above, file.resolve())), mapping)
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply(mapping: dict[str, Any], override: str) -> str | None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        return f"{override!r}: an override is key=value, for example recover.iterations=500"
+    *sections, leaf = key.split(".")
+    for section in sections:
+        if not isinstance(mapping.setdefault(section, {}), dict):
+            return f"{key}: {section!r} is no section"
+        mapping = mapping[section]
+    try:
+        mapping[leaf] = yaml.load(text, _Loader)  # noqa: S506
+    except yaml.YAMLError:
+        return f"{key}={text}: the value is not valid YAML; quote it"
+    return None
+
+
+def _children(section: Any) -> dict[str, Any]:
+    """Field names and types of a section, looking through Annotated, unions and tuples of sections."""
+    if dataclasses.is_dataclass(section):
+        return get_type_hints(section)
+    return next((children for part in get_args(section) if (children := _children(part))), {})
+
+
+def _faults(error: ValidationError) -> list[str]:
+    messages: dict[str, list[str]] = {}
+    for detail in error.errors():
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # the elements that were left out have faults of their own
+        section: Any = Recipe
+        path: list[str] = []
+        for part in detail["loc"]:
+            if isinstance(part, str) and part not in _children(section) and detail["type"] not in _UNKNOWN:
+                break  # pydantic names the branch of a union here
+            path.append(str(part))
+            section = _children(section).get(str(part), section)
+        known = list(_children(_section_of(path)))
+        messages.setdefault(".".join(path), []).append(_message(detail, path, known))
+    return [f"{name}: {' or '.join(dict.fromkeys(texts))}".lstrip(": ") for name, texts in messages.items()]
+
+
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+
+
+def _section_of(path: Sequence[str]) -> Any:
+    section: Any = Recipe
+    for part in path[:-1]:
+        section = _children(section).get(part, section)
+    return section
+
+
+def _message(detail: Mapping[str, Any], path: Sequence[str], known: Iterable[str]) -> str:
+    known = list(known)
+    if detail["type"] in _UNKNOWN:
+        nearest = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        return f"unknown field; {hint}allowed here: {', '.join(known)}"
+    if detail["type"].startswith("missing"):
+        return "must be set, and is not"
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    if detail["type"] == "literal_error":
+        allowed = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        nearest = difflib.get_close_matches(str(detail["input"]), allowed, n=1)
+        message += f" (nearest: {nearest[0]})" if nearest else ""
+    return f"{message}, got {detail['input']!r}"
+
+
+def as_dict(recipe: Any) -> dict[str, Any]:
+    """A recipe, or a section of one, as plain JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe), allow_nan=False))
+    return plain
+
+
+def canonical(value: Any) -> str:
+    """Canonical JSON of a section or of plain values: sorted keys, no spaces."""
+    plain = as_dict(value) if dataclasses.is_dataclass(value) else value
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def to_yaml(plain: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+
+
+def published(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as others may see it: without the run section, a local folder named by its last part only."""
+    plain = as_dict(recipe)
+    del plain["run"]
+    path = recipe.source.path
+    if path is not None and (Path(path).is_absolute() or path.startswith(("~", ".")) or Path(path).exists()):
+        plain["source"]["path"] = Path(path).name
+    return plain
+
+
+def main(argv: Sequence[str]) -> int:
+    usage = "usage: python -m srel_hub.recipe show FILE [key=value ...] | schema"
+    try:
+        if argv[:1] == ["schema"] and len(argv) == 1:
+            print(json.dumps(TypeAdapter(Recipe).json_schema(), indent=2))
+        elif argv[:1] == ["show"] and len(argv) >= 2:
+            recipe = load_recipe(argv[1], argv[2:])
+            print(f"# fingerprint {fingerprint(recipe)}\n{to_yaml(as_dict(recipe))}", end="")
+        else:
+            raise UserError(usage)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

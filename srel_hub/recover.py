@@ -1,0 +1,201 @@
+"""Recover: optimise pixels until the teacher's logits and BatchNorm statistics match (SRe2L, section 3.2).
+
+    accelerate launch -m srel_hub.recover recipes/quickstart.yaml
+
+Leaves `images/`, one parquet shard per unit of work: `stack` ipc indices of one block of classes.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from srel_hub import recipe, teacher
+from srel_hub.augment import random_resized_boxes
+from srel_hub.images import encode_png, write_parquet
+from srel_hub.priors import BatchNormInputs, bn_loss, classification_loss, l2_prior, tv_prior, view, view_matrices
+from srel_hub.recipe import UserError
+from srel_hub.run import Run, atomic, blocks, cli, generator, read_json, settle_stack
+from srel_hub.teacher import Classifier
+
+
+BETAS = (0.5, 0.9)
+EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The images of these ipc indices and classes; `name` names its shard and its marker."""
+
+    ipcs: range
+    classes: range
+
+    @property
+    def name(self) -> str:
+        return f"ipc-{self.ipcs.start:05d}-class-{self.classes.start:05d}"
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What each iteration does to the images: crop boxes int64 [T, 4], flips bool [T], rolls int64 [T, 2]."""
+
+    boxes: Tensor
+    flips: Tensor
+    rolls: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: the state after an iteration. `terms` are device tensors, so that reading them is the reader's choice.
+
+    Attributes:
+        iteration: 0 for the starting noise.
+        x: normalised pixels [G, B, 3, H, W].
+        terms: 'cross_entropy' and 'bn', each [G]; the loss is their weighted sum over the priors in force.
+    """
+
+    iteration: int
+    x: Tensor
+    terms: dict[str, Tensor]
+
+
+def units(ipc: int, num_classes: int, stack: int, class_block: int) -> list[Unit]:
+    """All units of a run: stacks of ipc indices, each over every block of classes."""
+    stacks = [range(start, min(start + stack, ipc)) for start in range(0, ipc, stack)]
+    return [Unit(ipcs, classes) for ipcs in stacks for classes in blocks(num_classes, class_block)]
+
+
+def recover(run: Run) -> Path:
+    """Recover every unit that is not marked yet.
+
+    Returns:
+        the folder of image shards.
+    """
+    classifier = teacher.load(run.path("teacher"), run.device)
+    size = image_size(run.path("teacher"))
+    spec, folder = run.recipe.recover, run.path("images")
+    num_classes = len(classifier.class_names)
+    todo = units(spec.ipc, num_classes, settle_stack(run, size, num_classes), spec.class_block)
+    todo = [unit for unit in todo if not run.is_done("recover", unit.name)]
+    steps = _all_steps(run, classifier, size, todo)
+    for unit, step in run.progress(steps, len(todo) * spec.iterations, "recover", "it"):
+        if step.iteration == spec.iterations:
+            file = folder / f"{unit.name}.parquet"
+            save_unit(file, step.x, unit, classifier)
+            run.mark("recover", unit.name, [file])
+            terms = {name: float(value.mean()) for name, value in step.terms.items()}
+            run.record("recover", unit=unit.name, **terms)
+            run.logger.info("recover: %s done, %s", unit.name, terms)
+    return folder
+
+
+def _all_steps(
+    run: Run, classifier: Classifier, size: tuple[int, int], todo: Sequence[Unit]
+) -> Iterator[tuple[Unit, Step]]:
+    for unit in todo:
+        for step in synthesise(classifier, run.recipe.recover, unit, size, run.recipe.seed, run.device):
+            if step.iteration:
+                yield unit, step
+
+
+def image_size(teacher_folder: Path) -> tuple[int, int]:
+    """(height, width) of the images that a saved teacher takes."""
+    size = read_json(teacher_folder / "preprocessor_config.json")["size"]
+    return size["height"], size["width"]
+
+
+def synthesise(
+    classifier: Classifier, spec: recipe.Recover, unit: Unit, size: tuple[int, int], seed: int, device: torch.device
+) -> Iterator[Step]:
+    """The optimisation of one unit, an iteration a step, from noise to the last iterate.
+
+    For t = 0 .. T - 1:  x~ = roll(flip(crop(x)));
+    L = CE(f(x~), y) + a R_BN(x~) + a_l2 R_l2(x~) + a_tv R_TV(x~);
+    x <- clamp(Adam(x; lr_t, betas (0.5, 0.9))),  lr_t = lr_0 / 2 (1 + cos(pi t / T)),
+    with the pixels clamped to what black and white become when normalised. Every ipc index draws its noise and its
+    moves from its own generator.
+    """
+    model, groups = classifier.model.eval(), len(unit.ipcs)
+    draws = [generator(seed, "recover", ipc, unit.classes.start, unit.classes.stop) for ipc in unit.ipcs]
+    x = torch.stack([torch.randn(len(unit.classes), 3, *size, generator=draw) for draw in draws]).to(device)
+    x.requires_grad_(True)
+    moves = [sample_moves(spec, size, draw) for draw in draws]
+    labels = torch.tensor(unit.classes, device=device).repeat(groups)
+    low, high = pixel_range(classifier, device)
+    optimizer = torch.optim.Adam([x], lr=spec.lr, betas=BETAS, eps=EPS)
+    yield Step(0, x.detach(), {})
+    with BatchNormInputs(model) as bn:
+        if not bn.layers:
+            raise UserError("the teacher has no BatchNorm2d layer; SRe2L recovers images from their statistics")
+        running = bn.running()
+        for t in range(spec.iterations):
+            optimizer.param_groups[0]["lr"] = spec.lr * 0.5 * (1 + math.cos(math.pi * t / spec.iterations))
+            optimizer.zero_grad(set_to_none=True)
+            seen = view(x, *(matrix.to(device) for matrix in move_matrices(moves, t, size)))
+            logits = model(seen).logits
+            terms = {
+                "cross_entropy": classification_loss(logits, labels, groups),
+                "bn": bn_loss(bn.take(), running, spec.first_bn_factor, groups),
+            }
+            loss = terms["cross_entropy"] + spec.bn_weight * terms["bn"] + priors(seen, spec, groups)
+            loss.sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                x.copy_(x.clamp(low, high))
+            yield Step(t + 1, x.detach(), {name: value.detach() for name, value in terms.items()})
+
+
+def priors(seen: Tensor, spec: recipe.Recover, groups: int) -> Tensor:
+    """[G]: the optional image priors, weighted; 0 where both weights are."""
+    total = torch.zeros(groups, device=seen.device)
+    if spec.l2_weight:
+        total = total + spec.l2_weight * l2_prior(seen, groups)
+    if spec.tv_weight:
+        total = total + spec.tv_weight * tv_prior(seen, groups)
+    return total
+
+
+def sample_moves(spec: recipe.Recover, size: tuple[int, int], draw: torch.Generator) -> Moves:
+    """One crop box, one flip and one shift for every iteration; all images of an ipc index share them."""
+    T = spec.iterations
+    boxes = torch.tensor([0, 0, *size]).expand(T, 4)
+    if spec.crop == "resized":
+        boxes = random_resized_boxes(spec.scale, spec.ratio, T, size, draw).long()
+    flips = torch.rand(T, generator=draw) < 0.5 if spec.flip else torch.zeros(T, dtype=torch.bool)
+    rolls = torch.randint(spec.roll[0], spec.roll[1] + 1, (T, 2), generator=draw)
+    return Moves(boxes, flips, rolls)
+
+
+def move_matrices(moves: Sequence[Moves], t: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The maps (down, across), each [G, side, side], of iteration t."""
+    top, left, height, width = torch.stack([move.boxes[t] for move in moves]).unbind(1)
+    flip = torch.stack([move.flips[t] for move in moves])
+    roll = torch.stack([move.rolls[t] for move in moves])
+    down = view_matrices(top, height, torch.zeros_like(flip), roll[:, 0], size[0])
+    return down, view_matrices(left, width, flip, roll[:, 1], size[1])
+
+
+def pixel_range(classifier: Classifier, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Normalised black and white, each [3, 1, 1]: -m / s and (1 - m) / s."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (classifier.mean, classifier.std))
+    return -mean / std, (1 - mean) / std
+
+
+def to_uint8(x: Tensor, classifier: Classifier) -> Tensor:
+    """Normalised pixels [..., 3, H, W] to uint8, rounded to the nearest."""
+    mean, std = (torch.tensor(values, device=x.device).view(3, 1, 1) for values in (classifier.mean, classifier.std))
+    return ((x * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def save_unit(file: Path, x: Tensor, unit: Unit, classifier: Classifier) -> None:
+    pixels = to_uint8(x, classifier).flatten(0, 1)
+    labels = list(unit.classes) * len(unit.ipcs)
+    with atomic(file) as temporary:
+        write_parquet(temporary, [encode_png(image) for image in pixels], labels, classifier.class_names)
+
+
+if __name__ == "__main__":
+    cli(recover)

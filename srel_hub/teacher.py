@@ -1,0 +1,109 @@
+"""Classifiers: build, save and load them with their class names, normalisation and image processor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from srel_hub.augment import normalisation_table
+from srel_hub.models import (
+    SrelConvNetConfig,
+    SrelConvNetForImageClassification,
+    SrelResNetConfig,
+    SrelResNetForImageClassification,
+)
+from srel_hub.recipe import Network, UserError
+
+
+BASIC, BOTTLENECK = [64, 128, 256, 512], [256, 512, 1024, 2048]
+RESNETS = {
+    "resnet18": ([2, 2, 2, 2], BASIC, "basic"),
+    "resnet34": ([3, 4, 6, 3], BASIC, "basic"),
+    "resnet50": ([3, 4, 6, 3], BOTTLENECK, "bottleneck"),
+    "resnet101": ([3, 4, 23, 3], BOTTLENECK, "bottleneck"),
+}
+CONVNET_WIDTH = 128
+BILINEAR = 2
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with what is needed to use it: `mean` and `std` per RGB channel in [0, 1], `class_names` by index."""
+
+    model: nn.Module
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    class_names: tuple[str, ...]
+
+    def table(self, device: torch.device) -> Tensor:
+        """The normalisation as float32 [3, 256] (augment.normalise)."""
+        return normalisation_table(self.mean, self.std).to(device)
+
+
+def build(network: Network, class_names: Sequence[str], size: tuple[int, int], seed: int) -> nn.Module:
+    """A network with random weights drawn from `seed`, for images of `size` (height, width)."""
+    names = dict(enumerate(class_names))
+    labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if network.model == "convnet":
+            depth = convnet_depth(size)
+            channels = _scaled(CONVNET_WIDTH, network.width)
+            return SrelConvNetForImageClassification(
+                SrelConvNetConfig(hidden_size=channels, depth=depth, image_size=list(size), **labels)
+            )
+        depths, channels_of, layer = RESNETS[network.model]
+        config = SrelResNetConfig(
+            depths=depths,
+            hidden_sizes=[_scaled(channels, network.width) for channels in channels_of],
+            embedding_size=_scaled(64, network.width),
+            layer_type=layer,
+            **labels,
+        )
+        return SrelResNetForImageClassification(config)
+
+
+def convnet_depth(size: tuple[int, int]) -> int:
+    """Halvings from the image to about 4 pixels: 3 at 32 pixels, 4 at 64, as the literature has it."""
+    return max(1, min(size).bit_length() - 3)
+
+
+def _scaled(channels: int, width: float) -> int:
+    """Bottlenecks divide by 4, so channels stay multiples of 4."""
+    return max(4, round(channels * width / 4) * 4)
+
+
+def save(classifier: Classifier, folder: Path, size: tuple[int, int]) -> None:
+    """Write config, safetensors weights, image processor and, for our own networks, their source file."""
+    model = classifier.model
+    type(model).register_for_auto_class("AutoModelForImageClassification")  # type: ignore[operator]
+    type(model.config).register_for_auto_class()  # type: ignore[union-attr,operator]
+    model.save_pretrained(folder)  # type: ignore[operator]
+    processor = ViTImageProcessorPil(
+        size={"height": size[0], "width": size[1]},
+        resample=BILINEAR,
+        image_mean=list(classifier.mean),
+        image_std=list(classifier.std),
+    )
+    processor.save_pretrained(folder)
+
+
+def load(folder: Path, device: torch.device) -> Classifier:
+    """Load a saved classifier in eval mode, in float32, with frozen weights.
+
+    Raises:
+        UserError: where the folder holds none.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        model = AutoModelForImageClassification.from_pretrained(folder, config=config, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no classifier that transformers can load: {error}") from None
+    names = tuple(config.id2label[index] for index in range(config.num_labels))
+    model.requires_grad_(False)
+    return Classifier(model.eval().to(device), tuple(processor.image_mean), tuple(processor.image_std), names)

@@ -1,0 +1,96 @@
+"""What squeeze and evaluate share: optimizer, schedule, losses and top-k accuracy."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from srel_hub.augment import normalise
+from srel_hub.recipe import Optimizer
+from srel_hub.run import blocks
+
+
+WARMUP_START = 0.01  # of the learning rate (field practice at Tiny-ImageNet)
+
+
+def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW over all trainable parameters."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": parameters}]
+    if not spec.decay_all:
+        groups = [{"params": [p for p in parameters if p.ndim > 1]}]
+        groups.append({"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0})
+    if spec.kind == "sgd":
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+    return torch.optim.AdamW(groups, lr=spec.lr, weight_decay=spec.weight_decay)
+
+
+def learning_rate(spec: Optimizer, epoch: int, epochs: int) -> float:
+    """lr of an epoch: linear warm-up from a hundredth, then 1/2 (1 + cos(pi t / T)) (Loshchilov & Hutter, 2017)."""
+    warmup = spec.warmup_epochs
+    if epoch < warmup:
+        return spec.lr * (WARMUP_START + (1 - WARMUP_START) * epoch / warmup)
+    return spec.lr * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def mixed_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, own_share: Tensor) -> Tensor:
+    """Cross-entropy on hard labels of mixed images, weighted by each image's share (Zhang et al., 2018)."""
+    own = F.cross_entropy(logits, labels, reduction="none")
+    other = F.cross_entropy(logits, partner_labels, reduction="none")
+    return (own_share * own + (1 - own_share) * other).mean()
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, squared: bool) -> Tensor:
+    """KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch, optionally times T^2 (Hinton et al., 2015)."""
+    loss = F.kl_div(
+        F.log_softmax(student / temperature, 1),
+        F.log_softmax(teacher / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return loss * temperature**2 if squared else loss
+
+
+def epoch_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """A shuffled pass over `count` indices; a last batch of one image, useless to BatchNorm, joins the one before."""
+    order = torch.randperm(count, generator=generator)
+    for block in blocks(count, batch_size):
+        yield order[block.start : block.stop]
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, table: Tensor, batch_size: int = 500) -> Tensor:
+    """float32 [N, K]: the model's logits, in eval mode, on whole stored images uint8 [N, 3, H, W]."""
+    model.eval()
+    device = table.device
+    return torch.cat([model(normalise(x.to(device), table)).logits.float().cpu() for x in images.split(batch_size)])
+
+
+def top_k(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Share of rows whose label is among the k largest logits, in [0, 1]."""
+    k = min(k, logits.shape[1])
+    return float((logits.topk(k).indices == labels[:, None]).any(1).float().mean())
+
+
+@torch.no_grad()
+def forward_flops(model: nn.Module, size: tuple[int, int]) -> int:
+    """Floating-point operations of one forward pass on one image, a multiply-add counted as two."""
+    model.eval()
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+    return counter.get_total_flops()
