@@ -4,10 +4,15 @@
     accelerate launch -m srel_hub.condense recipes/cifar10_ipc10.yaml recover.iterations=200 squeeze.network.width=0.25
 """
 
-from srel_hub.evaluate import evaluate
+from pathlib import Path
+from typing import Any
+
+from srel_hub.card import in_bytes, total_bytes
+from srel_hub.evaluate import evaluate, results_table
+from srel_hub.publish import publish
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
-from srel_hub.run import Run, cli
+from srel_hub.run import Run, cli, read_json
 from srel_hub.source import open_source
 from srel_hub.squeeze import squeeze
 
@@ -19,6 +24,26 @@ def condense(run: Run) -> None:
     recover(run)
     relabel(run)
     evaluate(run, source)
+    dataset, _ = publish(run)
+    print(closing(dataset, read_json(run.path("evaluate", "summary.json"))))
+
+
+def closing(dataset: Path, summary: dict[str, Any]) -> str:
+    """What the user is told at the end: where it lies, how large it is, how good, and how to load it."""
+    results = results_table(summary) if summary["measured"] else ["student accuracy: not measured (no eval split)"]
+    return "\n".join(
+        [
+            "",
+            f"dataset: {dataset} ({in_bytes(total_bytes(dataset))}, of which "
+            f"images {in_bytes(total_bytes(dataset / 'data'))}, "
+            f"soft labels {in_bytes(total_bytes(dataset / 'soft_labels'))})",
+            "",
+            *results,
+            "",
+            "from datasets import load_dataset",
+            f'dataset = load_dataset("{dataset.as_posix()}")',
+        ]
+    )
 
 
 if __name__ == "__main__":

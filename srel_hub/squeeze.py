@@ -59,7 +59,7 @@ def squeeze(run: Run, source: Source | None = None) -> Path:
     epochs = train(classifier, train_set, spec, run.recipe.seed, run.device)
     for epoch in run.progress(epochs, spec.epochs, "squeeze", "epoch"):
         run.record("squeeze", epoch=epoch.index, loss=epoch.loss, lr=epoch.lr)
-    metrics = measure(classifier, source, train_set.size)
+    metrics = {"train_images": len(train_set.labels), **measure(classifier, source, train_set.size)}
     with atomic(folder) as temporary:
         teacher.save(classifier, temporary, train_set.size)
         write_json(temporary / "metrics.json", metrics)

@@ -1,0 +1,171 @@
+"""Cards: facts read from a run's artefacts, rendered through `cards/*.jinja`. No number on a card is typed in."""
+
+import math
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import jinja2
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+
+from srel_hub.evaluate import percent
+from srel_hub.recipe import Recipe
+from srel_hub.run import read_json
+from srel_hub.soft_labels import Manifest, read_manifest
+from srel_hub.source import described
+
+
+HERE = Path(__file__).parent
+CARDS = next(folder for folder in (HERE / "cards", HERE.parent / "cards") if folder.is_dir())
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+LIBRARIES = ("srel_hub", "torch", "transformers", "accelerate", "datasets", "pillow")
+ROW_TITLES = {
+    "condensed": "condensed images, stored soft labels",
+    "random-real": "random real images, the same teacher's labels",
+    "random-real-hard": "the same random real images, hard labels",
+}
+
+
+def render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
+    """A card: YAML front matter and a rendered body. A fact that is missing is an error, not an empty string."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(CARDS),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "amount": amount, "bytes": in_bytes}
+    return f"---\n{metadata.strip()}\n---\n\n{environment.get_template(template).render(**facts)}"
+
+
+def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """What both cards say, each number read from the run's own files."""
+    manifest = read_manifest(run_folder / "soft_labels" / "manifest.json")
+    teacher = read_json(run_folder / "teacher" / "metrics.json")
+    summary = read_json(run_folder / "evaluate" / "summary.json")
+    local = f"runs/{recipe.name}"
+    return {
+        "recipe": recipe,
+        "source": described(recipe.source),
+        "title": described(recipe.source).title or recipe.source.path,
+        "manifest": manifest,
+        "teacher": teacher,
+        "summary": summary,
+        "row_titles": ROW_TITLES,
+        "published": recipe.publish.repo_id is not None,
+        "dataset_at": recipe.publish.repo_id or f"{local}/dataset",
+        "teacher_at": recipe.publish.teacher or f"{local}/teacher_repo",
+        "flops": flops(recipe, manifest, teacher),
+        "versions": {library: version(library) for library in LIBRARIES},
+        "student": recipe.evaluate.students[0],
+    }
+
+
+def flops(recipe: Recipe, manifest: Manifest, teacher: Mapping[str, Any]) -> dict[str, float]:
+    """Floating-point operations of the stages: 3 F an image to train, 2 F to recover (weights frozen), F to label."""
+    forward, count = teacher["forward_flops"], manifest.num_images
+    return {
+        "squeeze": 3.0 * forward * teacher["train_images"] * recipe.squeeze.epochs,
+        "recover": 2.0 * forward * count * recipe.recover.iterations,
+        "relabel": 1.0 * forward * count * manifest.epochs,
+    }
+
+
+def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
+    """The card of the dataset repository assembled at `tree`."""
+    known = facts(run_folder, recipe)
+    sizes = {
+        "images": total_bytes(tree / "data"),
+        "labels": total_bytes(tree / "soft_labels"),
+        "teacher": (run_folder / "teacher" / "model.safetensors").stat().st_size,
+    }
+    count = known["manifest"].num_images
+    data = DatasetCardData(
+        pretty_name=f"{known['title']}, condensed to {recipe.recover.ipc} images per class with SRe2L",
+        license=recipe_license(known),
+        task_categories=["image-classification"],
+        size_categories=[next((name for limit, name in SIZE_CATEGORIES.items() if count < limit), "1M<n<10M")],
+        annotations_creators=["machine-generated"],
+        tags=["dataset-condensation", "dataset-distillation", "sre2l", "soft-labels", "srel_hub"],
+    )
+    if is_hub_id(recipe.source.path):
+        data.source_datasets = [recipe.source.path]
+    MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(data)
+    DatasetInfosDict({"default": dataset_info(tree / "data")}).to_dataset_card_data(data)
+    return render("dataset.md.jinja", data.to_yaml(), {**known, "sizes": sizes})
+
+
+def teacher_card(run_folder: Path, recipe: Recipe) -> str:
+    """The card of the teacher's repository."""
+    known = facts(run_folder, recipe)
+    results = []
+    if known["teacher"]["top1"] is not None:
+        results.append(
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=recipe.source.path if is_hub_id(recipe.source.path) else "image-classification",
+                dataset_name=known["title"],
+                dataset_split=recipe.source.eval_split,
+                metric_type="accuracy",
+                metric_value=known["teacher"]["top1"],
+            )
+        )
+    linked = [name for name in (recipe.source.path, recipe.publish.repo_id) if is_hub_id(name)]
+    data = ModelCardData(
+        license=recipe_license(known),
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        datasets=linked or None,
+        tags=["sre2l", "dataset-condensation", "srel_hub"],
+        model_name=f"{recipe.name}-teacher",
+        eval_results=results or None,
+    )
+    return render("teacher.md.jinja", data.to_yaml(), known)
+
+
+def recipe_license(known: Mapping[str, Any]) -> str:
+    license_id: str = known["source"].license
+    return license_id
+
+
+def is_hub_id(name: str | None) -> bool:
+    return name is not None and not Path(name).exists() and not name.startswith(("/", ".", "~"))
+
+
+def dataset_info(data: Path) -> datasets.DatasetInfo:
+    """What `load_dataset` itself finds in the parquet files: features, split sizes, bytes."""
+    with tempfile.TemporaryDirectory() as cache:
+        files = sorted(str(file) for file in data.glob("*.parquet"))
+        loaded = datasets.load_dataset("parquet", data_files={"train": files}, cache_dir=cache)
+        info = loaded["train"].info
+    return datasets.DatasetInfo(
+        features=info.features,
+        splits=datasets.SplitDict({"train": datasets.SplitInfo("train", **split_size(info))}),
+        download_size=info.download_size,
+        dataset_size=info.dataset_size,
+    )
+
+
+def split_size(info: Any) -> dict[str, int]:
+    return {"num_bytes": info.splits["train"].num_bytes, "num_examples": info.splits["train"].num_examples}
+
+
+def total_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def in_bytes(count: float) -> str:
+    """'28.3 GiB'."""
+    power = min(4, int(math.log(max(count, 1), 1024)))
+    return f"{count / 1024**power:.{0 if power == 0 else 1}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def amount(value: float) -> str:
+    """'1.45e+15' for what is too large to read in digits."""
+    return f"{value:,.0f}" if value < 1e6 else f"{value:.2e}"
