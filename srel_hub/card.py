@@ -14,6 +14,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from srel_hub.evaluate import percent
+from srel_hub.images import quiet
 from srel_hub.recipe import Recipe
 from srel_hub.run import read_json
 from srel_hub.soft_labels import Manifest, read_manifest
@@ -94,9 +95,10 @@ def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
         annotations_creators=["machine-generated"],
         tags=["dataset-condensation", "dataset-distillation", "sre2l", "soft-labels", "srel_hub"],
     )
-    if is_hub_id(recipe.source.path):
-        data.source_datasets = [recipe.source.path]
-    MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(data)
+    data.source_datasets = hub_ids(recipe.source.path) or None
+    MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(
+        data
+    )
     DatasetInfosDict({"default": dataset_info(tree / "data")}).to_dataset_card_data(data)
     return render("dataset.md.jinja", data.to_yaml(), {**known, "sizes": sizes})
 
@@ -109,19 +111,18 @@ def teacher_card(run_folder: Path, recipe: Recipe) -> str:
         results.append(
             EvalResult(
                 task_type="image-classification",
-                dataset_type=recipe.source.path if is_hub_id(recipe.source.path) else "image-classification",
+                dataset_type=(hub_ids(recipe.source.path) or ["image-classification"])[0],
                 dataset_name=known["title"],
                 dataset_split=recipe.source.eval_split,
                 metric_type="accuracy",
                 metric_value=known["teacher"]["top1"],
             )
         )
-    linked = [name for name in (recipe.source.path, recipe.publish.repo_id) if is_hub_id(name)]
     data = ModelCardData(
         license=recipe_license(known),
         library_name="transformers",
         pipeline_tag="image-classification",
-        datasets=linked or None,
+        datasets=hub_ids(recipe.source.path, recipe.publish.repo_id) or None,
         tags=["sre2l", "dataset-condensation", "srel_hub"],
         model_name=f"{recipe.name}-teacher",
         eval_results=results or None,
@@ -134,13 +135,18 @@ def recipe_license(known: Mapping[str, Any]) -> str:
     return license_id
 
 
-def is_hub_id(name: str | None) -> bool:
-    return name is not None and not Path(name).exists() and not name.startswith(("/", ".", "~"))
+def hub_ids(*names: str | None) -> list[str]:
+    """Those of the names that are repositories on the Hub, not local folders."""
+    return [name for name in names if name is not None and is_hub_id(name)]
+
+
+def is_hub_id(name: str) -> bool:
+    return not Path(name).exists() and not name.startswith(("/", ".", "~"))
 
 
 def dataset_info(data: Path) -> datasets.DatasetInfo:
     """What `load_dataset` itself finds in the parquet files: features, split sizes, bytes."""
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, quiet():
         files = sorted(str(file) for file in data.glob("*.parquet"))
         loaded = datasets.load_dataset("parquet", data_files={"train": files}, cache_dir=cache)
         info = loaded["train"].info

@@ -1,7 +1,7 @@
 """The pipeline: squeeze, recover, relabel, evaluate, assemble.
 
-    accelerate launch -m srel_hub.condense recipes/quickstart.yaml
-    accelerate launch -m srel_hub.condense recipes/cifar10_ipc10.yaml recover.iterations=200 squeeze.network.width=0.25
+accelerate launch -m srel_hub.condense recipes/quickstart.yaml
+accelerate launch -m srel_hub.condense recipes/cifar10_ipc10.yaml recover.iterations=200 squeeze.network.width=0.25
 """
 
 from pathlib import Path
@@ -30,7 +30,6 @@ def condense(run: Run) -> None:
 
 def closing(dataset: Path, summary: dict[str, Any]) -> str:
     """What the user is told at the end: where it lies, how large it is, how good, and how to load it."""
-    results = results_table(summary) if summary["measured"] else ["student accuracy: not measured (no eval split)"]
     return "\n".join(
         [
             "",
@@ -38,7 +37,7 @@ def closing(dataset: Path, summary: dict[str, Any]) -> str:
             f"images {in_bytes(total_bytes(dataset / 'data'))}, "
             f"soft labels {in_bytes(total_bytes(dataset / 'soft_labels'))})",
             "",
-            *results,
+            *results_table(summary),
             "",
             "from datasets import load_dataset",
             f'dataset = load_dataset("{dataset.as_posix()}")',

@@ -103,7 +103,9 @@ class Condensed:
         epochs: how many epochs to train; the stored ones are cycled.
     """
 
-    def __init__(self, images: datasets.DatasetDict, labels: SoftLabels, teacher_folder: Callable[[], Path], epochs: int):
+    def __init__(
+        self, images: datasets.DatasetDict, labels: SoftLabels, teacher_folder: Callable[[], Path], epochs: int
+    ):
         self.images, self.manifest, self.epochs = images, labels.manifest, epochs
         self._labels, self._teacher_folder = labels, teacher_folder
 

@@ -26,6 +26,7 @@ from srel_hub.soft_labels import SoftLabels, read_manifest
 from srel_hub.source import Images, Source, open_source, random_subset
 from srel_hub.teacher import Classifier
 from srel_hub.training import (
+    descend,
     distillation_loss,
     epoch_batches,
     learning_rate,
@@ -33,7 +34,6 @@ from srel_hub.training import (
     mixed_cross_entropy,
     predict,
     set_learning_rate,
-    step,
     top_k,
 )
 
@@ -76,7 +76,6 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
     source = source or open_source(run.recipe.source)
     if source.eval is None:
         write_json(folder / "summary.json", {"measured": False, "students": []})
-        run.say("evaluate: not measured, source.eval_split is null")
         return folder
     trainings = [
         Training(student, row, seed) for student in spec.students for seed in range(spec.seeds) for row in ROWS
@@ -89,8 +88,12 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
     summary = summarise(folder, spec)
     write_json(folder / "summary.json", summary)
     for line in results_table(summary):
-        run.say(line)
+        run.logger.info(line)
     return folder
+
+
+def main(run: Run) -> None:
+    print("\n".join(results_table(read_json(evaluate(run) / "summary.json"))))
 
 
 def _train_all(run: Run, source: Source, test: Images, todo: Sequence[Training]) -> Iterator[None]:
@@ -149,7 +152,7 @@ def train_student(model: nn.Module, row: Row, spec: recipe.Evaluate, seed: int) 
                 pixel_values, logits = epoch.batch(batch)
                 output = model(pixel_values).logits
                 loss = distillation_loss(output, logits.to(device), spec.temperature, spec.temperature_squared)
-            step(optimizer, loss)
+            descend(optimizer, loss)
             total += loss.detach() * len(batch)
         yield float(total) / len(epoch)
 
@@ -182,12 +185,16 @@ def summarise(folder: Path, spec: recipe.Evaluate) -> dict[str, Any]:
 
 def results_table(summary: dict[str, Any]) -> list[str]:
     """The summary as lines of text."""
+    if not summary["measured"]:
+        return ["student accuracy: not measured (source.eval_split is null)"]
     lines = [f"{'student':<16} {'trained on':<18} {'images':>7} {'top-1':>16} {'top-5':>16}   n"]
     for student in summary["students"]:
         for row in student["rows"]:
             name = f"{student['model']} x {student['width']:g}"
             cells = (percent(row["top1"]), percent(row["top5"]))
-            lines.append(f"{name:<16} {row['row']:<18} {row['train_images']:>7} {cells[0]:>16} {cells[1]:>16} {row['n']:>3}")
+            lines.append(
+                f"{name:<16} {row['row']:<18} {row['train_images']:>7} {cells[0]:>16} {cells[1]:>16} {row['n']:>3}"
+            )
     return lines
 
 
@@ -198,4 +205,4 @@ def percent(score: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli(evaluate)
+    cli(main)

@@ -4,10 +4,12 @@ Row i of a condensed dataset shows class i mod K at ipc index i div K, so that i
 the same recipe at n images per class.
 """
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -43,10 +45,21 @@ def features(class_names: Sequence[str]) -> datasets.Features:
 
 def write_parquet(path: Path, images: Iterable[bytes], labels: Iterable[int], class_names: Sequence[str]) -> None:
     """Write PNG bytes and labels as one parquet file with small row groups, readable by `load_dataset`."""
-    rows = {"image": [{"bytes": png, "path": None} for png in images], "label": list(labels)}
+    rows: dict[str, list[Any]] = {"image": [{"bytes": png, "path": None} for png in images], "label": list(labels)}
     largest = max(len(row["bytes"]) for row in rows["image"])
     dataset = datasets.Dataset.from_dict(rows, features=features(class_names))
-    dataset.to_parquet(path, batch_size=max(1, min(len(dataset), ROW_GROUP_BYTES // largest)))
+    with quiet():
+        dataset.to_parquet(path, batch_size=max(1, min(len(dataset), ROW_GROUP_BYTES // largest)))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar of `datasets`, for work that takes a moment."""
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:

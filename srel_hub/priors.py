@@ -78,12 +78,14 @@ def bn_loss(
 
 def classification_loss(logits: Tensor, labels: Tensor, groups: int) -> Tensor:
     """[G]: the mean cross-entropy of each ipc index (SRe2L, equation 5)."""
-    return F.cross_entropy(logits, labels, reduction="none").view(groups, -1).mean(1)
+    losses: Tensor = F.cross_entropy(logits, labels, reduction="none").unflatten(0, (groups, -1))
+    return losses.mean(1)
 
 
 def l2_prior(x: Tensor, groups: int) -> Tensor:
     """[G]: R_l2 = mean_i ||x_i||_2 (SRe2L, equation 4)."""
-    return x.flatten(1).norm(dim=1).view(groups, -1).mean(1)
+    norms: Tensor = x.flatten(1).norm(dim=1)
+    return norms.view(groups, -1).mean(1)
 
 
 def tv_prior(x: Tensor, groups: int) -> Tensor:
@@ -109,7 +111,7 @@ def view_matrices(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, si
         shift: int64 [G], in pixels.
 
     Returns:
-        float32 [G, size, size], output by source pixel.
+        float64 [G, size, size], output by source pixel.
     """
     output = torch.arange(size)
     source = (output - shift[:, None]) % size
@@ -117,8 +119,8 @@ def view_matrices(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, si
     position = ((2 * source + 1).double() * length[:, None] / (2 * size) - 0.5).clamp(min=0)
     left = position.floor().long().minimum(length[:, None] - 1)
     right = (left + 1).minimum(length[:, None] - 1)
-    share = (position - left).clamp(max=1).float()
-    matrix = torch.zeros(len(start), size, size)
+    share = (position - left).clamp(max=1)
+    matrix = torch.zeros(len(start), size, size, dtype=torch.float64)
     matrix.scatter_add_(2, (left + start[:, None])[..., None], (1 - share)[..., None])
     return matrix.scatter_add_(2, (right + start[:, None])[..., None], share[..., None])
 

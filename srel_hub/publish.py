@@ -73,11 +73,14 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """A hard link where the file system has them, else a copy: labels are large and do not change."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    """A copy, or for tensors, which are large and do not change, a hard link where the file system has them."""
+    if source.suffix == ".safetensors":
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass
+    shutil.copyfile(source, target)
 
 
 if __name__ == "__main__":

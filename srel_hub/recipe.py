@@ -19,13 +19,12 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 
 HERE = Path(__file__).parent
 RECIPES = next(folder for folder in (HERE / "recipes", HERE.parent / "recipes") if folder.is_dir())
-
 
 
 def _no_bool(value: Any) -> Any:
@@ -145,6 +144,11 @@ def _adamw() -> Optimizer:
     return Optimizer(kind="adamw", lr=1e-3, weight_decay=0.01)
 
 
+def _check_warmup(optimizer: Optimizer, epochs: int) -> None:
+    warmup = optimizer.warmup_epochs
+    _require(warmup < epochs, f"optimizer.warmup_epochs={warmup}: must be less than epochs={epochs}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Squeeze:
     """Train the network that the images are recovered from."""
@@ -155,6 +159,9 @@ class Squeeze:
     batch_size: AtLeastTwo = 128
     optimizer: Optimizer = field(default_factory=Optimizer)
     augment: Augment = field(default_factory=lambda: Augment(crop="padded"))
+
+    def __post_init__(self) -> None:
+        _check_warmup(self.optimizer, self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +215,7 @@ class Evaluate:
     optimizer: Optimizer = field(default_factory=_adamw)
 
     def __post_init__(self) -> None:
+        _check_warmup(self.optimizer, self.epochs)
         _require(len(set(self.students)) == len(self.students), "students: the same student is listed twice")
 
 
@@ -289,14 +297,16 @@ def find(path: str | Path) -> Path:
     shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     hint = difflib.get_close_matches(Path(path).stem, shipped, n=1)
     nearest = f"; nearest: {hint[0]}" if hint else ""
-    raise UserError(f"no recipe {str(path)!r}: give a YAML file, a run directory or one of {', '.join(shipped)}{nearest}")
+    raise UserError(
+        f"no recipe {str(path)!r}: give a YAML file, a run directory or one of {', '.join(shipped)}{nearest}"
+    )
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys in silence; here that is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)

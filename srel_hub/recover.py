@@ -96,7 +96,7 @@ def _all_steps(
     run: Run, classifier: Classifier, size: tuple[int, int], todo: Sequence[Unit]
 ) -> Iterator[tuple[Unit, Step]]:
     for unit in todo:
-        for step in synthesise(classifier, run.recipe.recover, unit, size, run.recipe.seed, run.device):
+        for step in synthesise(classifier, run.recipe.recover, unit, size, run.recipe.seed):
             if step.iteration:
                 yield unit, step
 
@@ -108,7 +108,7 @@ def image_size(teacher_folder: Path) -> tuple[int, int]:
 
 
 def synthesise(
-    classifier: Classifier, spec: recipe.Recover, unit: Unit, size: tuple[int, int], seed: int, device: torch.device
+    classifier: Classifier, spec: recipe.Recover, unit: Unit, size: tuple[int, int], seed: int
 ) -> Iterator[Step]:
     """The optimisation of one unit, an iteration a step, from noise to the last iterate.
 
@@ -116,15 +116,16 @@ def synthesise(
     L = CE(f(x~), y) + a R_BN(x~) + a_l2 R_l2(x~) + a_tv R_TV(x~);
     x <- clamp(Adam(x; lr_t, betas (0.5, 0.9))),  lr_t = lr_0 / 2 (1 + cos(pi t / T)),
     with the pixels clamped to what black and white become when normalised. Every ipc index draws its noise and its
-    moves from its own generator.
+    moves from its own generator. Device and precision are the teacher's.
     """
     model, groups = classifier.model.eval(), len(unit.ipcs)
     draws = [generator(seed, "recover", ipc, unit.classes.start, unit.classes.stop) for ipc in unit.ipcs]
-    x = torch.stack([torch.randn(len(unit.classes), 3, *size, generator=draw) for draw in draws]).to(device)
+    x = torch.stack([torch.randn(len(unit.classes), 3, *size, generator=draw) for draw in draws])
+    x = x.to(next(model.parameters()))
     x.requires_grad_(True)
     moves = [sample_moves(spec, size, draw) for draw in draws]
-    labels = torch.tensor(unit.classes, device=device).repeat(groups)
-    low, high = pixel_range(classifier, device)
+    labels = torch.tensor(unit.classes, device=x.device).repeat(groups)
+    low, high = (edge.to(x) for edge in pixel_range(classifier))
     optimizer = torch.optim.Adam([x], lr=spec.lr, betas=BETAS, eps=EPS)
     yield Step(0, x.detach(), {})
     with BatchNormInputs(model) as bn:
@@ -134,7 +135,7 @@ def synthesise(
         for t in range(spec.iterations):
             optimizer.param_groups[0]["lr"] = spec.lr * 0.5 * (1 + math.cos(math.pi * t / spec.iterations))
             optimizer.zero_grad(set_to_none=True)
-            seen = view(x, *(matrix.to(device) for matrix in move_matrices(moves, t, size)))
+            seen = view(x, *(matrix.to(x) for matrix in move_matrices(moves, t, size)))
             logits = model(seen).logits
             terms = {
                 "cross_entropy": classification_loss(logits, labels, groups),
@@ -178,16 +179,22 @@ def move_matrices(moves: Sequence[Moves], t: int, size: tuple[int, int]) -> tupl
     return down, view_matrices(left, width, flip, roll[:, 1], size[1])
 
 
-def pixel_range(classifier: Classifier, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalised black and white, each [3, 1, 1]: -m / s and (1 - m) / s."""
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (classifier.mean, classifier.std))
+def pixel_range(classifier: Classifier) -> tuple[Tensor, Tensor]:
+    """Normalised black and white, each float64 [3, 1, 1]: -m / s and (1 - m) / s."""
+    mean, std = channel_statistics(classifier)
     return -mean / std, (1 - mean) / std
 
 
 def to_uint8(x: Tensor, classifier: Classifier) -> Tensor:
     """Normalised pixels [..., 3, H, W] to uint8, rounded to the nearest."""
-    mean, std = (torch.tensor(values, device=x.device).view(3, 1, 1) for values in (classifier.mean, classifier.std))
-    return ((x * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    mean, std = channel_statistics(classifier)
+    return ((x.double().cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def channel_statistics(classifier: Classifier) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each float64 [3, 1, 1]."""
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (classifier.mean, classifier.std))
+    return mean, std
 
 
 def save_unit(file: Path, x: Tensor, unit: Unit, classifier: Classifier) -> None:

@@ -68,7 +68,8 @@ def relabel(run: Run) -> Path:
     manifest = describe(run, classifier, pixels, labels, files)
     write_json(folder / "manifest.json", as_dict(manifest))
     run.mark("relabel", MANIFEST_UNIT, [folder / "manifest.json"])
-    run.say(f"relabel: {spec.epochs} epochs of {len(pixels)} images, teacher's top-1 on them {manifest.teacher.accuracy:.1%}")
+    accuracy = manifest.teacher.accuracy
+    run.say(f"relabel: {spec.epochs} epochs of {len(pixels)} images; the teacher's top-1 on them: {accuracy:.1%}")
     return folder
 
 

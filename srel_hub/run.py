@@ -43,6 +43,10 @@ class Run:
         assert isinstance(threads, int)
         torch.set_num_threads(threads)
 
+    def begin(self) -> None:
+        """Make the directory and keep the recipe in it; called when all checks that cost nothing are behind."""
+        write_text(self.path("recipe.yaml"), to_yaml(as_dict(self.recipe)))
+
     @property
     def device(self) -> torch.device:
         return torch.device(self.accelerator.device)
@@ -53,7 +57,6 @@ class Run:
     @cached_property
     def logger(self) -> logging.Logger:
         """Writes to the run's log.txt and, through the progress bars, to the terminal."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         logger = logging.getLogger(f"srel_hub.{self.folder.resolve()}")
         logger.setLevel(logging.INFO)
         logger.propagate = False
@@ -91,7 +94,9 @@ class Run:
         if not marker.is_file():
             return False
         sizes = json.loads(marker.read_text(encoding="utf-8"))
-        return all(self.path(name).is_file() and self.path(name).stat().st_size == size for name, size in sizes.items())
+        return all(
+            self.path(name).is_file() and self.path(name).stat().st_size == size for name, size in sizes.items()
+        )
 
     def mark(self, stage: Stage, unit: str, files: Sequence[Path]) -> None:
         """Mark a unit as done; its files have been written and flushed before."""
@@ -103,13 +108,11 @@ class Run:
 
 
 def _settle(recipe: Recipe, folder: Path) -> Recipe:
-    """Keep the recipe in the run directory, its machine-dependent values resolved once; refuse another's directory."""
+    """Resolve machine-dependent values as the run directory has them, or now; refuse a directory of another recipe."""
     kept = folder / "recipe.yaml"
-    if not kept.exists():
+    if not kept.exists() or not any(folder.glob("units/*/*.json")):
         threads = recipe.run.cpu_threads
-        settled = replace(recipe, run=replace(recipe.run, cpu_threads=cores() if threads == "auto" else threads))
-        write_text(kept, to_yaml(as_dict(settled)))
-        return settled
+        return replace(recipe, run=replace(recipe.run, cpu_threads=cores() if threads == "auto" else threads))
     settled = load_recipe(kept)
     auto = replace(recipe, run=replace(recipe.run, root=settled.run.root))
     if recipe.run.cpu_threads == "auto":
@@ -142,7 +145,7 @@ def settle_stack(run: Run, size: tuple[int, int], num_classes: int) -> int:
     block = min(recover.class_block, num_classes)
     stack = max(1, min(recover.ipc, STACKED_PIXELS // (block * size[0] * size[1])))
     run.recipe = replace(run.recipe, recover=replace(recover, stack=stack))
-    write_text(run.path("recipe.yaml"), to_yaml(as_dict(run.recipe)))
+    run.begin()
     return stack
 
 

@@ -149,7 +149,7 @@ def create_safetensors(path: Path, layout: Layout, metadata: str) -> Iterator[di
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + offset)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, (code, shape) in layout.items():
         start = 8 + len(header) + entries[name]["data_offsets"][0]
         arrays[name] = np.memmap(path, dtype=_DTYPES[code], mode="r+", offset=start, shape=shape)

@@ -55,7 +55,7 @@ class Source:
 
 def described(spec: recipe.Source) -> recipe.Source:
     """The section with what is known of a built-in dataset filled in."""
-    return spec if spec.builtin is None else replace(spec, **DIGITS)
+    return spec if spec.builtin is None else replace(spec, **DIGITS)  # type: ignore[arg-type]
 
 
 def open_source(spec: recipe.Source) -> Source:
@@ -128,7 +128,7 @@ def _columns(spec: recipe.Source, features: Any, split: str) -> tuple[str, str, 
 
 
 def _column(features: Any, wanted: str | None, kind: type, field: str, where: str) -> str:
-    candidates = [name for name, feature in features.items() if isinstance(feature, kind)]
+    candidates: list[str] = [name for name, feature in features.items() if isinstance(feature, kind)]
     there = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
     if wanted is None and len(candidates) == 1:
         return candidates[0]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from srel_hub import recipe, teacher
 from srel_hub.augment import normalise, render, sample_views
@@ -17,6 +18,7 @@ from srel_hub.run import Run, atomic, cli, derive_seed, generator, write_json
 from srel_hub.source import Images, Source, open_source, statistics
 from srel_hub.teacher import Classifier
 from srel_hub.training import (
+    descend,
     epoch_batches,
     forward_flops,
     learning_rate,
@@ -24,7 +26,6 @@ from srel_hub.training import (
     mixed_cross_entropy,
     predict,
     set_learning_rate,
-    step,
     top_k,
 )
 
@@ -33,12 +34,13 @@ UNIT = "teacher"
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """Progress: `loss` is the epoch's mean training loss."""
+class Step:
+    """Progress: `loss` is the epoch's mean training loss so far, on the device; `last` ends the epoch."""
 
-    index: int
-    loss: float
+    epoch: int
+    last: bool
     lr: float
+    loss: Tensor
 
 
 def squeeze(run: Run, source: Source | None = None) -> Path:
@@ -51,14 +53,17 @@ def squeeze(run: Run, source: Source | None = None) -> Path:
     if run.is_done("squeeze", UNIT):
         return folder
     source = source or open_source(run.recipe.source)
+    run.begin()
     spec, train_set = run.recipe.squeeze, source.train()
     mean, std = statistics(train_set.pixels)
     seed = derive_seed(run.recipe.seed, "squeeze", "weights")
     model = teacher.build(spec.network, source.class_names, train_set.size, seed).to(run.device)
     classifier = Classifier(model, mean, std, source.class_names)
-    epochs = train(classifier, train_set, spec, run.recipe.seed, run.device)
-    for epoch in run.progress(epochs, spec.epochs, "squeeze", "epoch"):
-        run.record("squeeze", epoch=epoch.index, loss=epoch.loss, lr=epoch.lr)
+    steps = train(classifier, train_set, spec, run.recipe.seed, run.device)
+    total = spec.epochs * -(-len(train_set.labels) // spec.batch_size)
+    for step in run.progress(steps, total, "squeeze", "step"):
+        if step.last:
+            run.record("squeeze", epoch=step.epoch, loss=float(step.loss), lr=step.lr)
     metrics = {"train_images": len(train_set.labels), **measure(classifier, source, train_set.size)}
     with atomic(folder) as temporary:
         teacher.save(classifier, temporary, train_set.size)
@@ -71,8 +76,8 @@ def squeeze(run: Run, source: Source | None = None) -> Path:
 
 def train(
     classifier: Classifier, images: Images, spec: recipe.Squeeze, seed: int, device: torch.device
-) -> Iterator[Epoch]:
-    """Train in place, an epoch a step."""
+) -> Iterator[Step]:
+    """Train in place, a batch a step."""
     model, table = classifier.model, classifier.table(device)
     optimizer = make_optimizer(model, spec.optimizer)
     pixels, labels = images.pixels.to(device), images.labels.to(device)
@@ -83,15 +88,15 @@ def train(
         lr = learning_rate(spec.optimizer, index, spec.epochs)
         set_learning_rate(optimizer, lr)
         model.train()
-        total = torch.zeros((), device=device)
+        total, seen = torch.zeros((), device=device), 0
         for batch in epoch_batches(len(labels), spec.batch_size, draw):
             partners = batch if views.partners is None else views.partners[batch].long()
             x = normalise(render(pixels, views, batch), table)
-            batch, partners = batch.to(device), partners.to(device)
-            loss = mixed_cross_entropy(model(x).logits, labels[batch], labels[partners], shares[batch])
-            step(optimizer, loss)
-            total += loss.detach() * len(batch)
-        yield Epoch(index, float(total) / len(labels), lr)
+            own, other = labels[batch.to(device)], labels[partners.to(device)]
+            loss = mixed_cross_entropy(model(x).logits, own, other, shares[batch.to(device)])
+            descend(optimizer, loss)
+            total, seen = total + loss.detach() * len(batch), seen + len(batch)
+            yield Step(index, seen == len(labels), lr, total / seen)
 
 
 def measure(classifier: Classifier, source: Source, size: tuple[int, int]) -> dict[str, float | int | None]:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.utils import logging
 
 from srel_hub.augment import normalisation_table
 from srel_hub.models import (
@@ -28,6 +30,8 @@ RESNETS = {
 }
 CONVNET_WIDTH = 128
 BILINEAR = 2
+
+logging.disable_progress_bar()  # a network of ours loads in a moment
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,10 @@ def _scaled(channels: int, width: float) -> int:
 
 def save(classifier: Classifier, folder: Path, size: tuple[int, int]) -> None:
     """Write config, safetensors weights, image processor and, for our own networks, their source file."""
-    model = classifier.model
-    type(model).register_for_auto_class("AutoModelForImageClassification")  # type: ignore[operator]
-    type(model.config).register_for_auto_class()  # type: ignore[union-attr,operator]
-    model.save_pretrained(folder)  # type: ignore[operator]
+    model: Any = classifier.model
+    type(model).register_for_auto_class("AutoModelForImageClassification")
+    type(model.config).register_for_auto_class()
+    model.save_pretrained(folder)
     processor = ViTImageProcessorPil(
         size={"height": size[0], "width": size[1]},
         resample=BILINEAR,

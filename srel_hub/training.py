@@ -1,6 +1,7 @@
 """What squeeze and evaluate share: optimizer, schedule, losses and top-k accuracy."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ WARMUP_START = 0.01  # of the learning rate (field practice at Tiny-ImageNet)
 def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW over all trainable parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": parameters}]
+    groups: list[dict[str, Any]] = [{"params": parameters}]
     if not spec.decay_all:
         groups = [{"params": [p for p in parameters if p.ndim > 1]}]
         groups.append({"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0})
@@ -39,9 +40,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
 
 

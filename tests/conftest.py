@@ -1,0 +1,98 @@
+"""Small real worlds for the tests: no mocks, no network, every file under a temporary folder."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any import: nothing here may reach for the Hub
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from srel_hub.images import encode_png, write_parquet  # noqa: E402
+from srel_hub.recipe import Recipe, load_recipe  # noqa: E402
+from srel_hub.recover import recover  # noqa: E402
+from srel_hub.run import Run  # noqa: E402
+from srel_hub.squeeze import squeeze  # noqa: E402
+
+
+torch.set_num_threads(1)  # tiny tensors
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "squeeze.network={model: convnet, width: 0.1}",
+    "squeeze.epochs=2",
+    "squeeze.batch_size=16",
+    "recover.iterations=3",
+    "relabel.epochs=2",
+    "evaluate={students: [{model: convnet, width: 0.1}], seeds: 2, epochs: 2, batch_size: 8}",
+    "run.cpu_threads=1",
+]
+
+
+def make_source(folder: Path, size: tuple[int, int], names: list[str], per_class: int = 12) -> Path:
+    """A dataset that load_dataset opens: classes of distinct colour with noise, splits train and test."""
+    draw = torch.Generator().manual_seed(7)
+    colours = torch.randint(40, 216, (len(names), 3, 1, 1), generator=draw)
+    for split in ("train", "test"):
+        labels = torch.arange(len(names)).repeat(per_class)
+        noise = torch.randint(-40, 40, (len(labels), 3, *size), generator=draw)
+        pixels = (colours[labels] + noise).clamp(0, 255).to(torch.uint8)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_parquet(folder / f"{split}.parquet", [encode_png(x) for x in pixels], labels.tolist(), names)
+    return folder
+
+
+def write_recipe(file: Path, source: Path, ipc: int = 3) -> Path:
+    file.write_text(f"source: {{path: '{source}', license: mit, title: Colours}}\nrecover: {{ipc: {ipc}}}\n")
+    return file
+
+
+def small_recipe(file: Path, root: Path, *overrides: str) -> Recipe:
+    return load_recipe(file, [*SMALL, f"run.root={root}", *overrides])
+
+
+@pytest.fixture(scope="session", params=[(8, 8), (10, 13)], ids=["8x8", "10x13"])
+def recovered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe file, and a run of it that went as far as recover: three classes, three images each."""
+    folder = tmp_path_factory.mktemp("recovered")
+    file = write_recipe(
+        folder / "colours.yaml", make_source(folder / "source", request.param, ["red", "green", "blue"])
+    )
+    run = Run(small_recipe(file, folder / "runs"))
+    squeeze(run)
+    recover(run)
+    return file, run.folder
+
+
+def branch(recovered: tuple[Path, Path], root: Path, *overrides: str) -> Run:
+    """A new run directory with the same teacher and images, and another recipe from relabel on."""
+    file, folder = recovered
+    for part in ("teacher", "images", "units"):
+        shutil.copytree(folder / part, root / "colours" / part)
+    return Run(small_recipe(file, root, *overrides))
+
+
+def execute(*command: str, cwd: Path, timeout: int = 280) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would, in a process of its own, with this interpreter's scripts on the path."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HF_HOME": str(cwd / ".hf"),
+        "COLUMNS": "100",
+    }
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The README's main command, run once as it stands, in a folder with the shipped recipes."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    done = execute("accelerate", "launch", "-m", "srel_hub.condense", "recipes/quickstart.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done

@@ -1,0 +1,203 @@
+"""Recover against a float64 transcription of the published formulas, written here without the package's own code."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srel_hub import priors, recover, teacher
+from srel_hub.recipe import Network, Recover
+from srel_hub.run import blocks, generator
+from srel_hub.teacher import Classifier
+
+
+SIZE = (12, 10)
+MEAN, STD = (0.45, 0.5, 0.4), (0.25, 0.2, 0.3)
+NAMES = ("a", "b", "c", "d")
+SPEC = Recover(
+    ipc=2, iterations=40, lr=0.2, bn_weight=0.05, first_bn_factor=10, roll=(-2, 3), l2_weight=0.003, tv_weight=0.002
+)
+UNIT = recover.Unit(range(1, 2), range(0, 4))
+LABELS = [0, 1, 2, 3]
+
+
+@pytest.fixture(params=["resnet18", "convnet"])
+def classifier(request: pytest.FixtureRequest) -> Classifier:
+    """Random weights and running statistics far from 0 and 1."""
+    model = teacher.build(Network(model=request.param, width=0.1), NAMES, SIZE, seed=3)
+    draw = torch.Generator().manual_seed(5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(torch.randn(module.num_features, generator=draw))  # type: ignore[union-attr]
+            module.running_var.copy_(torch.rand(module.num_features, generator=draw) + 0.5)  # type: ignore[union-attr]
+            module.weight.data.copy_(torch.rand(module.num_features, generator=draw) + 0.5)
+    return Classifier(model.eval().requires_grad_(False), MEAN, STD, NAMES)
+
+
+class Float64:
+    """The published loop in float64: plain slicing, F.interpolate, torch.flip, torch.roll, numpy's formulas."""
+
+    def __init__(self, classifier: Classifier, x: Tensor, moves: recover.Moves) -> None:
+        self.model = copy.deepcopy(classifier.model).double()
+        self.layers = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
+        self.inputs: dict[nn.Module, Tensor] = {}
+        for layer in self.layers:
+            layer.register_forward_hook(lambda m, args, _: self.inputs.__setitem__(m, args[0]))
+        self.x, self.moves = x.double(), moves
+        self.m, self.v = torch.zeros_like(self.x), torch.zeros_like(self.x)
+
+    def seen(self, x: Tensor, t: int) -> Tensor:
+        top, left, height, width = self.moves.boxes[t].tolist()
+        cut = x[:, :, top : top + height, left : left + width]
+        seen = F.interpolate(cut, SIZE, mode="bilinear", align_corners=False)
+        if self.moves.flips[t]:
+            seen = torch.flip(seen, [3])
+        return torch.roll(seen, self.moves.rolls[t].tolist(), [2, 3])
+
+    def terms(self, x: Tensor, t: int, labels: list[int]) -> dict[str, Tensor]:
+        seen = self.seen(x, t)
+        logits = self.model(seen).logits
+        log_softmax = logits - logits.exp().sum(1, keepdim=True).log()
+        bn = torch.zeros((), dtype=torch.float64)
+        for number, layer in enumerate(self.layers):
+            u = self.inputs[layer]
+            mu = u.sum((0, 2, 3)) / (u.shape[0] * u.shape[2] * u.shape[3])
+            var = ((u - mu[:, None, None]) ** 2).sum((0, 2, 3)) / (u.shape[0] * u.shape[2] * u.shape[3])
+            distance = ((var - layer.running_var) ** 2).sum() ** 0.5 + ((mu - layer.running_mean) ** 2).sum() ** 0.5
+            bn = bn + (SPEC.first_bn_factor if number == 0 else 1) * distance
+        l2 = torch.stack([(image**2).sum() ** 0.5 for image in seen]).mean()
+        tv = torch.zeros((), dtype=torch.float64)
+        for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            a = seen[:, :, : SIZE[0] - dy, max(0, -dx) : SIZE[1] - max(0, dx)]
+            b = seen[:, :, dy:, max(0, dx) : SIZE[1] + min(0, dx)]
+            tv = tv + ((a - b) ** 2).sum() ** 0.5
+        return {"cross_entropy": -log_softmax[range(len(labels)), labels].mean(), "bn": bn, "l2": l2, "tv": tv}
+
+    def step(self, t: int, labels: list[int]) -> dict[str, float]:
+        x = self.x.clone().requires_grad_(True)
+        terms = self.terms(x, t, labels)
+        loss = (
+            terms["cross_entropy"]
+            + SPEC.bn_weight * terms["bn"]
+            + SPEC.l2_weight * terms["l2"]
+            + SPEC.tv_weight * terms["tv"]
+        )
+        (g,) = torch.autograd.grad(loss, x)
+        self.m, self.v = 0.5 * self.m + 0.5 * g, 0.9 * self.v + 0.1 * g**2
+        m_hat, v_hat = self.m / (1 - 0.5 ** (t + 1)), self.v / (1 - 0.9 ** (t + 1))
+        lr = SPEC.lr * (1 + math.cos(math.pi * t / SPEC.iterations)) / 2
+        moved = self.x - lr * m_hat / (v_hat**0.5 + 1e-8)
+        low, high = (((np.array([edge] * 3) - MEAN) / STD).reshape(1, 3, 1, 1) for edge in (0, 1))
+        self.x = torch.from_numpy(np.clip(moved.numpy(), low, high))
+        return {name: value.item() for name, value in terms.items()}
+
+
+def drawn() -> tuple[Tensor, recover.Moves]:
+    """The starting noise and the moves that the unit draws from its own generator."""
+    draw = generator(11, "recover", 1, 0, 4)
+    return torch.randn(4, 3, *SIZE, generator=draw), recover.sample_moves(SPEC, SIZE, draw)
+
+
+def shown(x: Tensor, moves: recover.Moves, t: int) -> Tensor:
+    """The package's own view of the images."""
+    return priors.view(x[None], *(matrix.to(x) for matrix in recover.move_matrices([moves], t, SIZE)))
+
+
+def test_loss_and_adam_step_agree_with_float64(classifier: Classifier) -> None:
+    """In float64, so that only the formulas can differ."""
+    x, moves = drawn()
+    reference = Float64(classifier, x, moves)
+    exact = replace(classifier, model=copy.deepcopy(classifier.model).double())
+    steps = recover.synthesise(exact, SPEC, UNIT, SIZE, 11)
+    assert torch.equal(next(steps).x[0], x.double())
+    for t in range(8):
+        expected, step = reference.step(t, LABELS), next(steps)
+        for name in ("cross_entropy", "bn"):
+            assert float(step.terms[name]) == pytest.approx(expected[name], rel=1e-6)
+        np.testing.assert_allclose(step.x[0].numpy(), reference.x.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_float32_loss_and_adam_step_agree_with_float64(classifier: Classifier) -> None:
+    x, moves = drawn()
+    reference = Float64(classifier, x, moves)
+    steps = recover.synthesise(classifier, SPEC, UNIT, SIZE, 11)
+    assert torch.equal(next(steps).x[0], x)
+    expected, step = reference.step(0, LABELS), next(steps)
+    for name in ("cross_entropy", "bn"):
+        assert float(step.terms[name]) == pytest.approx(expected[name], rel=1e-6)
+    # Adam's first step is lr g / (|g| + eps): where g itself is near 1e-8, its float32 rounding shows.
+    agree = np.isclose(step.x[0].numpy(), reference.x.numpy(), rtol=1e-6, atol=1e-6)
+    assert agree.mean() > 0.995
+
+
+def test_priors_agree_with_float64(classifier: Classifier) -> None:
+    x, moves = drawn()
+    terms = Float64(classifier, x, moves).terms(x.double(), 3, LABELS)
+    seen = shown(x, moves, 3)
+    assert float(priors.l2_prior(seen, 1)) == pytest.approx(float(terms["l2"]), rel=1e-6)
+    assert float(priors.tv_prior(seen, 1)) == pytest.approx(float(terms["tv"]), rel=1e-6)
+
+
+def test_crop_flip_and_roll_are_the_usual_functions(classifier: Classifier) -> None:
+    x, moves = drawn()
+    reference = Float64(classifier, x, moves)
+    for t in range(SPEC.iterations):
+        torch.testing.assert_close(shown(x, moves, t).double(), reference.seen(x.double(), t), rtol=0, atol=2e-6)
+    assert moves.flips.any() and not moves.flips.all()
+    assert int(moves.rolls.min()) == -2 and int(moves.rolls.max()) == 3
+
+
+def test_statistics_are_of_the_batchnorm_inputs(classifier: Classifier) -> None:
+    x = torch.randn(6, 3, *SIZE)
+    with priors.BatchNormInputs(classifier.model) as bn:
+        classifier.model(x)
+        inputs = bn.take()
+    for layer in bn.layers:
+        layer.momentum = None  # cumulative: after one training pass the running mean is the batch's own
+        layer.reset_running_stats()
+    classifier.model.train()(x)
+    first, (mean, var) = bn.layers[0], priors.batch_statistics(inputs[0], 1)
+    torch.testing.assert_close(mean[0], first.running_mean)
+    count = inputs[0].numel() // inputs[0].shape[1]
+    torch.testing.assert_close(var[0] * count / (count - 1), first.running_var)  # theirs is unbiased
+    assert len(inputs) == len(bn.layers)
+
+
+def test_stacked_indices_are_the_same_mathematics(classifier: Classifier) -> None:
+    spec = replace(SPEC, ipc=3, iterations=3)
+
+    def final(ipcs: range) -> recover.Step:
+        unit = recover.Unit(ipcs, range(0, 4))
+        return list(recover.synthesise(classifier, spec, unit, SIZE, 11))[-1]
+
+    together = final(range(3))
+    for ipc in range(3):
+        alone = final(range(ipc, ipc + 1))
+        torch.testing.assert_close(together.terms["bn"][ipc], alone.terms["bn"][0], rtol=1e-5, atol=0)
+        torch.testing.assert_close(together.x[ipc], alone.x[0], rtol=1e-3, atol=1e-3)
+
+
+def test_pixels_are_rounded_not_truncated(classifier: Classifier) -> None:
+    values = torch.tensor([-1.0, 0.0, 100.4, 100.6, 254.7, 300.0]) / 255
+    x = (values.view(1, 1, 6).expand(3, 1, 6) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    assert recover.to_uint8(x, classifier)[1, 0].tolist() == [0, 0, 100, 101, 255, 255]
+
+
+def test_the_last_iterate_stays_within_black_and_white(classifier: Classifier) -> None:
+    *_, last = recover.synthesise(classifier, replace(SPEC, lr=5.0), UNIT, SIZE, 0)
+    low, high = (edge.float() for edge in recover.pixel_range(classifier))
+    assert (last.x >= low).all() and (last.x <= high).all()
+    assert (last.x == low).any() and (last.x == high).any()
+
+
+def test_units_cover_every_image_once() -> None:
+    units = recover.units(ipc=5, num_classes=23, stack=2, class_block=11)
+    covered = [(ipc, label) for unit in units for ipc in unit.ipcs for label in unit.classes]
+    assert sorted(covered) == [(ipc, label) for ipc in range(5) for label in range(23)]
+    assert [len(block) for block in blocks(23, 11)] == [11, 12]  # a block of one joins the one before
+    assert len({unit.name for unit in units}) == len(units)

@@ -1,0 +1,135 @@
+"""What load_condensed yields is bit for bit what the teacher was shown, and its labels are the teacher's on that."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import branch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from srel_hub import load_condensed, relabel
+from srel_hub.condensed import Condensed
+from srel_hub.evaluate import evaluate
+from srel_hub.publish import publish
+from srel_hub.run import Run
+from srel_hub.teacher import Classifier
+
+
+ATOL, RTOL = 1e-3, 2.0**-10  # one float16 step
+
+AUGMENTS = st.fixed_dictionaries(
+    {
+        "crop": st.sampled_from(["none", "resized", "padded"]),
+        "padding": st.integers(1, 5),
+        "flip": st.booleans(),
+        "mix": st.sampled_from(["none", "cutmix", "mixup"]),
+        "mix_alpha": st.sampled_from([0.4, 1.0]),
+    }
+)
+
+
+def label_and_watch(run: Run) -> list[Tensor]:
+    """Relabel, and return everything the teacher was shown, an epoch an element, [N, 3, H, W] in row order."""
+    shown: list[Tensor] = []
+    original = relabel.label
+
+    def watched(classifier: Classifier, *arguments: object) -> object:
+        def watch(_: nn.Module, inputs: tuple[Tensor], keywords: dict[str, Tensor]) -> None:
+            shown.append((*inputs, *keywords.values())[0].clone())
+
+        handle = classifier.model.register_forward_pre_hook(watch, with_kwargs=True)
+        yield from original(classifier, *arguments)  # type: ignore[arg-type]
+        handle.remove()
+
+    relabel.label = watched  # type: ignore[assignment]
+    try:
+        relabel.relabel(run)
+    finally:
+        relabel.label = original
+    return list(torch.cat(shown).unflatten(0, (run.recipe.relabel.epochs, -1)))
+
+
+def publish_unmeasured(run: Run) -> Path:
+    evaluate(run)
+    return publish(run)[0]
+
+
+def read(condensed: Condensed, epoch: int, batch_size: int, workers: int) -> tuple[Tensor, Tensor]:
+    loader = DataLoader(condensed[epoch], batch_size=batch_size, num_workers=workers)
+    batches = list(loader)
+    return tuple(torch.cat([batch[key] for batch in batches]) for key in ("pixel_values", "logits"))  # type: ignore[return-value]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(augment=AUGMENTS, seed=st.integers(0, 2**31), batch=st.integers(1, 9))
+def test_replay_is_what_the_teacher_was_shown(
+    recovered: tuple[Path, Path], augment: dict[str, object], seed: int, batch: int
+) -> None:
+    root = Path(tempfile.mkdtemp())
+    overrides = [f"relabel.augment.{key}={str(value).lower()}" for key, value in augment.items()]
+    run = branch(recovered, root, *overrides, f"seed={seed}", f"relabel.batch_size={batch}", "source.eval_split=null")
+    shown = label_and_watch(run)
+    condensed = load_condensed(publish_unmeasured(run), epochs=3)
+    assert len(condensed) == 3 and condensed.manifest.epochs == 2
+    for epoch in range(3):
+        stored = epoch % 2
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for size in (1, 7, 9):
+                pixel_values, logits = read(condensed, epoch, size, workers=0)
+                assert torch.equal(pixel_values, shown[stored])
+                answers = condensed.teacher()(pixel_values).logits
+                torch.testing.assert_close(logits, answers, rtol=RTOL, atol=ATOL)
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("mix", ["none", "cutmix", "mixup"])
+def test_workers_replay_the_same(recovered: tuple[Path, Path], tmp_path: Path, mix: str) -> None:
+    run = branch(recovered, tmp_path, f"relabel.augment.mix={mix}", "source.eval_split=null")
+    shown = label_and_watch(run)
+    condensed = load_condensed(publish_unmeasured(run))
+    alone = read(condensed, 1, batch_size=9, workers=0)
+    for batch_size in (1, 7, 9):
+        together = read(condensed, 1, batch_size, workers=2)
+        assert torch.equal(together[0], shown[1]) and torch.equal(together[1], alone[1])
+
+
+def test_an_epochs_file_is_opened_only_when_it_is_asked_for(recovered: tuple[Path, Path], tmp_path: Path) -> None:
+    run = branch(recovered, tmp_path, "source.eval_split=null")
+    relabel.relabel(run)
+    dataset = publish_unmeasured(run)
+    (dataset / "soft_labels" / "epoch-00001.safetensors").unlink()
+    condensed = load_condensed(dataset)
+    assert condensed[0][0]["logits"].shape == (3,)
+    with pytest.raises(Exception, match=r"epoch-00001\.safetensors is missing"):
+        condensed[1]
+
+
+def test_a_teacher_that_did_not_label_is_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
+    run = branch(recovered, tmp_path, "source.eval_split=null")
+    relabel.relabel(run)
+    condensed = load_condensed(publish_unmeasured(run))
+    weights = run.path("teacher_repo", "model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+    with pytest.raises(Exception, match="not the teacher that labelled"):
+        condensed.teacher()
+
+
+def test_labels_of_other_images_are_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
+    run = branch(recovered, tmp_path, "source.eval_split=null")
+    relabel.relabel(run)
+    dataset = publish_unmeasured(run)
+    manifest = dataset / "soft_labels" / "manifest.json"
+    text = manifest.read_text().replace('"num_images": 9', '"num_images": 8')
+    manifest.unlink()
+    manifest.write_text(text)
+    with pytest.raises(Exception, match="labels are for 8 images of 3 classes"):
+        load_condensed(dataset)
