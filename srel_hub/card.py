@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from srel_hub.evaluate import percent
 from srel_hub.images import quiet
-from srel_hub.recipe import Recipe
+from srel_hub.recipe import Recipe, published
 from srel_hub.run import read_json
 from srel_hub.soft_labels import Manifest, read_manifest
 from srel_hub.source import described
@@ -54,7 +54,7 @@ def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "source": described(recipe.source),
-        "title": described(recipe.source).title or recipe.source.path,
+        "title": described(recipe.source).title or published(recipe)["source"]["path"],
         "manifest": manifest,
         "teacher": teacher,
         "summary": summary,

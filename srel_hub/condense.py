@@ -19,7 +19,7 @@ from srel_hub.squeeze import squeeze
 
 def condense(run: Run) -> None:
     """Every stage in order; what is done already is kept."""
-    source = open_source(run.recipe.source)
+    source = open_source(run.recipe.source, run.progress)
     squeeze(run, source)
     recover(run)
     relabel(run)

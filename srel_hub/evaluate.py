@@ -73,7 +73,7 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
         the folder of results; empty but for the summary where the recipe sets no eval split.
     """
     folder, spec = run.path("evaluate"), run.recipe.evaluate
-    source = source or open_source(run.recipe.source)
+    source = source or open_source(run.recipe.source, run.progress)
     if source.eval is None:
         write_json(folder / "summary.json", {"measured": False, "students": []})
         return folder

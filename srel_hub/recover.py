@@ -74,6 +74,8 @@ def recover(run: Run) -> Path:
     Returns:
         the folder of image shards.
     """
+    if not run.path("teacher").is_dir():
+        raise UserError(f"{run.path('teacher')}: there is no teacher yet; run squeeze first")
     classifier = teacher.load(run.path("teacher"), run.device)
     size = image_size(run.path("teacher"))
     spec, folder = run.recipe.recover, run.path("images")

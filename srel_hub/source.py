@@ -1,9 +1,9 @@
 """The real dataset: scikit-learn's digits or anything `load_dataset` opens, as uint8 RGB images of one size."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
@@ -27,6 +27,12 @@ DIGITS = {
         "  publisher = {UCI Machine Learning Repository},\n  doi = {10.24432/C50P49}\n}"
     ),
 }
+
+
+class Progress(Protocol):
+    """Passes items on and shows how far they are (`Run.progress`)."""
+
+    def __call__(self, items: Iterable[Any], total: int, title: str, unit: str) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,8 @@ def described(spec: recipe.Source) -> recipe.Source:
     return spec if spec.builtin is None else replace(spec, **DIGITS)  # type: ignore[arg-type]
 
 
-def open_source(spec: recipe.Source) -> Source:
-    """Find the splits and columns, and check them.
+def open_source(spec: recipe.Source, progress: Progress) -> Source:
+    """Find the splits and columns, and check them. `progress` is shown when a split is decoded.
 
     Raises:
         UserError: with every fault found, before any image is decoded.
@@ -87,7 +93,7 @@ def open_source(spec: recipe.Source) -> Source:
         raise UserError(f"{spec.path}: {' and '.join(names)} differ in columns or class names")
 
     def decoded(name: str) -> Callable[[], Images]:
-        return lambda: _decode(tables[name], image, label, spec.image_size, f"{spec.path}, split {name}")
+        return lambda: _decode(tables[name], image, label, spec.image_size, f"{spec.path}, split {name}", progress)
 
     return Source(class_names, decoded(spec.train_split), decoded(spec.eval_split) if spec.eval_split else None)
 
@@ -139,9 +145,9 @@ def _column(features: Any, wanted: str | None, kind: type, field: str, where: st
     return wanted
 
 
-def _decode(table: Any, image: str, label: str, side: int | None, where: str) -> Images:
+def _decode(table: Any, image: str, label: str, side: int | None, where: str, progress: Progress) -> Images:
     size = None if side is None else (side, side)
-    pixels = _stack((row for row in table.select_columns([image])[image]), size, where)
+    pixels = _stack(progress(table[image], len(table), f"decode {where}", "image"), size, where)
     return Images(pixels, torch.tensor(table[label][:], dtype=torch.int64))
 
 

@@ -52,7 +52,7 @@ def squeeze(run: Run, source: Source | None = None) -> Path:
     folder = run.path("teacher")
     if run.is_done("squeeze", UNIT):
         return folder
-    source = source or open_source(run.recipe.source)
+    source = source or open_source(run.recipe.source, run.progress)
     run.begin()
     spec, train_set = run.recipe.squeeze, source.train()
     mean, std = statistics(train_set.pixels)

@@ -1,0 +1,380 @@
+"""The whole chain, as a user runs it: from a recipe to a dataset that others can load."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, execute, make_source, small_recipe, write_recipe
+from datasets import load_dataset
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+import srel_hub.models  # noqa: F401
+from srel_hub import images, load_condensed, teacher
+from srel_hub.augment import normalisation_table, normalise
+from srel_hub.condense import condense
+from srel_hub.recipe import UserError
+from srel_hub.run import Run, read_json
+from srel_hub.soft_labels import read_manifest
+
+
+Quickstart = tuple[Path, "subprocess.CompletedProcess[str]"]
+NAMES = ["red", "green", "blue"]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def code_blocks(markdown: str, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
+
+
+def run_block(block: str, folder: Path) -> str:
+    """Run a block of a document as it stands, in the folder where the user is."""
+    output = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(output):
+        exec(compile(block, "block", "exec"), namespace := {})
+    del namespace
+    return output.getvalue()
+
+
+# The quickstart
+
+
+def test_quickstart_ends_with_where_how_large_how_good_and_how_to_load(quickstart: Quickstart) -> None:
+    folder, done = quickstart
+    assert re.search(
+        r"^dataset: runs/quickstart/dataset \([\d.]+ KiB, of which images .*, soft labels", done.stdout, re.M
+    )
+    rows = re.findall(r"^convnet x 1 +(\S+) +100 +(\d+\.\d\d \+- \d+\.\d\d)", done.stdout, re.M)
+    assert [name for name, _ in rows] == ["condensed", "random-real", "random-real-hard"]
+    assert done.stdout.endswith(
+        'from datasets import load_dataset\ndataset = load_dataset("runs/quickstart/dataset")\n'
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_quickstart_student_reaches_95_percent_over_three_seeds(quickstart: Quickstart) -> None:
+    summary = read_json(quickstart[0] / "runs/quickstart/evaluate/summary.json")
+    rows = {row["row"]: row for row in summary["students"][0]["rows"]}
+    assert rows["condensed"]["top1"]["mean"] >= 0.95
+    assert all(len(row["top1"]["values"]) == row["n"] == 3 for row in rows.values())
+    assert all(row["train_images"] == 100 for row in rows.values())
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_dataset_loads_with_image_and_named_label(quickstart: Quickstart, streaming: bool) -> None:
+    loaded = load_dataset(str(quickstart[0] / "runs/quickstart/dataset"), streaming=streaming)
+    assert list(loaded) == ["train"]
+    assert loaded["train"].features["label"].names == [str(digit) for digit in range(10)]
+    rows = list(loaded["train"])
+    assert [row["label"] for row in rows] == list(range(10)) * 10
+    assert {row["image"].size for row in rows} == {(8, 8)} and {row["image"].mode for row in rows} == {"RGB"}
+
+
+def test_the_auto_classes_load_the_teacher(quickstart: Quickstart) -> None:
+    repo = quickstart[0] / "runs/quickstart/teacher_repo"
+    model, processor = AutoModelForImageClassification.from_pretrained(repo), AutoImageProcessor.from_pretrained(repo)
+    loaded = load_dataset(str(quickstart[0] / "runs/quickstart/dataset"), split="train")
+    inputs = processor(loaded["image"][:], return_tensors="pt")
+    assert (model(**inputs).logits.argmax(1) == torch.tensor(loaded["label"][:])).float().mean() > 0.95
+    table = normalisation_table(processor.image_mean, processor.image_std)
+    stored = torch.stack([images.decode(images.encode_png(_pixels(row["image"]))) for row in loaded])
+    torch.testing.assert_close(inputs["pixel_values"], normalise(stored, table), rtol=0, atol=1e-5)
+    answer = pipeline("image-classification", model=str(repo))(loaded[7]["image"])
+    assert answer[0]["label"] == "7"
+
+
+def _pixels(image: object) -> torch.Tensor:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")  # type: ignore[attr-defined]
+    return images.decode(buffer.getvalue())
+
+
+@pytest.mark.parametrize("card", ["dataset", "teacher_repo"])
+def test_every_code_block_of_the_cards_runs(quickstart: Quickstart, card: str) -> None:
+    folder = quickstart[0]
+    blocks = code_blocks((folder / "runs/quickstart" / card / "README.md").read_text())
+    assert len(blocks) == 2
+    for block in blocks:
+        run_block(block, folder)
+
+
+def test_the_cards_first_block_is_what_was_printed(quickstart: Quickstart) -> None:
+    folder, done = quickstart
+    block = code_blocks((folder / "runs/quickstart/dataset/README.md").read_text())[0]
+    for line in done.stdout.strip().splitlines()[-2:]:
+        assert line in block
+
+
+def test_every_number_on_the_card_is_the_artefacts(quickstart: Quickstart) -> None:
+    folder = quickstart[0] / "runs/quickstart"
+    card = (folder / "dataset/README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["dataset_info"]["splits"] == [
+        {"name": "train", "num_bytes": _arrow_bytes(folder), "num_examples": 100}
+    ]
+    assert front["configs"] == [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
+    assert front["license"] == "cc-by-4.0"
+    for row in read_json(folder / "evaluate/summary.json")["students"][0]["rows"]:
+        mean, std = 100 * row["top1"]["mean"], 100 * row["top1"]["std"]
+        assert f"| {row['train_images']} | {mean:.2f} +- {std:.2f} |" in card
+    for part in ("data", "soft_labels"):
+        assert f"| {sum(f.stat().st_size for f in (folder / 'dataset' / part).iterdir())} |" in card
+    assert f"{100 * read_json(folder / 'teacher/metrics.json')['top1']:.2f} % top-1" in card
+
+
+def _arrow_bytes(folder: Path) -> int:
+    info = load_dataset("parquet", data_files=str(folder / "dataset/data/*.parquet"), split="train").info
+    return int(info.splits["train"].num_bytes)
+
+
+def test_the_manifest_describes_what_lies_beside_it(quickstart: Quickstart) -> None:
+    dataset = quickstart[0] / "runs/quickstart/dataset"
+    manifest = read_manifest(dataset / "soft_labels/manifest.json")
+    assert len(manifest.files) == manifest.epochs == 100
+    for file in manifest.files:
+        content = (dataset / "soft_labels" / file.name).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (file.bytes, file.sha256)
+    weights = (dataset.parent / "teacher_repo/model.safetensors").read_bytes()
+    assert manifest.teacher.sha256["model.safetensors"] == hashlib.sha256(weights).hexdigest()
+    condensed = load_condensed(dataset)
+    assert images.image_table_sha256(condensed.pixels, condensed.labels) == manifest.image_table_sha256
+
+
+def test_nothing_published_tells_where_or_when(quickstart: Quickstart) -> None:
+    folder = quickstart[0]
+    secrets = [str(folder), os.uname().nodename, str(Path.home()), "cpu_threads"]
+    for part in ("dataset", "teacher_repo"):
+        for file in (folder / "runs/quickstart" / part).rglob("*"):
+            if file.is_file():
+                content = file.read_bytes()
+                assert not [secret for secret in secrets if secret.encode() in content], file
+
+
+def test_every_block_of_the_readme_runs(quickstart: Quickstart) -> None:
+    blocks = code_blocks((ROOT / "README.md").read_text())
+    assert len(blocks) >= 3
+    for block in blocks:
+        run_block(block, quickstart[0])
+
+
+def test_every_command_of_the_readme_runs(quickstart: Quickstart, tmp_path: Path) -> None:
+    """As it stands, but for what would take long: that gets a small stand-in by overrides."""
+    folder, _ = quickstart
+    stand_in = [
+        f"source.path={make_source(tmp_path / 'source', (8, 8), NAMES)}",
+        f"run.root={tmp_path}",
+        "squeeze.network.width=0.1",
+        "squeeze.epochs=1",
+        "recover.iterations=1",
+        "relabel.epochs=1",
+        "evaluate.students=[{model: convnet, width: 0.1}]",
+        "evaluate.epochs=1",
+        "evaluate.seeds=1",
+    ]
+    commands = [line for block in code_blocks((ROOT / "README.md").read_text(), "bash") for line in block.splitlines()]
+    assert len(commands) >= 7
+    for command in commands:
+        words = command.split()
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
+            continue
+        done = execute(*words, *(stand_in if "cifar10_ipc10" in command else []), cwd=folder)
+        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+
+
+def test_make_quickstart_is_the_readmes_main_command() -> None:
+    assert "accelerate launch -m srel_hub.condense recipes/quickstart.yaml" in (ROOT / "Makefile").read_text()
+
+
+# Mistakes
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("colours")
+    write_recipe(folder / "colours.yaml", make_source(folder / "source", (8, 8), NAMES))
+    return folder
+
+
+BAD = {
+    "a misspelt field": (["recover.itertions=5"], "recover.itertions: unknown field; did you mean iterations?"),
+    "a value out of range": (
+        ["squeeze.optimizer.lr=-1"],
+        "squeeze.optimizer.lr: input should be greater than 0, got -1",
+    ),
+    "an unknown network": (["squeeze.network.model=resnet19"], "(nearest: resnet18), got 'resnet19'"),
+    "a source that is not there": (["source.path=./nowhere"], "source.path=./nowhere: no local folder or Hub dataset"),
+    "a split that is not there": (["source.eval_split=dev"], "source.eval_split=dev: "),
+    "a column that is not there": (["source.image_column=photo"], "source.image_column=photo: "),
+    "two sources": (["source.builtin=digits"], "exactly one of source.path"),
+    "an override without a value": (["recover.ipc"], "'recover.ipc': an override is key=value"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_recipe_is_one_screen_status_2_and_leaves_nothing(colours: Path, tmp_path: Path, case: str) -> None:
+    overrides, message = BAD[case]
+    command = [sys.executable, "-m", "srel_hub.condense", str(colours / "colours.yaml"), f"run.root={tmp_path}/runs"]
+    done = execute(*command, *overrides, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 24
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_directory_of_another_recipe_is_refused(colours: Path, tmp_path: Path) -> None:
+    run = Run(small_recipe(colours / "colours.yaml", tmp_path))
+    condense(run)
+    before = tree(run.folder)
+    with pytest.raises(UserError, match="recover.lr: 0.25 there, 0.5 asked for"):
+        Run(small_recipe(colours / "colours.yaml", tmp_path, "recover.lr=0.5"))
+    assert tree(run.folder) == before
+
+
+def test_a_stage_without_its_predecessor_says_so(colours: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "srel_hub.recover", str(colours / "colours.yaml"), f"run.root={tmp_path}/runs"]
+    done = execute(*command, cwd=tmp_path)
+    assert done.returncode == 2 and "run squeeze first" in done.stderr and "Traceback" not in done.stderr
+
+
+# The same dataset, whatever happens
+
+
+@pytest.fixture(scope="module")
+def whole(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(small_recipe(colours / "colours.yaml", tmp_path_factory.mktemp("whole"), "recover.stack=1"))
+    condense(run)
+    return run
+
+
+def test_two_runs_give_the_same_bytes(colours: Path, whole: Run, tmp_path: Path) -> None:
+    again = Run(small_recipe(colours / "colours.yaml", tmp_path, "recover.stack=1"))
+    condense(again)
+    for part in ("teacher", "images", "soft_labels", "evaluate", "dataset", "teacher_repo"):
+        assert tree(again.path(part)) == tree(whole.path(part)), part
+
+
+def test_a_finished_run_is_left_alone(whole: Run) -> None:
+    stages = ("teacher", "images", "soft_labels", "evaluate")
+    before = {f: f.stat().st_mtime_ns for part in stages for f in whole.path(part).rglob("*.[psj]*") if f.is_file()}
+    del before[whole.path("evaluate", "summary.json")]
+    condense(whole)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_lost_units_are_redone_to_the_same_bytes(colours: Path, whole: Run, tmp_path: Path) -> None:
+    shutil.copytree(whole.folder, tmp_path / "colours")
+    again = Run(small_recipe(colours / "colours.yaml", tmp_path, "recover.stack=1"))
+    for lost in ("images/ipc-00001-class-00000.parquet", "soft_labels/epoch-00001.safetensors"):
+        again.path(lost).unlink()
+    with again.path("images/ipc-00002-class-00000.parquet").open("ab") as file:
+        file.write(b"half-written")
+    shutil.rmtree(again.path("evaluate", "convnet-0.1-condensed-seed1"))
+    condense(again)
+    for part in ("images", "soft_labels", "evaluate", "dataset"):
+        assert tree(again.path(part)) == tree(whole.path(part)), part
+
+
+@pytest.mark.parametrize("stage", ["squeeze", "recover", "relabel", "evaluate"])
+def test_killed_equals_not_killed(colours: Path, whole: Run, tmp_path: Path, stage: str) -> None:
+    """SIGKILL in the middle of a stage, then the same command again."""
+    recipe = tmp_path / "colours.yaml"
+    settled = yaml.safe_load(whole.path("recipe.yaml").read_text()) | {
+        "run": {"root": str(tmp_path), "cpu_threads": 1}
+    }
+    recipe.write_text(yaml.safe_dump(settled))
+    command = [sys.executable, "-m", "srel_hub.condense", str(recipe)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = ""
+    while process.poll() is None and not re.search(rf"{stage}: +\d+%", seen):
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not (tmp_path / "colours" / "dataset").exists()
+    condense(Run(small_recipe(colours / "colours.yaml", tmp_path, "recover.stack=1")))
+    for part in ("teacher", "images", "soft_labels", "dataset", "teacher_repo"):
+        assert tree(tmp_path / "colours" / part) == tree(whole.path(part)), part
+
+
+# What a user would expect
+
+
+def test_without_an_eval_split_results_are_not_measured(colours: Path, tmp_path: Path) -> None:
+    run = Run(small_recipe(colours / "colours.yaml", tmp_path, "source.eval_split=null"))
+    condense(run)
+    assert "**not measured**" in run.path("dataset", "README.md").read_text()
+    assert "Not measured" in run.path("teacher_repo", "README.md").read_text()
+    assert read_json(run.path("dataset", "metrics.json")) == {"measured": False, "students": []}
+
+
+def test_published_cards_name_their_repositories(colours: Path, tmp_path: Path) -> None:
+    run = Run(small_recipe(colours / "colours.yaml", tmp_path, "publish.repo_id=org/colours-ipc3"))
+    condense(run)
+    card = run.path("dataset", "README.md").read_text()
+    assert 'load_dataset("org/colours-ipc3")' in card and "org/colours-ipc3-teacher" in card
+    front = yaml.safe_load(run.path("teacher_repo", "README.md").read_text().split("---")[1])
+    assert front["datasets"] == ["org/colours-ipc3"]
+    manifest = read_manifest(run.path("dataset", "soft_labels", "manifest.json"))
+    assert manifest.teacher.repo_id == "org/colours-ipc3-teacher"
+
+
+def test_the_first_rows_are_the_smaller_dataset(colours: Path, whole: Run, tmp_path: Path) -> None:
+    """Row order is ipc-major, and every ipc index has its own generator."""
+    recipe = small_recipe(colours / "colours.yaml", tmp_path, "recover.ipc=2", "recover.stack=1")
+    smaller = Run(recipe)
+    condense(smaller)
+    big, small = (load_condensed(run.path("dataset")) for run in (whole, smaller))
+    assert torch.equal(big.pixels[:6], small.pixels) and torch.equal(big.labels[:6], small.labels)
+
+
+def test_progress_is_written_to_the_log(whole: Run) -> None:
+    log = whole.path("log.txt").read_text()
+    for stage in ("squeeze", "recover", "relabel", "evaluate"):
+        assert re.search(rf"{stage}: 100%\|.*\|.*\[.*/s\]", log), stage
+    lines = [json.loads(line) for line in whole.path("metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} >= {"squeeze", "recover", "evaluate"}
+
+
+def test_stages_run_alone_on_a_run_directory(whole: Run, tmp_path: Path) -> None:
+    shutil.copytree(whole.folder, tmp_path / "colours")
+    shutil.rmtree(tmp_path / "colours" / "dataset")
+    started = time.time()
+    for stage in ("relabel", "publish"):
+        done = execute(
+            sys.executable, "-m", f"srel_hub.{stage}", str(tmp_path / "colours"), f"run.root={tmp_path}", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "colours" / "dataset" / "README.md").stat().st_mtime > started
+    assert tree(tmp_path / "colours" / "dataset") == tree(whole.path("dataset"))
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet34", "resnet50", "resnet101", "convnet"])
+def test_a_saved_teacher_comes_back_bit_for_bit(tmp_path: Path, model: str) -> None:
+    from srel_hub.recipe import Network
+
+    network = teacher.build(Network(model=model, width=0.05), NAMES, (16, 16), seed=1).train()  # type: ignore[arg-type]
+    network(torch.randn(8, 3, 16, 16))  # moves the running statistics
+    saved = teacher.Classifier(network.eval(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), tuple(NAMES))
+    teacher.save(saved, tmp_path, (16, 16))
+    loaded = teacher.load(tmp_path, torch.device("cpu"))
+    assert (loaded.mean, loaded.std, loaded.class_names) == (saved.mean, saved.std, saved.class_names)
+    x = torch.randn(4, 3, 16, 16)
+    assert torch.equal(loaded.model(x).logits, network(x).logits)
