@@ -100,9 +100,11 @@ def _train_all(run: Run, source: Source, test: Images, todo: Sequence[Training])
     classifier = teacher.load(run.path("teacher"), run.device)
     train_set = source.train()
     for training in todo:
-        spec, seed = run.recipe.evaluate, derive_seed(run.recipe.seed, "evaluate", training.name)
+        spec, student = run.recipe.evaluate, training.student
+        # The rows of one seed start from the same weights.
+        seed = derive_seed(run.recipe.seed, "evaluate", student.model, f"{student.width:g}", training.seed)
         row = make_row(run, classifier, train_set, training)
-        model = teacher.build(training.student, classifier.class_names, test.size, seed).to(run.device)
+        model = teacher.build(student, classifier.class_names, test.size, seed).to(run.device)
         curve = []
         for epoch, loss in enumerate(train_student(model, row, spec, seed)):
             curve.append({"epoch": epoch, "loss": loss, "lr": learning_rate(spec.optimizer, epoch, spec.epochs)})

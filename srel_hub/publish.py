@@ -34,6 +34,7 @@ def publish(run: Run) -> tuple[Path, Path]:
         (tree / "README.md").write_text(teacher_card(run.folder, run.recipe), encoding="utf-8")
     with atomic(dataset) as tree:
         assemble_dataset(run.folder, run.recipe, tree)
+    run.say(f"publish: {dataset} and {teacher_repo} are complete")
     return dataset, teacher_repo
 
 

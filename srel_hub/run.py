@@ -246,8 +246,11 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
         name = Path(sys.argv[0]).stem
         print(f"usage: python -m srel_hub.{name} RECIPE_OR_RUN [section.key=value ...]", file=sys.stderr)
         sys.exit(2)
+    folder, overrides = Path(arguments[0]), arguments[1:]
+    if folder.is_dir():
+        overrides = [f"run.root={os.path.relpath(folder.resolve().parent)}", *overrides]
     try:
-        stage(Run(load_recipe(arguments[0], arguments[1:])))
+        stage(Run(load_recipe(folder, overrides)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

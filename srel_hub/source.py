@@ -76,16 +76,9 @@ def open_source(spec: recipe.Source, progress: Progress) -> Source:
     builder = _builder(spec.path)
     names = [spec.train_split] + ([spec.eval_split] if spec.eval_split else [])
     found = _splits(builder, spec.path)
-    missing = [name for name in names if name not in found]
+    missing = [_missing_split(spec, name, found) for name in names if name not in found]
     if missing:
-        raise UserError(
-            "\n".join(
-                f"source.{'eval' if name == spec.eval_split else 'train'}_split={name}: {spec.path} has no such split "
-                f"(there are: {', '.join(found)})"
-                + ("; source.eval_split=null does without evaluation" if name == spec.eval_split else "")
-                for name in missing
-            )
-        )
+        raise UserError("\n".join(missing))
     tables = {name: _load(spec.path, name) for name in names}
     columns = {name: _columns(spec, table.features, name) for name, table in tables.items()}
     image, label, class_names = columns[spec.train_split]
@@ -96,6 +89,12 @@ def open_source(spec: recipe.Source, progress: Progress) -> Source:
         return lambda: _decode(tables[name], image, label, spec.image_size, f"{spec.path}, split {name}", progress)
 
     return Source(class_names, decoded(spec.train_split), decoded(spec.eval_split) if spec.eval_split else None)
+
+
+def _missing_split(spec: recipe.Source, name: str, found: list[str]) -> str:
+    field = "eval_split" if name == spec.eval_split else "train_split"
+    way_out = "; source.eval_split=null does without evaluation" if field == "eval_split" else ""
+    return f"source.{field}={name}: {spec.path} has no such split (there are: {', '.join(found)}){way_out}"
 
 
 def _builder(path: str) -> Any:
@@ -112,8 +111,8 @@ def _first_line(error: BaseException) -> str:
 
 def _splits(builder: Any, path: str) -> list[str]:
     if builder.info.splits:
-        return list(builder.info.splits)
-    return list(builder.config.data_files or datasets.get_dataset_split_names(path))
+        return [str(name) for name in builder.info.splits]
+    return [str(name) for name in builder.config.data_files or datasets.get_dataset_split_names(path)]
 
 
 def _load(path: str, split: str) -> Any:

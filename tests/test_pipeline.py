@@ -358,9 +358,7 @@ def test_stages_run_alone_on_a_run_directory(whole: Run, tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "colours" / "dataset")
     started = time.time()
     for stage in ("relabel", "publish"):
-        done = execute(
-            sys.executable, "-m", f"srel_hub.{stage}", str(tmp_path / "colours"), f"run.root={tmp_path}", cwd=tmp_path
-        )
+        done = execute(sys.executable, "-m", f"srel_hub.{stage}", "colours", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "colours" / "dataset" / "README.md").stat().st_mtime > started
     assert tree(tmp_path / "colours" / "dataset") == tree(whole.path("dataset"))
