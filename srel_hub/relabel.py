@@ -67,7 +67,7 @@ def relabel(run: Run) -> Path:
     files = tuple(_facts(folder / name, epoch, rows) for epoch, _, rows, name in work)
     manifest = describe(run, classifier, pixels, labels, files)
     write_json(folder / "manifest.json", as_dict(manifest))
-    run.mark("relabel", MANIFEST_UNIT, [folder / "manifest.json"])
+    run.mark("relabel", MANIFEST_UNIT, [folder / "manifest.json", *(folder / file.name for file in files)])
     accuracy = manifest.teacher.accuracy
     run.say(f"relabel: {spec.epochs} epochs of {len(pixels)} images; the teacher's top-1 on them: {accuracy:.1%}")
     return folder

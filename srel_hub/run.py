@@ -151,7 +151,7 @@ def settle_stack(run: Run, size: tuple[int, int], num_classes: int) -> int:
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def make_accelerator() -> Accelerator:

@@ -28,9 +28,20 @@ def pillow_crop(image: torch.Tensor, box: list[int]) -> torch.Tensor:
     return torch.from_numpy(np.asarray(enlarged).copy()).permute(2, 0, 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(height=SIDES, width=SIDES, seed=st.integers(0, 10**6))
 def test_crop_is_pillows_value_for_value(height: int, width: int, seed: int) -> None:
+    check_crop(height, width, seed)
+
+
+@pytest.mark.long
+@settings(max_examples=4000, deadline=None)
+@given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 10**6))
+def test_crop_is_pillows_at_every_size(height: int, width: int, seed: int) -> None:
+    check_crop(height, width, seed)
+
+
+def check_crop(height: int, width: int, seed: int) -> None:
     images = random_images(8, (height, width), seed)
     boxes = augment.random_resized_boxes((0.01, 1.0), (0.3, 3.0), 8, (height, width), generator(seed, "boxes"))
     cropped = augment.crop(images, boxes)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import branch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -65,11 +65,28 @@ def read(condensed: Condensed, epoch: int, batch_size: int, workers: int) -> tup
     return tuple(torch.cat([batch[key] for batch in batches]) for key in ("pixel_values", "logits"))  # type: ignore[return-value]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(augment=AUGMENTS, seed=st.integers(0, 2**31), batch=st.integers(1, 9))
+RECIPES = {"augment": AUGMENTS, "seed": st.integers(0, 2**31), "batch": st.integers(1, 9)}
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(**RECIPES)
 def test_replay_is_what_the_teacher_was_shown(
     recovered: tuple[Path, Path], augment: dict[str, object], seed: int, batch: int
 ) -> None:
+    check_replay(recovered, augment, seed, batch)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@settings(max_examples=150, deadline=None)
+@given(**RECIPES)
+def test_replay_over_many_recipes(
+    recovered: tuple[Path, Path], augment: dict[str, object], seed: int, batch: int
+) -> None:
+    check_replay(recovered, augment, seed, batch)
+
+
+def check_replay(recovered: tuple[Path, Path], augment: dict[str, object], seed: int, batch: int) -> None:
     root = Path(tempfile.mkdtemp())
     overrides = [f"relabel.augment.{key}={str(value).lower()}" for key, value in augment.items()]
     run = branch(recovered, root, *overrides, f"seed={seed}", f"relabel.batch_size={batch}", "source.eval_split=null")
