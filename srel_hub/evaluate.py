@@ -119,7 +119,7 @@ def make_row(run: Run, classifier: Classifier, train_set: Images, training: Trai
     """The data of a training. A random real subset depends on the seed only, so that both real rows share it."""
     seed, augment = run.recipe.seed, run.recipe.relabel.augment
     if training.row == "condensed":
-        pixels, labels = load_pixels(sorted(run.path("images").glob("*.parquet")))
+        pixels, labels = load_pixels(run.path("images"))
         on_device, folder = pixels.to(run.device), run.path("soft_labels")
         stored = SoftLabels(read_manifest(folder / "manifest.json"), lambda name: folder / name)
         table, count = classifier.table(run.device), stored.manifest.epochs

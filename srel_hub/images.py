@@ -7,6 +7,7 @@ the same recipe at n images per class.
 import contextlib
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,26 +71,29 @@ def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:
                 yield row["image"]["bytes"], row["label"]
 
 
-def load_pixels(files: Iterable[Path]) -> tuple[Tensor, Tensor]:
-    """All rows of parquet files as uint8 [N, 3, H, W] and int64 [N] labels, sorted into row order.
+def read_rows(shards: Path) -> list[tuple[bytes, int]]:
+    """The PNG bytes and label of every image in a folder of a run's shards, in row order.
 
-    Shards of a run hold (ipc, class) blocks in any order; within a class, ipc indices rise from file to file.
+    Shards hold (ipc, class) blocks; within a class, ipc indices rise from file to file.
+
+    Raises:
+        UserError: where there are none.
     """
-    rows = [(decode(png), label) for file in files for png, label in read_parquet(file)]
-    labels = torch.tensor([label for _, label in rows])
-    if len({tuple(pixels.shape) for pixels, _ in rows}) > 1:
-        raise UserError("the condensed images differ in size; all images of a dataset must have one size")
-    order = row_order(labels)
-    return torch.stack([pixels for pixels, _ in rows])[order], labels[order]
+    rows = [row for file in sorted(shards.glob("*.parquet")) for row in read_parquet(file)]
+    if not rows:
+        raise UserError(f"{shards}: there are no condensed images yet; run recover first")
+    seen: Counter[int] = Counter()
+    keyed = []
+    for png, label in rows:
+        keyed.append((seen[label], label, png))
+        seen[label] += 1
+    return [(png, label) for _, label, png in sorted(keyed, key=lambda row: row[:2])]
 
 
-def row_order(labels: Tensor) -> Tensor:
-    """int64 [N]: the permutation that brings rows, ordered by ipc index within each class, into row order."""
-    occurrence = torch.zeros_like(labels)
-    for label in labels.unique():
-        members = labels == label
-        occurrence[members] = torch.arange(int(members.sum()))
-    return torch.argsort(occurrence * (int(labels.max()) + 1) + labels)
+def load_pixels(shards: Path) -> tuple[Tensor, Tensor]:
+    """All images of a folder of shards: uint8 [N, 3, H, W] and int64 [N] labels, in row order."""
+    rows = read_rows(shards)
+    return torch.stack([decode(png) for png, _ in rows]), torch.tensor([label for _, label in rows])
 
 
 def image_table_sha256(pixels: Tensor, labels: Tensor) -> str:

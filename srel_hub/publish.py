@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from srel_hub.card import dataset_card, teacher_card
-from srel_hub.images import class_grid, load_pixels, read_parquet, write_split
+from srel_hub.images import class_grid, load_pixels, read_rows, write_split
 from srel_hub.recipe import Recipe, UserError, published, to_yaml
 from srel_hub.run import Run, atomic, cli
 from srel_hub.soft_labels import read_manifest
@@ -41,30 +41,18 @@ def publish(run: Run) -> tuple[Path, Path]:
 def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
     """Lay out the complete dataset repository at `tree`."""
     manifest = read_manifest(folder / "soft_labels" / "manifest.json")
-    shards = sorted((folder / "images").glob("*.parquet"))
     for name in ("data", "assets", "soft_labels"):
         (tree / name).mkdir(parents=True)
-    write_split(tree / "data", "train", in_row_order(shards), manifest.class_names)
+    write_split(tree / "data", "train", read_rows(folder / "images"), manifest.class_names)
     for name in ("manifest.json", *(file.name for file in manifest.files)):
         link(folder / "soft_labels" / name, tree / "soft_labels" / name)
-    pixels, labels = load_pixels(shards)
+    pixels, labels = load_pixels(folder / "images")
     columns, rows = min(GRID_COLUMNS, manifest.num_classes), min(GRID_ROWS, recipe.recover.ipc)
     scale = max(1, GRID_WIDTH // (columns * manifest.image_size[1]))
     class_grid(pixels, labels, columns, rows, scale).save(tree / "assets" / "grid.png", optimize=True)
     (tree / "recipe.yaml").write_text(to_yaml(published(recipe)), encoding="utf-8")
     link(folder / "evaluate" / "summary.json", tree / "metrics.json")
     (tree / "README.md").write_text(dataset_card(folder, recipe, tree), encoding="utf-8")
-
-
-def in_row_order(shards: list[Path]) -> list[tuple[bytes, int]]:
-    """The PNG bytes and label of every image, in the order of the published rows."""
-    rows = [row for shard in shards for row in read_parquet(shard)]
-    seen: dict[int, int] = {}
-    keyed = []
-    for png, label in rows:
-        keyed.append((seen.setdefault(label, 0), label, png))
-        seen[label] += 1
-    return [(png, label) for _, label, png in sorted(keyed, key=lambda row: row[:2])]
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -12,15 +12,17 @@ import difflib
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from srel_hub.faults import told
 
 
 HERE = Path(__file__).parent
@@ -282,7 +284,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = TypeAdapter(Recipe).validate_python(mapping)
     except ValidationError as error:
-        raise RecipeError(str(path), faults + _faults(error)) from None
+        raise RecipeError(str(path), faults + told(error, Recipe)) from None
     if faults:
         raise RecipeError(str(path), faults)
     return recipe
@@ -353,58 +355,6 @@ def _apply(mapping: dict[str, Any], override: str) -> str | None:
     except yaml.YAMLError:
         return f"{key}={text}: the value is not valid YAML; quote it"
     return None
-
-
-def _children(section: Any) -> dict[str, Any]:
-    """Field names and types of a section, looking through Annotated, unions and tuples of sections."""
-    if dataclasses.is_dataclass(section):
-        return get_type_hints(section)
-    return next((children for part in get_args(section) if (children := _children(part))), {})
-
-
-def _faults(error: ValidationError) -> list[str]:
-    messages: dict[str, list[str]] = {}
-    for detail in error.errors():
-        if detail["type"] == "too_short" and detail["input"]:
-            continue  # the elements that were left out have faults of their own
-        section: Any = Recipe
-        path: list[str] = []
-        for part in detail["loc"]:
-            if isinstance(part, str) and part not in _children(section) and detail["type"] not in _UNKNOWN:
-                break  # pydantic names the branch of a union here
-            path.append(str(part))
-            section = _children(section).get(str(part), section)
-        known = list(_children(_section_of(path)))
-        messages.setdefault(".".join(path), []).append(_message(detail, path, known))
-    return [f"{name}: {' or '.join(dict.fromkeys(texts))}".lstrip(": ") for name, texts in messages.items()]
-
-
-_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-
-
-def _section_of(path: Sequence[str]) -> Any:
-    section: Any = Recipe
-    for part in path[:-1]:
-        section = _children(section).get(part, section)
-    return section
-
-
-def _message(detail: Mapping[str, Any], path: Sequence[str], known: Iterable[str]) -> str:
-    known = list(known)
-    if detail["type"] in _UNKNOWN:
-        nearest = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {nearest[0]}? " if nearest else ""
-        return f"unknown field; {hint}allowed here: {', '.join(known)}"
-    if detail["type"].startswith("missing"):
-        return "must be set, and is not"
-    if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    if detail["type"] == "literal_error":
-        allowed = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        nearest = difflib.get_close_matches(str(detail["input"]), allowed, n=1)
-        message += f" (nearest: {nearest[0]})" if nearest else ""
-    return f"{message}, got {detail['input']!r}"
 
 
 def as_dict(recipe: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from srel_hub.augment import random_resized_boxes
 from srel_hub.images import encode_png, write_parquet
 from srel_hub.priors import BatchNormInputs, bn_loss, classification_loss, l2_prior, tv_prior, view, view_matrices
 from srel_hub.recipe import UserError
-from srel_hub.run import Run, atomic, blocks, cli, generator, read_json, settle_stack
+from srel_hub.run import Run, atomic, blocks, cli, generator, settle_stack
 from srel_hub.teacher import Classifier
 
 
@@ -77,12 +77,11 @@ def recover(run: Run) -> Path:
     if not run.path("teacher").is_dir():
         raise UserError(f"{run.path('teacher')}: there is no teacher yet; run squeeze first")
     classifier = teacher.load(run.path("teacher"), run.device)
-    size = image_size(run.path("teacher"))
     spec, folder = run.recipe.recover, run.path("images")
     num_classes = len(classifier.class_names)
-    todo = units(spec.ipc, num_classes, settle_stack(run, size, num_classes), spec.class_block)
+    todo = units(spec.ipc, num_classes, settle_stack(run, classifier.size, num_classes), spec.class_block)
     todo = [unit for unit in todo if not run.is_done("recover", unit.name)]
-    steps = _all_steps(run, classifier, size, todo)
+    steps = _all_steps(run, classifier, todo)
     for unit, step in run.progress(steps, len(todo) * spec.iterations, "recover", "it"):
         if step.iteration == spec.iterations:
             file = folder / f"{unit.name}.parquet"
@@ -94,24 +93,14 @@ def recover(run: Run) -> Path:
     return folder
 
 
-def _all_steps(
-    run: Run, classifier: Classifier, size: tuple[int, int], todo: Sequence[Unit]
-) -> Iterator[tuple[Unit, Step]]:
+def _all_steps(run: Run, classifier: Classifier, todo: Sequence[Unit]) -> Iterator[tuple[Unit, Step]]:
     for unit in todo:
-        for step in synthesise(classifier, run.recipe.recover, unit, size, run.recipe.seed):
+        for step in synthesise(classifier, run.recipe.recover, unit, run.recipe.seed):
             if step.iteration:
                 yield unit, step
 
 
-def image_size(teacher_folder: Path) -> tuple[int, int]:
-    """(height, width) of the images that a saved teacher takes."""
-    size = read_json(teacher_folder / "preprocessor_config.json")["size"]
-    return size["height"], size["width"]
-
-
-def synthesise(
-    classifier: Classifier, spec: recipe.Recover, unit: Unit, size: tuple[int, int], seed: int
-) -> Iterator[Step]:
+def synthesise(classifier: Classifier, spec: recipe.Recover, unit: Unit, seed: int) -> Iterator[Step]:
     """The optimisation of one unit, an iteration a step, from noise to the last iterate.
 
     For t = 0 .. T - 1:  x~ = roll(flip(crop(x)));
@@ -120,7 +109,7 @@ def synthesise(
     with the pixels clamped to what black and white become when normalised. Every ipc index draws its noise and its
     moves from its own generator. Device and precision are the teacher's.
     """
-    model, groups = classifier.model.eval(), len(unit.ipcs)
+    model, size, groups = classifier.model.eval(), classifier.size, len(unit.ipcs)
     draws = [generator(seed, "recover", ipc, unit.classes.start, unit.classes.stop) for ipc in unit.ipcs]
     x = torch.stack([torch.randn(len(unit.classes), 3, *size, generator=draw) for draw in draws])
     x = x.to(next(model.parameters()))

@@ -15,7 +15,7 @@ from srel_hub import teacher
 from srel_hub.augment import Views, normalise, render
 from srel_hub.condensed import sample_epoch
 from srel_hub.images import image_table_sha256, load_pixels
-from srel_hub.recipe import UserError, as_dict
+from srel_hub.recipe import as_dict
 from srel_hub.run import Run, atomic, blocks, cli, sha256, write_json
 from srel_hub.soft_labels import (
     LabelFile,
@@ -29,7 +29,7 @@ from srel_hub.teacher import Classifier
 from srel_hub.training import predict, top_k
 
 
-TEACHER_FILES = ("model.safetensors", "config.json")
+HASHED_FILES = ("model.safetensors", "config.json")
 MANIFEST_UNIT = "manifest"
 
 
@@ -43,10 +43,7 @@ def relabel(run: Run) -> Path:
     if run.is_done("relabel", MANIFEST_UNIT):
         return folder
     classifier = teacher.load(run.path("teacher"), run.device)
-    shards = sorted(run.path("images").glob("*.parquet"))
-    if not shards:
-        raise UserError(f"{run.path('images')}: there are no condensed images yet; run recover first")
-    pixels, labels = load_pixels(shards)
+    pixels, labels = load_pixels(run.path("images"))
     work = [
         (epoch, part, rows, epoch_file(epoch, part, len(parts)))
         for parts in [epoch_parts(len(pixels), len(classifier.class_names), spec.augment.mix)]
@@ -98,7 +95,7 @@ def describe(
     facts = TeacherFacts(
         repo_id=publish.teacher,
         tag=None,
-        sha256={name: sha256(run.path("teacher", name)) for name in TEACHER_FILES},
+        sha256={name: sha256(run.path("teacher", name)) for name in HASHED_FILES},
         accuracy=top_k(logits, labels, 1),
     )
     return Manifest(

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from srel_hub.augment import Views
+from srel_hub.faults import told
 from srel_hub.recipe import Augment, UserError, canonical
 from srel_hub.run import blocks
 
@@ -96,9 +97,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return TypeAdapter(Manifest).validate_python(mapping)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from None
+        raise UserError("\n".join([f"{path}: not a valid manifest", *told(error, Manifest)])) from None
 
 
 def epoch_parts(num_images: int, num_classes: int, mix: str, file_bytes: int = FILE_BYTES) -> list[range]:

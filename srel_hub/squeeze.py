@@ -58,15 +58,15 @@ def squeeze(run: Run, source: Source | None = None) -> Path:
     mean, std = statistics(train_set.pixels)
     seed = derive_seed(run.recipe.seed, "squeeze", "weights")
     model = teacher.build(spec.network, source.class_names, train_set.size, seed).to(run.device)
-    classifier = Classifier(model, mean, std, source.class_names)
+    classifier = Classifier(model, mean, std, source.class_names, train_set.size)
     steps = train(classifier, train_set, spec, run.recipe.seed, run.device)
     total = spec.epochs * -(-len(train_set.labels) // spec.batch_size)
     for step in run.progress(steps, total, "squeeze", "step"):
         if step.last:
             run.record("squeeze", epoch=step.epoch, loss=float(step.loss), lr=step.lr)
-    metrics = {"train_images": len(train_set.labels), **measure(classifier, source, train_set.size)}
+    metrics = {"train_images": len(train_set.labels), **measure(classifier, source)}
     with atomic(folder) as temporary:
-        teacher.save(classifier, temporary, train_set.size)
+        teacher.save(classifier, temporary)
         write_json(temporary / "metrics.json", metrics)
     run.mark("squeeze", UNIT, [file for file in folder.iterdir() if file.is_file()])
     accuracy = "not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
@@ -99,12 +99,12 @@ def train(
             yield Step(index, seen == len(labels), lr, total / seen)
 
 
-def measure(classifier: Classifier, source: Source, size: tuple[int, int]) -> dict[str, float | int | None]:
+def measure(classifier: Classifier, source: Source) -> dict[str, float | int | None]:
     """Top-1 and top-5 on the eval split (None without one), the network's size and its cost per image."""
     model, device = classifier.model, next(classifier.model.parameters()).device
     metrics: dict[str, float | int | None] = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "forward_flops": forward_flops(model, size),
+        "forward_flops": forward_flops(model, classifier.size),
         "eval_images": 0,
         "top1": None,
         "top5": None,

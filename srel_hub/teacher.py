@@ -36,12 +36,19 @@ logging.disable_progress_bar()  # a network of ours loads in a moment
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network with what is needed to use it: `mean` and `std` per RGB channel in [0, 1], `class_names` by index."""
+    """A network with what is needed to use it.
+
+    Attributes:
+        mean, std: per RGB channel, in [0, 1].
+        class_names: by index.
+        size: (height, width) of the images it takes.
+    """
 
     model: nn.Module
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     class_names: tuple[str, ...]
+    size: tuple[int, int]
 
     def table(self, device: torch.device) -> Tensor:
         """The normalisation as float32 [3, 256] (augment.normalise)."""
@@ -81,14 +88,14 @@ def _scaled(channels: int, width: float) -> int:
     return max(4, round(channels * width / 4) * 4)
 
 
-def save(classifier: Classifier, folder: Path, size: tuple[int, int]) -> None:
+def save(classifier: Classifier, folder: Path) -> None:
     """Write config, safetensors weights, image processor and, for our own networks, their source file."""
     model: Any = classifier.model
     type(model).register_for_auto_class("AutoModelForImageClassification")
     type(model.config).register_for_auto_class()
     model.save_pretrained(folder)
     processor = ViTImageProcessorPil(
-        size={"height": size[0], "width": size[1]},
+        size={"height": classifier.size[0], "width": classifier.size[1]},
         resample=BILINEAR,
         image_mean=list(classifier.mean),
         image_std=list(classifier.std),
@@ -110,4 +117,10 @@ def load(folder: Path, device: torch.device) -> Classifier:
         raise UserError(f"{folder}: no classifier that transformers can load: {error}") from None
     names = tuple(config.id2label[index] for index in range(config.num_labels))
     model.requires_grad_(False)
-    return Classifier(model.eval().to(device), tuple(processor.image_mean), tuple(processor.image_std), names)
+    return Classifier(
+        model=model.eval().to(device),
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+        class_names=names,
+        size=(processor.size["height"], processor.size["width"]),
+    )

@@ -10,6 +10,7 @@ import srel_hub
 
 PACKAGE = Path(srel_hub.__file__).parent
 ORDER = [
+    "faults",
     "recipe",
     "run",
     "augment",

@@ -36,7 +36,7 @@ def classifier(request: pytest.FixtureRequest) -> Classifier:
             module.running_mean.copy_(torch.randn(module.num_features, generator=draw))  # type: ignore[union-attr]
             module.running_var.copy_(torch.rand(module.num_features, generator=draw) + 0.5)  # type: ignore[union-attr]
             module.weight.data.copy_(torch.rand(module.num_features, generator=draw) + 0.5)
-    return Classifier(model.eval().requires_grad_(False), MEAN, STD, NAMES)
+    return Classifier(model.eval().requires_grad_(False), MEAN, STD, NAMES, SIZE)
 
 
 class Float64:
@@ -113,7 +113,7 @@ def test_loss_and_adam_step_agree_with_float64(classifier: Classifier) -> None:
     x, moves = drawn()
     reference = Float64(classifier, x, moves)
     exact = replace(classifier, model=copy.deepcopy(classifier.model).double())
-    steps = recover.synthesise(exact, SPEC, UNIT, SIZE, 11)
+    steps = recover.synthesise(exact, SPEC, UNIT, 11)
     assert torch.equal(next(steps).x[0], x.double())
     for t in range(8):
         expected, step = reference.step(t, LABELS), next(steps)
@@ -125,7 +125,7 @@ def test_loss_and_adam_step_agree_with_float64(classifier: Classifier) -> None:
 def test_float32_loss_and_adam_step_agree_with_float64(classifier: Classifier) -> None:
     x, moves = drawn()
     reference = Float64(classifier, x, moves)
-    steps = recover.synthesise(classifier, SPEC, UNIT, SIZE, 11)
+    steps = recover.synthesise(classifier, SPEC, UNIT, 11)
     assert torch.equal(next(steps).x[0], x)
     expected, step = reference.step(0, LABELS), next(steps)
     for name in ("cross_entropy", "bn"):
@@ -173,7 +173,7 @@ def test_stacked_indices_are_the_same_mathematics(classifier: Classifier) -> Non
 
     def final(ipcs: range) -> recover.Step:
         unit = recover.Unit(ipcs, range(0, 4))
-        return list(recover.synthesise(classifier, spec, unit, SIZE, 11))[-1]
+        return list(recover.synthesise(classifier, spec, unit, 11))[-1]
 
     together = final(range(3))
     for ipc in range(3):
@@ -189,7 +189,7 @@ def test_pixels_are_rounded_not_truncated(classifier: Classifier) -> None:
 
 
 def test_the_last_iterate_stays_within_black_and_white(classifier: Classifier) -> None:
-    *_, last = recover.synthesise(classifier, replace(SPEC, lr=5.0), UNIT, SIZE, 0)
+    *_, last = recover.synthesise(classifier, replace(SPEC, lr=5.0), UNIT, 0)
     low, high = (edge.float() for edge in recover.pixel_range(classifier))
     assert (last.x >= low).all() and (last.x <= high).all()
     assert (last.x == low).any() and (last.x == high).any()

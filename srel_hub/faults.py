@@ -1,0 +1,55 @@
+"""Pydantic's validation errors told to a person: dotted name, what is allowed, the nearest valid name, the value."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_type_hints
+
+from pydantic import ValidationError
+
+
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+
+
+def told(error: ValidationError, schema: type) -> list[str]:
+    """One line a field, all of them. `schema` is the dataclass, of dataclasses, that was validated."""
+    messages: dict[str, list[str]] = {}
+    for detail in error.errors():
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # the elements that were left out have faults of their own
+        section: Any = schema
+        known: list[str] = []
+        path: list[str] = []
+        for part in detail["loc"]:
+            fields = _fields(section)
+            if isinstance(part, str) and part not in fields and detail["type"] not in UNKNOWN:
+                break  # pydantic names the branch of a union here
+            path.append(str(part))
+            known = list(fields)
+            section = fields.get(str(part), section)
+        messages.setdefault(".".join(path), []).append(_message(detail, path, known))
+    return [f"{name}: {' or '.join(dict.fromkeys(texts))}" for name, texts in messages.items()]
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    """Field names and types of a section, looking through Annotated, unions and tuples of sections."""
+    if dataclasses.is_dataclass(section):
+        return get_type_hints(section)
+    return next((fields for part in get_args(section) if (fields := _fields(part))), {})
+
+
+def _message(detail: Mapping[str, Any], path: Sequence[str], known: Sequence[str]) -> str:
+    if detail["type"] in UNKNOWN:
+        nearest = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        return f"unknown field; {hint}allowed here: {', '.join(known)}"
+    if detail["type"].startswith("missing"):
+        return "must be set, and is not"
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    if detail["type"] == "literal_error":
+        allowed = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        nearest = difflib.get_close_matches(str(detail["input"]), allowed, n=1)
+        message += f" (nearest: {nearest[0]})" if nearest else ""
+    return f"{message}, got {detail['input']!r}"
