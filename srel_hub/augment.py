@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,16 +115,9 @@ def _centred_box(ratio: tuple[float, float], size: tuple[int, int]) -> Tensor:
 
 
 def _sample_beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
-    """float64 [count] of Beta(alpha, alpha), by Johnk's rejection in logarithms (torch's own takes no generator)."""
-    result = torch.full((count,), 0.5, dtype=torch.float64)
-    missing = torch.arange(count)
-    while len(missing):
-        x, y = (torch.rand(2, len(missing), generator=generator, dtype=torch.float64).log() / alpha).unbind()
-        total = torch.logaddexp(x, y)
-        accepted = total <= 0
-        result[missing[accepted]] = (x - total)[accepted].exp()
-        missing = missing[~accepted]
-    return result
+    """float64 [count] of Beta(alpha, alpha); numpy draws it, for torch's own takes no generator."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count))
 
 
 def _sample_mix_boxes(own: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -33,6 +33,7 @@ from srel_hub.training import (
     make_optimizer,
     mixed_cross_entropy,
     predict,
+    require_finite,
     set_learning_rate,
     top_k,
 )
@@ -51,7 +52,7 @@ class Training:
 
     @property
     def name(self) -> str:
-        return f"{self.student.model}-{self.student.width:g}-{self.row}-seed{self.seed}"
+        return f"{self.student.name}-{self.row}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
     if source.eval is None:
         write_json(folder / "summary.json", {"measured": False, "students": []})
         return folder
+    run.require("teacher", "squeeze")
+    run.require("images", "recover")
+    run.require("soft_labels", "relabel")
     trainings = [
         Training(student, row, seed) for student in spec.students for seed in range(spec.seeds) for row in ROWS
     ]
@@ -102,7 +106,7 @@ def _train_all(run: Run, source: Source, test: Images, todo: Sequence[Training])
     for training in todo:
         spec, student = run.recipe.evaluate, training.student
         # The rows of one seed start from the same weights.
-        seed = derive_seed(run.recipe.seed, "evaluate", student.model, f"{student.width:g}", training.seed)
+        seed = derive_seed(run.recipe.seed, "evaluate", student.name, training.seed)
         row = make_row(run, classifier, train_set, training)
         model = teacher.build(student, classifier.class_names, test.size, seed).to(run.device)
         curve = []
@@ -156,7 +160,7 @@ def train_student(model: nn.Module, row: Row, spec: recipe.Evaluate, seed: int) 
                 loss = distillation_loss(output, logits.to(device), spec.temperature, spec.temperature_squared)
             descend(optimizer, loss)
             total += loss.detach() * len(batch)
-        yield float(total) / len(epoch)
+        yield require_finite(total, f"evaluate, epoch {index}", "evaluate.optimizer.lr") / len(epoch)
 
 
 def save_training(run: Run, training: Training, metrics: dict[str, Any], curve: list[dict[str, Any]]) -> None:

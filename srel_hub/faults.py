@@ -47,7 +47,9 @@ def _message(detail: Mapping[str, Any], path: Sequence[str], known: Sequence[str
         return "must be set, and is not"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
-    message = detail["msg"][0].lower() + detail["msg"][1:]
+    if detail["type"] == "dataclass_type":
+        return f"must be a section, a mapping of fields to values, got {detail['input']!r}"
+    message = (detail["msg"][0].lower() + detail["msg"][1:]).replace("tuple", "list")
     if detail["type"] == "literal_error":
         allowed = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         nearest = difflib.get_close_matches(str(detail["input"]), allowed, n=1)

@@ -7,12 +7,13 @@ Leaves `dataset/` and `teacher_repo/`. Uploading them is not part of this versio
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from srel_hub.card import dataset_card, teacher_card
 from srel_hub.images import class_grid, load_pixels, read_rows, write_split
-from srel_hub.recipe import Recipe, UserError, published, to_yaml
-from srel_hub.run import Run, atomic, cli
+from srel_hub.recipe import Recipe, UserError, as_dict, published, to_yaml
+from srel_hub.run import Run, atomic, cli, write_json
 from srel_hub.soft_labels import read_manifest
 
 
@@ -28,6 +29,7 @@ def publish(run: Run) -> tuple[Path, Path]:
     missing = [name for name in ("teacher", "images", "soft_labels", "evaluate") if not run.path(name).is_dir()]
     if missing:
         raise UserError(f"{run.folder}: {', '.join(missing)} missing; run condense on it first")
+    run.begin()  # what the cards say may have changed
     teacher_repo, dataset = run.path("teacher_repo"), run.path("dataset")
     with atomic(teacher_repo) as tree:
         link_tree(run.path("teacher"), tree)
@@ -44,8 +46,10 @@ def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
     for name in ("data", "assets", "soft_labels"):
         (tree / name).mkdir(parents=True)
     write_split(tree / "data", "train", read_rows(folder / "images"), manifest.class_names)
-    for name in ("manifest.json", *(file.name for file in manifest.files)):
-        link(folder / "soft_labels" / name, tree / "soft_labels" / name)
+    manifest = replace(manifest, teacher=replace(manifest.teacher, repo_id=recipe.publish.teacher))
+    write_json(tree / "soft_labels" / "manifest.json", as_dict(manifest))
+    for file in manifest.files:
+        link(folder / "soft_labels" / file.name, tree / "soft_labels" / file.name)
     pixels, labels = load_pixels(folder / "images")
     columns, rows = min(GRID_COLUMNS, manifest.num_classes), min(GRID_ROWS, recipe.recover.ipc)
     scale = max(1, GRID_WIDTH // (columns * manifest.image_size[1]))

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,9 @@ NonNegative = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
 Side = Annotated[int, Number, Field(ge=1, le=32767)]
 Roll = Annotated[int, Number, Field(ge=-32767, le=32767)]
 Interval = tuple[Positive, Positive]
+Width = Annotated[float, Number, Field(gt=0, le=64, allow_inf_nan=False)]
+Threads = Annotated[int, Number, Field(ge=1, le=1024)]
+Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
 Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "convnet"]
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
@@ -79,16 +83,16 @@ class Source:
 
     __pydantic_config__ = STRICT
     builtin: Literal["digits"] | None = None
-    path: str | None = None
+    path: Line | None = None
     train_split: str = "train"
     eval_split: str | None = "test"  # null: the students are not evaluated
     image_column: str | None = None  # found by its type when null
     label_column: str | None = None
     image_size: Side | None = None  # pixels a side, by resize and centre crop; null: the images' own size
-    title: str | None = None  # from here on: what the cards say about the source
-    homepage: str | None = None
-    license: str = "unknown"
-    terms: str | None = None
+    title: Line | None = None  # from here on: what the cards say about the source
+    homepage: Line | None = None
+    license: Line = "unknown"
+    terms: Line | None = None
     citation: str | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +100,7 @@ class Source:
             (self.builtin is None) != (self.path is None),
             f"exactly one of source.path (got {self.path!r}) and source.builtin (got {self.builtin!r}) must be set",
         )
+        _require("```" not in (self.citation or ""), "citation: must not contain ```")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,12 @@ class Network:
 
     __pydantic_config__ = STRICT
     model: Architecture = "resnet18"
-    width: Positive = 1.0
+    width: Width = 1.0
+
+    @property
+    def name(self) -> str:
+        """'resnet18-0.25', unlike any other network's."""
+        return f"{self.model}-{str(self.width).removesuffix('.0')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +181,7 @@ class Recover:
     """Optimise pixels until logits and BatchNorm statistics match (SRe2L, section 3.2)."""
 
     __pydantic_config__ = STRICT
-    ipc: Count  # images per class
+    ipc: Annotated[int, Number, Field(ge=1, le=100_000)]  # images per class
     iterations: Count = 1000
     lr: Positive = 0.25
     bn_weight: NonNegative = 0.01
@@ -249,7 +259,7 @@ class RunSettings:
 
     __pydantic_config__ = STRICT
     root: str = "runs"
-    cpu_threads: Count | Literal["auto"] = "auto"
+    cpu_threads: Threads | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +289,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: with every fault at once, each by dotted name, value, what is allowed and the nearest name.
     """
     file = find(path)
-    mapping = {"name": file.stem, **_read(file)}
+    mapping = {"name": re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "-", file.stem).strip("-") or "run", **_read(file)}
     faults = [fault for override in overrides if (fault := _apply(mapping, override))]
     try:
         recipe = TypeAdapter(Recipe).validate_python(mapping)
@@ -320,10 +330,10 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{file}: extends itself, by way of {' -> '.join(p.name for p in above)}")
     try:
         mapping = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(mapping, dict):
-        raise UserError(f"{file}: a recipe is a mapping of sections, got {type(mapping).__name__}")
+        raise UserError(f"{file}: a recipe is a mapping of sections, got {_kind(mapping)}")
     base = mapping.pop("extends", None)
     if base is None:
         return mapping
@@ -331,6 +341,10 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not parent.is_file():
         raise UserError(f"{file}: extends: {base!r}: there is no file {parent}")
     return _merge(_read(parent, (*above, file.resolve())), mapping)
+
+
+def _kind(value: Any) -> str:
+    return "an empty file" if value is None else type(value).__name__
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

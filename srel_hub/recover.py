@@ -20,6 +20,7 @@ from srel_hub.priors import BatchNormInputs, bn_loss, classification_loss, l2_pr
 from srel_hub.recipe import UserError
 from srel_hub.run import Run, atomic, blocks, cli, generator, settle_stack
 from srel_hub.teacher import Classifier
+from srel_hub.training import require_finite
 
 
 BETAS = (0.5, 0.9)
@@ -74,8 +75,7 @@ def recover(run: Run) -> Path:
     Returns:
         the folder of image shards.
     """
-    if not run.path("teacher").is_dir():
-        raise UserError(f"{run.path('teacher')}: there is no teacher yet; run squeeze first")
+    run.require("teacher", "squeeze")
     classifier = teacher.load(run.path("teacher"), run.device)
     spec, folder = run.recipe.recover, run.path("images")
     num_classes = len(classifier.class_names)
@@ -84,6 +84,7 @@ def recover(run: Run) -> Path:
     steps = _all_steps(run, classifier, todo)
     for unit, step in run.progress(steps, len(todo) * spec.iterations, "recover", "it"):
         if step.iteration == spec.iterations:
+            require_finite(step.x.sum(), f"recover, unit {unit.name}", "recover.lr")
             file = folder / f"{unit.name}.parquet"
             save_unit(file, step.x, unit, classifier)
             run.mark("recover", unit.name, [file])

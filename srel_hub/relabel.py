@@ -42,6 +42,8 @@ def relabel(run: Run) -> Path:
     folder, spec = run.path("soft_labels"), run.recipe.relabel
     if run.is_done("relabel", MANIFEST_UNIT):
         return folder
+    run.require("teacher", "squeeze")
+    run.require("images", "recover")
     classifier = teacher.load(run.path("teacher"), run.device)
     pixels, labels = load_pixels(run.path("images"))
     work = [

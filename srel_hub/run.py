@@ -24,6 +24,8 @@ from srel_hub.recipe import Recipe, UserError, as_dict, canonical, load_recipe, 
 LOG_EVERY = 10.0  # seconds between two progress lines in the log file
 STACKED_PIXELS = 100 * 64 * 64  # `recover.stack: auto` fills one forward pass with about as many pixels
 
+ON_CARDS_ONLY = ("title", "homepage", "license", "terms", "citation")  # of the source: may change on a finished run
+
 Stage = Literal["squeeze", "recover", "relabel", "evaluate"]
 Item = TypeVar("Item")
 
@@ -88,6 +90,15 @@ class Run:
                     self.logger.info(str(bar))
             self.logger.info(str(bar))
 
+    def require(self, part: str, stage: Stage) -> None:
+        """Refuse to go on without what an earlier stage leaves.
+
+        Raises:
+            UserError: naming the stage to run first.
+        """
+        if not self.path(part).is_dir():
+            raise UserError(f"{self.path(part)}: there is no such folder yet; run {stage} first")
+
     def is_done(self, stage: Stage, unit: str) -> bool:
         """Whether a unit was marked and its files still have the size they were marked with."""
         marker = self._marker(stage, unit)
@@ -114,6 +125,8 @@ def _settle(recipe: Recipe, folder: Path) -> Recipe:
         threads = recipe.run.cpu_threads
         return replace(recipe, run=replace(recipe.run, cpu_threads=cores() if threads == "auto" else threads))
     settled = load_recipe(kept)
+    told = {name: getattr(recipe.source, name) for name in ON_CARDS_ONLY}
+    settled = replace(settled, publish=recipe.publish, source=replace(settled.source, **told))
     auto = replace(recipe, run=replace(recipe.run, root=settled.run.root))
     if recipe.run.cpu_threads == "auto":
         auto = replace(auto, run=settled.run)
@@ -243,17 +256,20 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
     """`RECIPE [key=value ...]` for every stage: load, check, run; a user's mistake ends with status 2."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or arguments[0].startswith("-"):
-        name = Path(sys.argv[0]).stem
-        print(f"usage: python -m srel_hub.{name} RECIPE_OR_RUN [section.key=value ...]", file=sys.stderr)
-        sys.exit(2)
+        print(f"usage: python -m srel_hub.{Path(sys.argv[0]).stem} RECIPE_OR_RUN [section.key=value ...]")
+        print("python -m srel_hub.recipe schema lists every field")
+        sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
     folder, overrides = Path(arguments[0]), arguments[1:]
     if folder.is_dir():
         overrides = [f"run.root={os.path.relpath(folder.resolve().parent)}", *overrides]
     try:
         stage(Run(load_recipe(folder, overrides)))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tqdm.write(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        tqdm.write(f"error: {error}; what is done is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(130)

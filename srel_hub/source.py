@@ -1,6 +1,7 @@
 """The real dataset: scikit-learn's digits or anything `load_dataset` opens, as uint8 RGB images of one size."""
 
-from collections.abc import Callable, Iterable, Iterator
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from srel_hub.recipe import UserError
 
 
 DIGITS_SPLIT_SEED = 0
+SMALLEST_SIDE = 2
 DIGITS = {
     "title": "Optical Recognition of Handwritten Digits (8 x 8)",
     "homepage": "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
@@ -98,9 +100,11 @@ def _missing_split(spec: recipe.Source, name: str, found: list[str]) -> str:
 
 
 def _builder(path: str) -> Any:
+    if Path(path).is_file():
+        raise UserError(f"source.path={path} is a file; give the folder that it lies in")
     try:
         return datasets.load_dataset_builder(path)
-    except (FileNotFoundError, ValueError, ConnectionError, OSError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         kind = "folder" if Path(path).exists() else "local folder or Hub dataset"
         raise UserError(f"source.path={path}: no {kind} that load_dataset opens: {_first_line(error)}") from None
 
@@ -137,6 +141,11 @@ def _column(features: Any, wanted: str | None, kind: type, field: str, where: st
     there = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
     if wanted is None and len(candidates) == 1:
         return candidates[0]
+    if not candidates and kind is datasets.ClassLabel:
+        raise UserError(
+            f"{where}: no ClassLabel column (columns: {there}); lay the images out in one folder for each of two or "
+            "more classes, or cast your column: dataset.cast_column(name, datasets.ClassLabel(names=[...]))"
+        )
     if wanted is None:
         raise UserError(f"{where}: {len(candidates)} {kind.__name__} columns; set source.{field} (columns: {there})")
     if wanted not in candidates:
@@ -146,14 +155,34 @@ def _column(features: Any, wanted: str | None, kind: type, field: str, where: st
 
 def _decode(table: Any, image: str, label: str, side: int | None, where: str, progress: Progress) -> Images:
     size = None if side is None else (side, side)
-    pixels = _stack(progress(table[image], len(table), f"decode {where}", "image"), size, where)
-    return Images(pixels, torch.tensor(table[label][:], dtype=torch.int64))
+    encoded = table.cast_column(image, datasets.Image(decode=False))[image]
+    pixels = _stack(progress(encoded, len(table), f"decode {where}", "image"), size, where)
+    return Images(pixels, _labels(table[label][:], table.features[label].num_classes, where))
 
 
-def _stack(images: Iterable[Image.Image], size: tuple[int, int] | None, where: str) -> Tensor:
+def _labels(values: list[int | None], num_classes: int, where: str) -> Tensor:
+    for row, value in enumerate(values):
+        if value is None or not 0 <= value < num_classes:
+            raise UserError(f"{where}: row {row} has the label {value}; allowed are 0 to {num_classes - 1}: remove it")
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def require_every_class(images: Images, class_names: Sequence[str]) -> None:
+    """Refuse a training split that lacks a class.
+
+    Raises:
+        UserError: naming the empty classes.
+    """
+    counts = images.labels.bincount(minlength=len(class_names)).tolist()
+    empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
+    if empty:
+        raise UserError(f"the training split has no image of: {', '.join(empty[:10])}; add some or remove the class")
+
+
+def _stack(encoded: Iterable[Any], size: tuple[int, int] | None, where: str) -> Tensor:
     arrays: list[np.ndarray[Any, Any]] = []
-    for row, image in enumerate(images):
-        rgb = to_rgb(image)
+    for row, value in enumerate(encoded):
+        rgb = _open(value, f"{where}: row {row}")
         rgb = rgb if size is None else fit(rgb, size)
         array = np.asarray(rgb)
         if arrays and array.shape != arrays[0].shape:
@@ -164,7 +193,22 @@ def _stack(images: Iterable[Image.Image], size: tuple[int, int] | None, where: s
         arrays.append(array)
     if not arrays:
         raise UserError(f"{where}: there are no images")
+    if min(arrays[0].shape[:2]) < SMALLEST_SIDE:
+        raise UserError(
+            f"{where}: images of {arrays[0].shape[1]} x {arrays[0].shape[0]} pixels; at least {SMALLEST_SIDE} a side"
+        )
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+def _open(value: Any, where: str) -> Image.Image:
+    """The RGB picture behind a row of an undecoded image column: bytes, or the path of a file."""
+    try:
+        with Image.open(io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, TypeError) as error:
+        raise UserError(
+            f"{where} is no image that Pillow can read ({_first_line(error)}); mend or remove it"
+        ) from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -15,9 +15,10 @@ from torch import Tensor
 from srel_hub import recipe, teacher
 from srel_hub.augment import normalise, render, sample_views
 from srel_hub.run import Run, atomic, cli, derive_seed, generator, write_json
-from srel_hub.source import Images, Source, open_source, statistics
+from srel_hub.source import Images, Source, open_source, require_every_class, statistics
 from srel_hub.teacher import Classifier
 from srel_hub.training import (
+    batch_count,
     descend,
     epoch_batches,
     forward_flops,
@@ -25,6 +26,7 @@ from srel_hub.training import (
     make_optimizer,
     mixed_cross_entropy,
     predict,
+    require_finite,
     set_learning_rate,
     top_k,
 )
@@ -55,15 +57,17 @@ def squeeze(run: Run, source: Source | None = None) -> Path:
     source = source or open_source(run.recipe.source, run.progress)
     run.begin()
     spec, train_set = run.recipe.squeeze, source.train()
+    require_every_class(train_set, source.class_names)
     mean, std = statistics(train_set.pixels)
     seed = derive_seed(run.recipe.seed, "squeeze", "weights")
     model = teacher.build(spec.network, source.class_names, train_set.size, seed).to(run.device)
     classifier = Classifier(model, mean, std, source.class_names, train_set.size)
     steps = train(classifier, train_set, spec, run.recipe.seed, run.device)
-    total = spec.epochs * -(-len(train_set.labels) // spec.batch_size)
+    total = spec.epochs * batch_count(len(train_set.labels), spec.batch_size)
     for step in run.progress(steps, total, "squeeze", "step"):
         if step.last:
-            run.record("squeeze", epoch=step.epoch, loss=float(step.loss), lr=step.lr)
+            loss = require_finite(step.loss, f"squeeze, epoch {step.epoch}", "squeeze.optimizer.lr")
+            run.record("squeeze", epoch=step.epoch, loss=loss, lr=step.lr)
     metrics = {"train_images": len(train_set.labels), **measure(classifier, source)}
     with atomic(folder) as temporary:
         teacher.save(classifier, temporary)

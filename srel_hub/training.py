@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srel_hub.augment import normalise
-from srel_hub.recipe import Optimizer
+from srel_hub.recipe import Optimizer, UserError
 
 
 WARMUP_START = 0.01  # of the learning rate (field practice at Tiny-ImageNet)
@@ -46,6 +46,18 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
+def require_finite(value: Tensor, where: str, knob: str) -> float:
+    """The value as a number.
+
+    Raises:
+        UserError: if it is NaN or infinite: the optimisation diverged.
+    """
+    number = float(value)
+    if not math.isfinite(number):
+        raise UserError(f"{where}: diverged to {number}; lower {knob}")
+    return number
+
+
 def mixed_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, own_share: Tensor) -> Tensor:
     """Cross-entropy on hard labels of mixed images, weighted by each image's share (Zhang et al., 2018)."""
     own = F.cross_entropy(logits, labels, reduction="none")
@@ -65,11 +77,16 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, squa
 
 
 def epoch_batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """A shuffled pass over `count` indices in ceil(count / batch_size) batches, equal to within one image.
+    """A shuffled pass over `count` indices in `batch_count` batches, equal to within one image.
 
     A short last batch would unsettle BatchNorm: 898 images in batches of 64 end in one of 2, and diverge.
     """
-    return torch.randperm(count, generator=generator).tensor_split(-(-count // batch_size))
+    return torch.randperm(count, generator=generator).tensor_split(batch_count(count, batch_size))
+
+
+def batch_count(count: int, batch_size: int) -> int:
+    """ceil(count / batch_size), or fewer where a batch would be left with one image, useless to BatchNorm."""
+    return max(1, min(-(-count // batch_size), count // 2))
 
 
 @torch.no_grad()

@@ -248,6 +248,25 @@ def test_a_run_directory_of_another_recipe_is_refused(colours: Path, tmp_path: P
     assert tree(run.folder) == before
 
 
+def test_what_only_the_cards_say_may_change_on_a_finished_run(colours: Path, whole: Run, tmp_path: Path) -> None:
+    shutil.copytree(whole.folder, tmp_path / "colours")
+    overrides = ["recover.stack=1", "publish.repo_id=org/later", "source.license=cc0-1.0"]
+    again = Run(small_recipe(colours / "colours.yaml", tmp_path, *overrides))
+    condense(again)
+    card = again.path("dataset", "README.md").read_text()
+    assert "license: cc0-1.0" in card and 'load_condensed("org/later"' in card
+    manifest = read_manifest(again.path("dataset", "soft_labels", "manifest.json"))
+    assert manifest.teacher.repo_id == "org/later-teacher"
+    assert tree(again.path("evaluate")) == tree(whole.path("evaluate"))
+
+
+def test_a_training_that_diverges_stops_before_the_next_stage(colours: Path, tmp_path: Path) -> None:
+    run = Run(small_recipe(colours / "colours.yaml", tmp_path, "squeeze.optimizer.lr=1e30"))
+    with pytest.raises(UserError, match=r"squeeze, epoch \d: diverged to nan; lower squeeze.optimizer.lr"):
+        condense(run)
+    assert not run.path("teacher").exists()
+
+
 def test_a_stage_without_its_predecessor_says_so(colours: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "srel_hub.recover", str(colours / "colours.yaml"), f"run.root={tmp_path}/runs"]
     done = execute(*command, cwd=tmp_path)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from srel_hub import source, teacher
 from srel_hub.evaluate import Training, make_row
+from srel_hub.images import encode_png
 from srel_hub.recipe import Network, Source, UserError
 from srel_hub.relabel import relabel
 
@@ -71,6 +72,52 @@ def test_images_of_several_sizes_are_refused_or_brought_to_one(tmp_path: Path) -
         source.open_source(spec, silent).train()
     fitted = source.open_source(Source(path=spec.path, eval_split=None, image_size=8), silent).train()
     assert fitted.pixels.shape == (2, 3, 8, 8)
+
+
+def write_rows(folder: Path, contents: list[bytes], labels: list[int | None]) -> Source:
+    rows = {"image": [{"bytes": content, "path": None} for content in contents], "label": labels}
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    folder.mkdir(parents=True)
+    datasets.Dataset.from_dict(rows, features=kinds).to_parquet(folder / "train.parquet")
+    return Source(path=str(folder), eval_split=None)
+
+
+PNG = encode_png(torch.zeros(3, 4, 4, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("contents", "labels", "message"),
+    [
+        ([PNG, b"broken"], [0, 1], "row 1 is no image that Pillow can read"),
+        ([PNG, PNG], [0, None], "row 1 has the label None; allowed are 0 to 1"),
+        ([PNG, PNG, PNG], [0, 1, -1], "row 2 has the label -1; allowed are 0 to 1"),
+        (
+            [encode_png(torch.zeros(3, 1, 1, dtype=torch.uint8))] * 2,
+            [0, 1],
+            "images of 1 x 1 pixels; at least 2 a side",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(
+    tmp_path: Path, contents: list[bytes], labels: list[int | None], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        source.open_source(write_rows(tmp_path / "data", contents, labels), silent).train()
+
+
+def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
+    opened = source.open_source(write_rows(tmp_path / "data", [PNG, PNG], [0, 0]), silent)
+    with pytest.raises(UserError, match="the training split has no image of: b"):
+        source.require_every_class(opened.train(), opened.class_names)
+
+
+def test_class_folders_are_a_dataset(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "1.png").write_bytes(PNG)
+    opened = source.open_source(Source(path=str(tmp_path)), silent)
+    assert opened.class_names == ("ant", "bee") and opened.train().labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
