@@ -100,6 +100,8 @@ def _missing_split(spec: recipe.Source, name: str, found: list[str]) -> str:
 
 
 def _builder(path: str) -> Any:
+    if path.startswith((".", "/", "~")) and not Path(path).exists():
+        raise UserError(f"source.path={path}: there is no such folder")
     if Path(path).is_file():
         raise UserError(f"source.path={path} is a file; give the folder that it lies in")
     try:

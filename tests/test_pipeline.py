@@ -159,12 +159,14 @@ def test_the_manifest_describes_what_lies_beside_it(quickstart: Quickstart) -> N
 
 def test_nothing_published_tells_where_or_when(quickstart: Quickstart) -> None:
     folder = quickstart[0]
-    secrets = [str(folder), rf"\b{os.uname().nodename}\b", str(Path.home()), "cpu_threads", time.strftime("%Y-%m-%d")]
+    paths = [str(folder), str(Path.home())]
+    words = [os.uname().nodename, "cpu_threads", time.strftime("%Y-%m-%d")]  # short ones may stand in pixels by chance
     for part in ("dataset", "teacher_repo"):
         for file in (folder / "runs/quickstart" / part).rglob("*"):
-            if file.is_file() and file.suffix != ".png":
-                text = file.read_bytes().decode(errors="ignore")
-                assert not [secret for secret in secrets if re.search(secret, text)], file
+            content = file.read_bytes() if file.is_file() else b""
+            assert not [path for path in paths if path.encode() in content], file
+            if file.suffix in (".md", ".json", ".yaml", ".py"):
+                assert not [word for word in words if re.search(rf"\b{word}\b", content.decode())], file
 
 
 def test_every_block_of_the_readme_runs(quickstart: Quickstart) -> None:
@@ -220,7 +222,7 @@ BAD = {
         "squeeze.optimizer.lr: input should be greater than 0, got -1",
     ),
     "an unknown network": (["squeeze.network.model=resnet19"], "(nearest: resnet18), got 'resnet19'"),
-    "a source that is not there": (["source.path=./nowhere"], "source.path=./nowhere: no local folder or Hub dataset"),
+    "a source that is not there": (["source.path=./nowhere"], "source.path=./nowhere: there is no such folder"),
     "a split that is not there": (["source.eval_split=dev"], "source.eval_split=dev: "),
     "a column that is not there": (["source.image_column=photo"], "source.image_column=photo: "),
     "two sources": (["source.builtin=digits"], "exactly one of source.path"),
