@@ -24,6 +24,6 @@ test-long: install
 	$(BIN)/python -m pytest
 
 check: install
-	$(BIN)/ruff check srel_hub tests
-	$(BIN)/ruff format --check srel_hub tests
+	$(BIN)/ruff check srel_hub tests benchmarks
+	$(BIN)/ruff format --check srel_hub tests benchmarks
 	$(BIN)/mypy

@@ -62,7 +62,7 @@ def bn_loss(
 ) -> Tensor:
     """R_BN = sum_l w_l (||mu_l(x) - mu_l||_2 + ||var_l(x) - var_l||_2), w_1 = first_factor, w_l = 1 after it.
 
-    SRe2L, equation 6, with the factor of its code; norms over channels are not squared, layers are summed, not
+    SRe2L, section 3.2, with the first layer's factor of its code; norms over channels are not squared, layers are summed, not
     averaged.
 
     Returns:
@@ -77,13 +77,13 @@ def bn_loss(
 
 
 def classification_loss(logits: Tensor, labels: Tensor, groups: int) -> Tensor:
-    """[G]: the mean cross-entropy of each ipc index (SRe2L, equation 5)."""
+    """[G]: the mean cross-entropy of each ipc index (SRe2L, section 3.2)."""
     losses: Tensor = F.cross_entropy(logits, labels, reduction="none").unflatten(0, (groups, -1))
     return losses.mean(1)
 
 
 def l2_prior(x: Tensor, groups: int) -> Tensor:
-    """[G]: R_l2 = mean_i ||x_i||_2 (SRe2L, equation 4)."""
+    """[G]: R_l2 = mean_i ||x_i||_2 (SRe2L, section 3.2; Mahendran & Vedaldi, 2015)."""
     norms: Tensor = x.flatten(1).norm(dim=1)
     return norms.view(groups, -1).mean(1)
 

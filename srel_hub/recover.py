@@ -54,7 +54,7 @@ class Step:
 
     Attributes:
         iteration: 0 for the starting noise.
-        x: normalised pixels [G, B, 3, H, W].
+        x: normalised pixels [G, B, 3, H, W]; the live tensor, which the next iteration changes.
         terms: 'cross_entropy' and 'bn', each [G]; the loss is their weighted sum over the priors in force.
     """
 
