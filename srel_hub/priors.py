@@ -62,8 +62,8 @@ def bn_loss(
 ) -> Tensor:
     """R_BN = sum_l w_l (||mu_l(x) - mu_l||_2 + ||var_l(x) - var_l||_2), w_1 = first_factor, w_l = 1 after it.
 
-    SRe2L, section 3.2, with the first layer's factor of its code; norms over channels are not squared, layers are summed, not
-    averaged.
+    SRe2L, section 3.2, with the first layer's factor of its code; norms over channels are not squared, layers are
+    summed, not averaged.
 
     Returns:
         [G], one value an ipc index.

@@ -367,6 +367,18 @@ def test_the_first_rows_are_the_smaller_dataset(colours: Path, whole: Run, tmp_p
     assert torch.equal(big.pixels[:6], small.pixels) and torch.equal(big.labels[:6], small.labels)
 
 
+def test_blocks_of_classes_and_stacks_come_together_in_row_order(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    file = write_recipe(tmp_path / "five.yaml", make_source(tmp_path / "source", (8, 8), names))
+    overrides = ["recover.class_block=2", "recover.stack=2", "recover.iterations=60", "squeeze.epochs=20"]
+    run = Run(small_recipe(file, tmp_path, "squeeze.network.width=0.3", "source.eval_split=null", *overrides))
+    condense(run)
+    assert len(list(run.path("images").glob("*.parquet"))) == 2 * 2  # stacks (2, 1) by blocks (2, 3)
+    condensed = load_condensed(run.path("dataset"))
+    assert condensed.labels.tolist() == [0, 1, 2, 3, 4] * 3
+    assert condensed.manifest.teacher.accuracy > 0.9  # every image lies beside its own label
+
+
 def test_progress_is_written_to_the_log(whole: Run) -> None:
     log = whole.path("log.txt").read_text()
     for stage in ("squeeze", "recover", "relabel", "evaluate"):
