@@ -85,7 +85,7 @@ class Run:
             for item in items:
                 yield item
                 bar.update()
-                if time.monotonic() - logged > LOG_EVERY:
+                if time.monotonic() - logged > LOG_EVERY and bar.n < total:
                     logged = time.monotonic()
                     self.logger.info(str(bar))
             self.logger.info(str(bar))
