@@ -163,7 +163,8 @@ def load_condensed(path: str | Path, epochs: int | None = None) -> Condensed:
         epochs: how many epochs will be trained; by default as many as are stored.
 
     Raises:
-        UserError: for a label format this version does not know, or labels that do not fit the images.
+        UserError: where there is no such dataset, for a label format this version does not know, or for labels that
+            do not fit the images.
     """
     local = Path(path).is_dir()
     fetch = _local(Path(path)) if local else _hub(str(path))
@@ -189,6 +190,9 @@ def _check(path: str | Path, manifest: Manifest, images: datasets.DatasetDict) -
 
 
 def _local(folder: Path) -> Callable[[str], Path]:
+    if (folder / "dataset" / "data").is_dir():
+        raise UserError(f"{folder} is a run; the dataset in it is {folder / 'dataset'}")
+
     def fetch(name: str) -> Path:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing: {folder} is no complete condensed dataset")
@@ -198,7 +202,16 @@ def _local(folder: Path) -> Callable[[str], Path]:
 
 
 def _hub(repo_id: str) -> Callable[[str], Path]:
-    return lambda name: Path(hf_hub_download(repo_id, name, repo_type="dataset"))
+    def fetch(name: str) -> Path:
+        try:
+            return Path(hf_hub_download(repo_id, name, repo_type="dataset"))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{repo_id}: no local folder, and {name} could not be had from the Hub: {reason}"
+            ) from error
+
+    return fetch
 
 
 def _teacher_folder(path: str | Path, manifest: Manifest) -> Path:

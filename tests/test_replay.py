@@ -16,6 +16,7 @@ from srel_hub import load_condensed, relabel
 from srel_hub.condensed import Condensed
 from srel_hub.evaluate import evaluate
 from srel_hub.publish import publish
+from srel_hub.recipe import UserError
 from srel_hub.run import Run
 from srel_hub.teacher import Classifier
 
@@ -138,6 +139,24 @@ def test_a_teacher_that_did_not_label_is_refused(recovered: tuple[Path, Path], t
     weights.write_bytes(content)
     with pytest.raises(Exception, match="not the teacher that labelled"):
         condensed.teacher()
+
+
+def test_what_is_no_condensed_dataset_is_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
+    run = branch(recovered, tmp_path, "source.eval_split=null")
+    relabel.relabel(run)
+    dataset = publish_unmeasured(run)
+    with pytest.raises(UserError, match="is a run; the dataset in it is"):
+        load_condensed(run.folder)
+    with pytest.raises(UserError, match="nowhere: no local folder, and soft_labels/manifest.json could not be had"):
+        load_condensed("nowhere")
+    with pytest.raises(UserError, match=r"epochs=0: give the number of epochs to train \(stored: 2\)"):
+        load_condensed(dataset, epochs=0)
+    labels = dataset / "soft_labels" / "epoch-00000.safetensors"
+    content = labels.read_bytes()
+    labels.unlink()
+    labels.write_bytes(content[:-10])
+    with pytest.raises(UserError, match=f"{len(content) - 10} bytes, the manifest says {len(content)}"):
+        load_condensed(dataset)[0]
 
 
 def test_labels_of_other_images_are_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
