@@ -64,7 +64,6 @@ def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
         "teacher_at": recipe.publish.teacher or f"{local}/teacher_repo",
         "flops": flops(recipe, manifest, teacher),
         "versions": {library: version(library) for library in LIBRARIES},
-        "student": recipe.evaluate.students[0],
     }
 
 
@@ -89,7 +88,7 @@ def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
     count = known["manifest"].num_images
     data = DatasetCardData(
         pretty_name=f"{known['title']}, condensed to {recipe.recover.ipc} images per class with SRe2L",
-        license=recipe_license(known),
+        license=known["source"].license,
         task_categories=["image-classification"],
         size_categories=[next((name for limit, name in SIZE_CATEGORIES.items() if count < limit), "1M<n<10M")],
         annotations_creators=["machine-generated"],
@@ -119,7 +118,7 @@ def teacher_card(run_folder: Path, recipe: Recipe) -> str:
             )
         )
     data = ModelCardData(
-        license=recipe_license(known),
+        license=known["source"].license,
         library_name="transformers",
         pipeline_tag="image-classification",
         datasets=hub_ids(recipe.source.path, recipe.publish.repo_id) or None,
@@ -128,11 +127,6 @@ def teacher_card(run_folder: Path, recipe: Recipe) -> str:
         eval_results=results or None,
     )
     return render("teacher.md.jinja", data.to_yaml(), known)
-
-
-def recipe_license(known: Mapping[str, Any]) -> str:
-    license_id: str = known["source"].license
-    return license_id
 
 
 def hub_ids(*names: str | None) -> list[str]:
@@ -150,16 +144,14 @@ def dataset_info(data: Path) -> datasets.DatasetInfo:
         files = sorted(str(file) for file in data.glob("*.parquet"))
         loaded = datasets.load_dataset("parquet", data_files={"train": files}, cache_dir=cache)
         info = loaded["train"].info
+    split = info.splits["train"]
+    size = datasets.SplitInfo("train", num_bytes=split.num_bytes, num_examples=split.num_examples)
     return datasets.DatasetInfo(
         features=info.features,
-        splits=datasets.SplitDict({"train": datasets.SplitInfo("train", **split_size(info))}),
+        splits=datasets.SplitDict({"train": size}),
         download_size=info.download_size,
         dataset_size=info.dataset_size,
     )
-
-
-def split_size(info: Any) -> dict[str, int]:
-    return {"num_bytes": info.splits["train"].num_bytes, "num_examples": info.splits["train"].num_examples}
 
 
 def total_bytes(folder: Path) -> int:
