@@ -1,8 +1,9 @@
 """Cards: facts read from a run's artefacts, rendered through `cards/*.jinja`. No number on a card is typed in."""
 
-import math
+import csv
+import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
-from srel_hub.evaluate import percent
+from srel_hub.evaluate import percent, student_title
 from srel_hub.images import quiet
+from srel_hub.preflight import in_bytes
 from srel_hub.recipe import Recipe, published
 from srel_hub.run import read_json
 from srel_hub.soft_labels import Manifest, read_manifest
@@ -41,14 +43,15 @@ def render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "amount": amount, "bytes": in_bytes}
+    environment.filters |= {"percent": percent, "amount": amount, "bytes": in_bytes, "student": student_title}
     return f"---\n{metadata.strip()}\n---\n\n{environment.get_template(template).render(**facts)}"
 
 
 def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
     """What both cards say, each number read from the run's own files."""
     manifest = read_manifest(run_folder / "soft_labels" / "manifest.json")
-    teacher = read_json(run_folder / "teacher" / "metrics.json")
+    squeezed = teacher_facts(run_folder / "teacher")
+    teacher = teacher_facts(run_folder / recipe.label_folder)
     summary = read_json(run_folder / "evaluate" / "summary.json")
     local = f"runs/{recipe.name}"
     return {
@@ -56,24 +59,63 @@ def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
         "source": described(recipe.source),
         "title": described(recipe.source).title or published(recipe)["source"]["path"],
         "manifest": manifest,
+        "squeezed": squeezed,
         "teacher": teacher,
+        "two_teachers": recipe.relabel.teacher is not None,
         "summary": summary,
         "row_titles": ROW_TITLES,
+        "classes": class_table(manifest, recipe, squeezed["class_images"]),
         "published": recipe.publish.repo_id is not None,
         "dataset_at": recipe.publish.repo_id or f"{local}/dataset",
         "teacher_at": recipe.publish.teacher or f"{local}/teacher_repo",
-        "flops": flops(recipe, manifest, teacher),
+        "flops": flops(recipe, manifest, squeezed, teacher),
         "versions": {library: version(library) for library in LIBRARIES},
     }
 
 
-def flops(recipe: Recipe, manifest: Manifest, teacher: Mapping[str, Any]) -> dict[str, float]:
-    """Floating-point operations of the stages: 3 F an image to train, 2 F to recover (weights frozen), F to label."""
-    forward, count = teacher["forward_flops"], manifest.num_images
+def teacher_facts(folder: Path) -> dict[str, Any]:
+    """What squeeze measured of a teacher. Runs of version 0.1.0 always trained it, and counted no classes."""
+    architecture = read_json(folder / "config.json")["architectures"][0]
+    measured = read_json(folder / "metrics.json")
+    return {"architecture": architecture, "pretrained": None, "class_images": None, **measured}
+
+
+def class_table(manifest: Manifest, recipe: Recipe, real: Sequence[int] | None) -> list[dict[str, Any]]:
+    """A row a class: real images, those that a random real subset takes of them, condensed images."""
+    ipc = recipe.recover.ipc
+    return [
+        {
+            "index": index,
+            "name": name,
+            "real": real[index] if real else None,
+            "random": min(ipc, real[index]) if real else None,
+            "condensed": ipc,
+        }
+        for index, name in enumerate(manifest.class_names)
+    ]
+
+
+def classes_csv(run_folder: Path, recipe: Recipe) -> str:
+    """The class table as CSV; empty cells where the training split was not opened."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["index", "name", "real", "random", "condensed"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(facts(run_folder, recipe)["classes"])
+    return text.getvalue()
+
+
+def flops(
+    recipe: Recipe, manifest: Manifest, squeezed: Mapping[str, Any], teacher: Mapping[str, Any]
+) -> dict[str, float]:
+    """Floating-point operations of the stages: 3 F an image to train, 2 F to recover (weights frozen), F to label.
+
+    A pretrained teacher's training is not counted: nobody here knows it.
+    """
+    count = manifest.num_images
     return {
-        "squeeze": 3.0 * forward * teacher["train_images"] * recipe.squeeze.epochs,
-        "recover": 2.0 * forward * count * recipe.recover.iterations,
-        "relabel": 1.0 * forward * count * manifest.epochs,
+        "squeeze": 3.0 * squeezed["forward_flops"] * (squeezed["train_images"] or 0) * recipe.squeeze.epochs,
+        "recover": 2.0 * squeezed["forward_flops"] * count * recipe.recover.iterations,
+        "relabel": 1.0 * teacher["forward_flops"] * count * manifest.epochs,
     }
 
 
@@ -83,7 +125,7 @@ def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
     sizes = {
         "images": total_bytes(tree / "data"),
         "labels": total_bytes(tree / "soft_labels"),
-        "teacher": (run_folder / "teacher" / "model.safetensors").stat().st_size,
+        "teacher": (run_folder / recipe.label_folder / "model.safetensors").stat().st_size,
     }
     count = known["manifest"].num_images
     data = DatasetCardData(
@@ -156,12 +198,6 @@ def dataset_info(data: Path) -> datasets.DatasetInfo:
 
 def total_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def in_bytes(count: float) -> str:
-    """'28.3 GiB'."""
-    power = min(4, int(math.log(max(count, 1), 1024)))
-    return f"{count / 1024**power:.{0 if power == 0 else 1}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def amount(value: float) -> str:

@@ -7,23 +7,23 @@ accelerate launch -m srel_hub.condense recipes/cifar10_ipc10.yaml recover.iterat
 from pathlib import Path
 from typing import Any
 
-from srel_hub.card import in_bytes, total_bytes
+from srel_hub.card import total_bytes
 from srel_hub.evaluate import evaluate, results_table
+from srel_hub.preflight import in_bytes, prepare
 from srel_hub.publish import publish
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
 from srel_hub.run import Run, cli, read_json
-from srel_hub.source import open_source
 from srel_hub.squeeze import squeeze
 
 
 def condense(run: Run) -> None:
     """Every stage in order; what is done already is kept."""
-    source = open_source(run.recipe.source, run.progress)
-    squeeze(run, source)
+    prepared = prepare(run)
+    squeeze(run, prepared)
     recover(run)
     relabel(run)
-    evaluate(run, source)
+    evaluate(run, prepared.source)
     dataset, _ = publish(run)
     print(closing(dataset, read_json(run.path("evaluate", "summary.json"))))
 

@@ -21,8 +21,8 @@ from torch.utils.data import Dataset
 from srel_hub import recipe
 from srel_hub import teacher as classifiers
 from srel_hub.augment import Views, normalisation_table, normalise, render, sample_views
+from srel_hub.faults import UserError
 from srel_hub.images import decode
-from srel_hub.recipe import UserError
 from srel_hub.run import generator, sha256
 from srel_hub.soft_labels import Manifest, SoftLabels, read_manifest
 from srel_hub.teacher import Classifier

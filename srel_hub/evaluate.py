@@ -4,7 +4,8 @@
 
 Every student is trained `seeds` times on each of three rows under one protocol: the condensed images with their
 stored labels; as many random real images, drawn anew for every seed, with the same teacher's labels; the same random
-real images with their hard labels. Leaves `evaluate/`: one folder a training, and summary.json.
+real images with their hard labels. Without a training split the real rows are not measured. Leaves `evaluate/`: one
+folder a training, and summary.json.
 """
 
 import json
@@ -23,7 +24,8 @@ from srel_hub.images import load_pixels
 from srel_hub.recipe import Network
 from srel_hub.run import Run, atomic, cli, derive_seed, generator, read_json, write_json
 from srel_hub.soft_labels import SoftLabels, read_manifest
-from srel_hub.source import Images, Source, open_source, random_subset
+from srel_hub.source import Source, open_source
+from srel_hub.split import Split, random_subset
 from srel_hub.teacher import Classifier
 from srel_hub.training import (
     descend,
@@ -74,22 +76,23 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
         the folder of results; empty but for the summary where the recipe sets no eval split.
     """
     folder, spec = run.path("evaluate"), run.recipe.evaluate
-    source = source or open_source(run.recipe.source, run.progress)
+    source = source or open_source(run.recipe.source, run.progress, run.recipe.opens_train)
     if source.eval is None:
         write_json(folder / "summary.json", {"measured": False, "students": []})
         return folder
-    run.require("teacher", "squeeze")
+    run.require(run.recipe.label_folder, "squeeze")
     run.require("images", "recover")
     run.require("soft_labels", "relabel")
+    rows = ROWS if source.train is not None else ROWS[:1]
     trainings = [
-        Training(student, row, seed) for student in spec.students for seed in range(spec.seeds) for row in ROWS
+        Training(student, row, seed) for student in spec.students for seed in range(spec.seeds) for row in rows
     ]
     todo = [training for training in trainings if not run.is_done("evaluate", training.name)]
     if todo:
-        epochs = _train_all(run, source, source.eval(), todo)
+        epochs = _train_all(run, source.train, source.eval, todo)
         for _ in run.progress(epochs, len(todo) * spec.epochs, "evaluate", "epoch"):
             pass
-    summary = summarise(folder, spec)
+    summary = summarise(folder, spec, rows)
     write_json(folder / "summary.json", summary)
     for line in results_table(summary):
         run.logger.info(line)
@@ -100,14 +103,14 @@ def main(run: Run) -> None:
     print("\n".join(results_table(read_json(evaluate(run) / "summary.json"))))
 
 
-def _train_all(run: Run, source: Source, test: Images, todo: Sequence[Training]) -> Iterator[None]:
-    classifier = teacher.load(run.path("teacher"), run.device)
-    train_set = source.train()
+def _train_all(run: Run, train: Split | None, eval_split: Split, todo: Sequence[Training]) -> Iterator[None]:
+    classifier = teacher.load(run.path(run.recipe.label_folder), run.device)
+    test = eval_split.images(classifier.frame)
     for training in todo:
         spec, student = run.recipe.evaluate, training.student
         # The rows of one seed start from the same weights.
         seed = derive_seed(run.recipe.seed, "evaluate", student.name, training.seed)
-        row = make_row(run, classifier, train_set, training)
+        row = make_row(run, classifier, train, training)
         model = teacher.build(student, classifier.class_names, test.size, seed).to(run.device)
         curve = []
         for epoch, loss in enumerate(train_student(model, row, spec, seed)):
@@ -119,7 +122,7 @@ def _train_all(run: Run, source: Source, test: Images, todo: Sequence[Training])
         run.record("evaluate", training=training.name, **metrics)
 
 
-def make_row(run: Run, classifier: Classifier, train_set: Images, training: Training) -> Row:
+def make_row(run: Run, classifier: Classifier, train: Split | None, training: Training) -> Row:
     """The data of a training. A random real subset depends on the seed only, so that both real rows share it."""
     seed, augment = run.recipe.seed, run.recipe.relabel.augment
     if training.row == "condensed":
@@ -128,8 +131,10 @@ def make_row(run: Run, classifier: Classifier, train_set: Images, training: Trai
         stored = SoftLabels(read_manifest(folder / "manifest.json"), lambda name: folder / name)
         table, count = classifier.table(run.device), stored.manifest.epochs
         return Row(labels, lambda epoch: stored_epoch(on_device, table, stored, epoch % count), hard=False)
+    assert train is not None
     draw = generator(seed, "evaluate", "random-real", training.seed)
-    real = random_subset(train_set, run.recipe.recover.ipc, len(classifier.class_names), draw)
+    chosen = random_subset(train.labels, run.recipe.recover.ipc, len(classifier.class_names), draw)
+    real = train.images(classifier.frame, chosen)
     real_pixels, real_seed = real.pixels.to(run.device), derive_seed(seed, "evaluate", training.seed)
     return Row(
         real.labels,
@@ -172,12 +177,12 @@ def save_training(run: Run, training: Training, metrics: dict[str, Any], curve: 
     run.mark("evaluate", training.name, [folder / "metrics.json", folder / "curve.jsonl"])
 
 
-def summarise(folder: Path, spec: recipe.Evaluate) -> dict[str, Any]:
+def summarise(folder: Path, spec: recipe.Evaluate, row_names: Sequence[str]) -> dict[str, Any]:
     """Mean and sample standard deviation over the seeds of every student and row."""
     students = []
     for student in spec.students:
         rows = []
-        for row in ROWS:
+        for row in row_names:
             names = [Training(student, row, seed).name for seed in range(spec.seeds)]
             metrics = [read_json(folder / name / "metrics.json") for name in names]
             rows.append({"row": row, "n": len(metrics), "train_images": metrics[0]["train_images"]})
@@ -185,7 +190,7 @@ def summarise(folder: Path, spec: recipe.Evaluate) -> dict[str, Any]:
                 values = [metric[key] for metric in metrics]
                 spread = statistics.stdev(values) if len(values) > 1 else None
                 rows[-1][key] = {"mean": statistics.fmean(values), "std": spread, "values": values}
-        students.append({"model": student.model, "width": student.width, "rows": rows})
+        students.append({"model": student.model, "width": student.width, "stem": student.stem, "rows": rows})
     return {"measured": True, "students": students}
 
 
@@ -196,12 +201,18 @@ def results_table(summary: dict[str, Any]) -> list[str]:
     lines = [f"{'student':<16} {'trained on':<18} {'images':>7} {'top-1':>16} {'top-5':>16}   n"]
     for student in summary["students"]:
         for row in student["rows"]:
-            name = f"{student['model']} x {student['width']:g}"
+            name = student_title(student)
             cells = (percent(row["top1"]), percent(row["top5"]))
             lines.append(
                 f"{name:<16} {row['row']:<18} {row['train_images']:>7} {cells[0]:>16} {cells[1]:>16} {row['n']:>3}"
             )
     return lines
+
+
+def student_title(student: dict[str, Any]) -> str:
+    """'resnet18 x 0.25', with the stem where it is not the small one."""
+    stem = " imagenet stem" if student.get("stem") == "imagenet" else ""
+    return f"{student['model']} x {student['width']:g}{stem}"
 
 
 def percent(score: dict[str, Any]) -> str:

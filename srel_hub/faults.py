@@ -1,11 +1,40 @@
-"""Pydantic's validation errors told to a person: dotted name, what is allowed, the nearest valid name, the value."""
+"""A user's mistakes: the exception that tells them, several told at once, and pydantic's errors told to a person."""
 
+import contextlib
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from pydantic import ValidationError
+
+
+class UserError(Exception):
+    """A mistake of the user's, told on one screen: no traceback, exit status 2."""
+
+
+class Faults:
+    """The faults of several checks, so that a user hears of all of them at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep the UserError of one check, and go on."""
+        try:
+            yield
+        except UserError as error:
+            self.found.append(str(error))
+
+    def settle(self) -> None:
+        """Raise what was collected.
+
+        Raises:
+            UserError: with every fault, a line or more each.
+        """
+        if self.found:
+            raise UserError("\n".join(dict.fromkeys(self.found)))
 
 
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
@@ -28,7 +57,8 @@ def told(error: ValidationError, schema: type) -> list[str]:
             known = list(fields)
             section = fields.get(str(part), section)
         messages.setdefault(".".join(path), []).append(_message(detail, path, known))
-    return [f"{name}: {' or '.join(dict.fromkeys(texts))}" for name, texts in messages.items()]
+    lines = {name: " or ".join(dict.fromkeys(texts)) for name, texts in messages.items()}
+    return [f"{name}: {text}" if name else text for name, text in lines.items()]
 
 
 def _fields(section: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srel_hub.recipe import UserError
+from srel_hub.faults import UserError
 
 
 ROW_GROUP_BYTES = 16_000_000  # one random row costs a reader its whole row group

@@ -10,9 +10,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from srel_hub.card import dataset_card, teacher_card
+from srel_hub.card import classes_csv, dataset_card, teacher_card
+from srel_hub.faults import UserError
 from srel_hub.images import class_grid, load_pixels, read_rows, write_split
-from srel_hub.recipe import Recipe, UserError, as_dict, published, to_yaml
+from srel_hub.recipe import Recipe, as_dict, published, to_yaml
 from srel_hub.run import Run, atomic, cli, write_json
 from srel_hub.soft_labels import read_manifest
 
@@ -26,13 +27,17 @@ def publish(run: Run) -> tuple[Path, Path]:
     Returns:
         the dataset's folder and the teacher's.
     """
-    missing = [name for name in ("teacher", "images", "soft_labels", "evaluate") if not run.path(name).is_dir()]
+    missing = [
+        name for name in (run.recipe.label_folder, "images", "soft_labels", "evaluate") if not run.path(name).is_dir()
+    ]
     if missing:
         raise UserError(f"{run.folder}: {', '.join(missing)} missing; run condense on it first")
     run.begin()  # what the cards say may have changed
     teacher_repo, dataset = run.path("teacher_repo"), run.path("dataset")
     with atomic(teacher_repo) as tree:
-        link_tree(run.path("teacher"), tree)
+        link_tree(run.path(run.recipe.label_folder), tree)
+        if run.recipe.relabel.teacher is not None:
+            link_tree(run.path("teacher"), tree / "recover")
         (tree / "README.md").write_text(teacher_card(run.folder, run.recipe), encoding="utf-8")
     with atomic(dataset) as tree:
         assemble_dataset(run.folder, run.recipe, tree)
@@ -55,6 +60,7 @@ def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
     scale = max(1, GRID_WIDTH // (columns * manifest.image_size[1]))
     class_grid(pixels, labels, columns, rows, scale).save(tree / "assets" / "grid.png", optimize=True)
     (tree / "recipe.yaml").write_text(to_yaml(published(recipe)), encoding="utf-8")
+    (tree / "classes.csv").write_text(classes_csv(folder, recipe), encoding="utf-8")
     link(folder / "evaluate" / "summary.json", tree / "metrics.json")
     (tree / "README.md").write_text(dataset_card(folder, recipe, tree), encoding="utf-8")
 

@@ -3,8 +3,8 @@
     python -m srel_hub.recipe show recipes/quickstart.yaml recover.iterations=100
     python -m srel_hub.recipe schema
 
-A recipe may name another to build on (`extends: base.yaml`, relative to itself), and the command line may change
-single values (`key=value`, the value read as YAML). A leaf of the program receives only its own section.
+A recipe may name another to build on (`extends: base.yaml`, relative to itself or shipped), and the command line may
+change single values (`key=value`, the value read as YAML). A leaf of the program receives only its own section.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from srel_hub.faults import told
+from srel_hub.faults import UserError, told
 
 
 HERE = Path(__file__).parent
@@ -53,10 +53,6 @@ Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "convnet
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
-class UserError(Exception):
-    """A mistake of the user's, told on one screen: no traceback, exit status 2."""
-
-
 class RecipeError(UserError):
     """All the faults of one recipe, a line each."""
 
@@ -84,11 +80,14 @@ class Source:
     __pydantic_config__ = STRICT
     builtin: Literal["digits"] | None = None
     path: Line | None = None
-    train_split: str = "train"
-    eval_split: str | None = "test"  # null: the students are not evaluated
-    image_column: str | None = None  # found by its type when null
-    label_column: str | None = None
-    image_size: Side | None = None  # pixels a side, by resize and centre crop; null: the images' own size
+    config: Line | None = None  # of a Hub dataset that has several
+    revision: Line | None = None  # branch, tag or commit of a Hub dataset
+    streaming: Literal["auto"] | bool = "auto"  # read without a local copy; auto: where the splits exceed 20 GB
+    train_split: Line | None = "train"  # null: not opened (a pretrained teacher needs none), no random real rows
+    eval_split: Line | None = "test"  # null: the students are not evaluated
+    image_column: Line | None = None  # found by its type when null
+    label_column: Line | None = None
+    image_size: Side | None = None  # pixels a side, by resize and centre crop; null: the images' or teacher's own
     title: Line | None = None  # from here on: what the cards say about the source
     homepage: Line | None = None
     license: Line = "unknown"
@@ -103,18 +102,44 @@ class Source:
         _require("```" not in (self.citation or ""), "citation: must not contain ```")
 
 
+def _path_alone(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A classifier that exists: a Hub id, a local folder or a .safetensors file with torchvision's ResNet names."""
+
+    __pydantic_config__ = STRICT
+    path: Line
+    revision: Line | None = None  # branch, tag or commit on the Hub
+    class_names: tuple[Line, ...] | None = None  # in the teacher's order, where its files do not name them
+
+
+Teacher = Annotated[Pretrained, BeforeValidator(_path_alone)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A classifier to train from scratch; `width` multiplies every layer's channels."""
+    """A classifier to train from scratch; `width` multiplies every layer's channels.
+
+    A ResNet's stem is `small` (3x3 convolution, stride 1, no pooling: for 32 and 64 pixels) or `imagenet` (7x7, stride
+    2, pooled: for 128 pixels and more, where the small one costs 15 times as much).
+    """
 
     __pydantic_config__ = STRICT
     model: Architecture = "resnet18"
     width: Width = 1.0
+    stem: Literal["small", "imagenet"] = "small"
+
+    def __post_init__(self) -> None:
+        _require(self.model != "convnet" or self.stem == "small", "stem: a convnet has none; leave it out")
 
     @property
     def name(self) -> str:
         """'resnet18-0.25', unlike any other network's."""
-        return f"{self.model}-{str(self.width).removesuffix('.0')}"
+        stem = "" if self.stem == "small" else f"-{self.stem}"
+        return f"{self.model}{stem}-{str(self.width).removesuffix('.0')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +188,11 @@ def _check_warmup(optimizer: Optimizer, epochs: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Squeeze:
-    """Train the network that the images are recovered from."""
+    """The network that the images are recovered from: trained here, or `pretrained`, and then nothing is trained."""
 
     __pydantic_config__ = STRICT
+    pretrained: Teacher | None = None
+    trust_class_order: bool = False  # true: the teacher's class i is the dataset's class i, whatever the names say
     network: Network = field(default_factory=Network)
     epochs: Count = 200
     batch_size: AtLeastTwo = 128
@@ -207,6 +234,7 @@ class Relabel:
     """Store the teacher's logits for `epochs` differently augmented views of every condensed image."""
 
     __pydantic_config__ = STRICT
+    teacher: Teacher | None = None  # who labels; null: the network that the images were recovered from
     epochs: Count = 300
     batch_size: Count = 256
     augment: Augment = field(default_factory=Augment)
@@ -277,6 +305,23 @@ class Recipe:
     publish: Publish = field(default_factory=Publish)
     run: RunSettings = field(default_factory=RunSettings)
 
+    def __post_init__(self) -> None:
+        _require(
+            self.source.train_split is not None or self.squeeze.pretrained is not None,
+            "source.train_split: null, but squeeze trains on it; name the split, or set squeeze.pretrained",
+        )
+
+    @property
+    def opens_train(self) -> bool:
+        """Whether any stage needs the training split: squeeze to train, evaluate for its random real rows."""
+        needed = self.squeeze.pretrained is None or self.source.eval_split is not None
+        return needed and self.source.train_split is not None
+
+    @property
+    def label_folder(self) -> str:
+        """The run's folder of the classifier that labels."""
+        return "teacher" if self.relabel.teacher is None else "label_teacher"
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, merge and validate a recipe.
@@ -301,8 +346,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def find(path: str | Path) -> Path:
-    """The file behind a path, a shipped recipe's name or a run directory."""
-    candidates = (Path(path), Path(path) / "recipe.yaml", RECIPES / f"{path}.yaml")
+    """The file behind a path, a run directory or a shipped recipe's name: `quickstart`, `recipes/quickstart.yaml`."""
+    candidates = [Path(path), Path(path) / "recipe.yaml", RECIPES / f"{path}.yaml"]
+    if Path(path).parent == Path("recipes"):
+        candidates.append(RECIPES / Path(path).name)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -337,9 +384,12 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = mapping.pop("extends", None)
     if base is None:
         return mapping
-    parent = file.parent / str(base)
-    if not parent.is_file():
-        raise UserError(f"{file}: extends: {base!r}: there is no file {parent}")
+    parents = (file.parent / str(base), RECIPES / str(base), RECIPES / f"{base}.yaml")
+    parent = next((candidate for candidate in parents if candidate.is_file()), None)
+    if parent is None:
+        raise UserError(
+            f"{file}: extends: {base!r}: there is no file {parents[0]}, and no shipped recipe of that name"
+        )
     return _merge(_read(parent, (*above, file.resolve())), mapping)
 
 
@@ -388,18 +438,35 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line, as the shipped recipes have them; a thousand class names would be a thousand lines."""
+
+
+_Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, True))
+
+
 def to_yaml(plain: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def published(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as others may see it: without the run section, a local folder named by its last part only."""
+    """The recipe as others may see it: without the run section, local paths named by their last part only."""
     plain = as_dict(recipe)
     del plain["run"]
-    path = recipe.source.path
-    if path is not None and (Path(path).is_absolute() or path.startswith(("~", ".")) or Path(path).exists()):
-        plain["source"]["path"] = Path(path).name
+    for section in (plain["source"], plain["squeeze"]["pretrained"], plain["relabel"]["teacher"]):
+        if section is not None and section["path"] is not None:
+            section["path"] = public_name(section["path"])
     return plain
+
+
+def is_local(path: str) -> bool:
+    """Whether a path means a place on this machine, not a Hub id."""
+    return path.startswith(("/", "~", ".")) or Path(path).exists()
+
+
+def public_name(path: str) -> str:
+    """A Hub id as it is, a local path without the folders above."""
+    return Path(path).resolve().name if is_local(path) else path
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from srel_hub import recipe, teacher
 from srel_hub.augment import random_resized_boxes
+from srel_hub.faults import UserError
 from srel_hub.images import encode_png, write_parquet
 from srel_hub.priors import BatchNormInputs, bn_loss, classification_loss, l2_prior, tv_prior, view, view_matrices
-from srel_hub.recipe import UserError
 from srel_hub.run import Run, atomic, blocks, cli, generator, settle_stack
 from srel_hub.teacher import Classifier
 from srel_hub.training import require_finite

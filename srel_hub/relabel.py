@@ -42,9 +42,9 @@ def relabel(run: Run) -> Path:
     folder, spec = run.path("soft_labels"), run.recipe.relabel
     if run.is_done("relabel", MANIFEST_UNIT):
         return folder
-    run.require("teacher", "squeeze")
+    run.require(run.recipe.label_folder, "squeeze")
     run.require("images", "recover")
-    classifier = teacher.load(run.path("teacher"), run.device)
+    classifier = teacher.load(run.path(run.recipe.label_folder), run.device)
     pixels, labels = load_pixels(run.path("images"))
     work = [
         (epoch, part, rows, epoch_file(epoch, part, len(parts)))
@@ -97,7 +97,7 @@ def describe(
     facts = TeacherFacts(
         repo_id=publish.teacher,
         tag=None,
-        sha256={name: sha256(run.path("teacher", name)) for name in HASHED_FILES},
+        sha256={name: sha256(run.path(run.recipe.label_folder, name)) for name in HASHED_FILES},
         accuracy=top_k(logits, labels, 1),
     )
     return Manifest(

@@ -18,7 +18,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from srel_hub.recipe import Recipe, UserError, as_dict, canonical, load_recipe, to_yaml
+from srel_hub.faults import UserError
+from srel_hub.recipe import Recipe, as_dict, canonical, load_recipe, to_yaml
 
 
 LOG_EVERY = 10.0  # seconds between two progress lines in the log file
@@ -77,7 +78,7 @@ class Run:
         with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, "time": round(time.time(), 3), **values}) + "\n")
 
-    def progress(self, items: Iterable[Item], total: int, title: str, unit: str) -> Iterator[Item]:
+    def progress(self, items: Iterable[Item], total: int | None, title: str, unit: str) -> Iterator[Item]:
         """Pass items on under a progress bar; the same line goes to the log every ten seconds and at the end."""
         bar = tqdm(total=total, desc=title, unit=unit, dynamic_ncols=True, mininterval=0.5)
         logged = time.monotonic()
@@ -85,7 +86,7 @@ class Run:
             for item in items:
                 yield item
                 bar.update()
-                if time.monotonic() - logged > LOG_EVERY and bar.n < total:
+                if time.monotonic() - logged > LOG_EVERY and bar.n != total:
                     logged = time.monotonic()
                     self.logger.info(str(bar))
             self.logger.info(str(bar))

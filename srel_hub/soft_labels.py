@@ -19,8 +19,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from srel_hub.augment import Views
-from srel_hub.faults import told
-from srel_hub.recipe import Augment, UserError, canonical
+from srel_hub.faults import UserError, told
+from srel_hub.recipe import Augment, canonical
 from srel_hub.run import blocks
 
 
@@ -102,8 +102,12 @@ def read_manifest(path: Path) -> Manifest:
 
 def epoch_parts(num_images: int, num_classes: int, mix: str, file_bytes: int = FILE_BYTES) -> list[range]:
     """The rows of each of an epoch's files: all of them, or runs that keep every file under `file_bytes`."""
-    row = sum(_itemsize(code) * math.prod(shape) for code, shape in _layout(1, num_classes, mix).values())
-    return blocks(num_images, max(2, (file_bytes - 65536) // row))
+    return blocks(num_images, max(2, (file_bytes - 65536) // row_bytes(num_classes, mix)))
+
+
+def row_bytes(num_classes: int, mix: str) -> int:
+    """Bytes of one image's labels and view in one epoch."""
+    return sum(_itemsize(code) * math.prod(shape) for code, shape in _layout(1, num_classes, mix).values())
 
 
 def epoch_file(epoch: int, part: int, parts: int) -> str:

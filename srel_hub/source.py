@@ -1,23 +1,22 @@
 """The real dataset: scikit-learn's digits or anything `load_dataset` opens, as uint8 RGB images of one size."""
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
-from srel_hub import recipe
-from srel_hub.recipe import UserError
+from srel_hub import classes, recipe
+from srel_hub.faults import Faults, UserError
+from srel_hub.recipe import is_local
+from srel_hub.split import DecodedSplit, Images, Progress, Split, TableSplit, label_values
 
 
 DIGITS_SPLIT_SEED = 0
-SMALLEST_SIDE = 2
+STREAMED_BYTES = 20e9  # `source.streaming: auto` makes no local copy of more
 DIGITS = {
     "title": "Optical Recognition of Handwritten Digits (8 x 8)",
     "homepage": "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
@@ -31,34 +30,16 @@ DIGITS = {
 }
 
 
-class Progress(Protocol):
-    """Passes items on and shows how far they are (`Run.progress`)."""
-
-    def __call__(self, items: Iterable[Any], total: int, title: str, unit: str) -> Iterator[Any]: ...
-
-
-@dataclass(frozen=True)
-class Images:
-    """Decoded images: `pixels` uint8 [N, 3, H, W], `labels` int64 [N]."""
-
-    pixels: Tensor
-    labels: Tensor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.pixels.shape[2], self.pixels.shape[3]
-
-
 @dataclass(frozen=True)
 class Source:
-    """A dataset that has been found and checked; its splits are decoded only when called for.
+    """A dataset that has been found and checked. A split is None where no stage needs it or the recipe sets none.
 
-    `eval` is None where the recipe sets no eval split.
+    `class_names` is None where no split was opened.
     """
 
-    class_names: tuple[str, ...]
-    train: Callable[[], Images]
-    eval: Callable[[], Images] | None
+    class_names: tuple[str, ...] | None = None
+    train: Split | None = None
+    eval: Split | None = None
 
 
 def described(spec: recipe.Source) -> recipe.Source:
@@ -66,31 +47,97 @@ def described(spec: recipe.Source) -> recipe.Source:
     return spec if spec.builtin is None else replace(spec, **DIGITS)  # type: ignore[arg-type]
 
 
-def open_source(spec: recipe.Source, progress: Progress) -> Source:
-    """Find the splits and columns, and check them. `progress` is shown when a split is decoded.
+def open_source(spec: recipe.Source, progress: Progress, train: bool = True) -> Source:
+    """Find splits, columns and classes, and check them. `progress` is shown while a split is read.
+
+    Args:
+        train: whether the training split is opened.
 
     Raises:
         UserError: with every fault found, before any image is decoded.
     """
     if spec.builtin is not None:
         return _digits()
+    names = {"train": spec.train_split if train else None, "eval": spec.eval_split}
+    wanted = list(dict.fromkeys(name for name in names.values() if name is not None))
+    if not wanted:
+        return Source()
+    tables = _tables(spec, wanted)
+    found, faults = {}, Faults()
+    for name, table in tables.items():
+        with faults.collected():
+            found[name] = _columns(spec, table.features or {}, name)
+    faults.settle()
+    if len(set(found.values())) > 1:
+        told = "; ".join(f"{name}: {image} and {label}" for name, (image, label) in found.items())
+        raise UserError(f"source.path={spec.path}: the splits differ in their image and label columns ({told})")
+    splits = _splits(spec, tables, *found[wanted[0]], progress)
+    for split in splits.values():
+        with faults.collected():
+            split.check(every_class=split.name == spec.train_split)
+    faults.settle()
+    return Source(
+        splits[wanted[0]].classes.names,
+        *(splits[name] if name is not None else None for name in (names["train"], names["eval"])),
+    )
+
+
+def _tables(spec: recipe.Source, wanted: Sequence[str]) -> dict[str, Any]:
+    """The wanted splits, as `datasets` opens them; of a dataset's other splits nothing is downloaded."""
     assert spec.path is not None
-    builder = _builder(spec.path)
-    names = [spec.train_split] + ([spec.eval_split] if spec.eval_split else [])
-    found = _splits(builder, spec.path)
-    missing = [_missing_split(spec, name, found) for name in names if name not in found]
+    path = str(Path(spec.path).expanduser()) if spec.path.startswith("~") else spec.path
+    builder = _builder(spec, path)
+    files = builder.config.data_files or {}
+    there = [str(name) for name in files or builder.info.splits or {}]
+    missing = [_missing_split(spec, name, there) for name in wanted if name not in there]
     if missing:
         raise UserError("\n".join(missing))
-    tables = {name: _load(spec.path, name) for name in names}
-    columns = {name: _columns(spec, table.features, name) for name, table in tables.items()}
-    image, label, class_names = columns[spec.train_split]
-    if any(column != columns[spec.train_split] for column in columns.values()):
-        raise UserError(f"{spec.path}: {' and '.join(names)} differ in columns or class names")
+    streaming = spec.streaming if spec.streaming != "auto" else _bytes(builder, files, wanted) > STREAMED_BYTES
+    some = {name: files[name] for name in wanted} if files and set(wanted) < set(there) else None
+    options: dict[str, Any] = {"features": builder.info.features, "data_files": some} if some else {}
+    try:
+        loaded = datasets.load_dataset(path, name=spec.config, revision=spec.revision, streaming=streaming, **options)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(_refused(spec, error)) from None
+    return {name: loaded[name] for name in wanted}
 
-    def decoded(name: str) -> Callable[[], Images]:
-        return lambda: _decode(tables[name], image, label, spec.image_size, f"{spec.path}, split {name}", progress)
 
-    return Source(class_names, decoded(spec.train_split), decoded(spec.eval_split) if spec.eval_split else None)
+def _builder(spec: recipe.Source, path: str) -> Any:
+    local = Path(path).exists()
+    if is_local(path) and not local:
+        raise UserError(f"source.path={path}: there is no such folder")
+    if Path(path).is_file():
+        raise UserError(f"source.path={path} is a file; give the folder that it lies in")
+    if local and spec.revision is not None:
+        raise UserError(f"source.revision={spec.revision}: {path} is a local folder, which has no revisions")
+    try:
+        return datasets.load_dataset_builder(path, name=spec.config, revision=spec.revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(_refused(spec, error)) from None
+
+
+def _refused(spec: recipe.Source, error: BaseException) -> str:
+    """Why `datasets` did not open it, and what to do about it."""
+    reason = first_line(error)
+    if is_local(str(spec.path)):
+        return f"source.path={spec.path}: no folder that load_dataset opens: {reason}"
+    if "gated dataset" in reason:
+        return (
+            f"source.path={spec.path}: gated on the Hub. Ask for access on the dataset's page there, then log in with "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    if "doesn't exist on the Hub or cannot be accessed" in reason:
+        return (
+            f"source.path={spec.path}: neither a local folder nor a dataset on the Hub that you may read; check the "
+            "spelling; if it is private, log in with `hf auth login` or set HF_TOKEN"
+        )
+    if "config" in reason.lower():
+        return f"source.config={spec.config}: {' '.join(str(error).split())}"
+    return f"source.path={spec.path}: no local folder or Hub dataset that load_dataset opens: {reason}"
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _missing_split(spec: recipe.Source, name: str, found: list[str]) -> str:
@@ -99,133 +146,104 @@ def _missing_split(spec: recipe.Source, name: str, found: list[str]) -> str:
     return f"source.{field}={name}: {spec.path} has no such split (there are: {', '.join(found)}){way_out}"
 
 
-def _builder(path: str) -> Any:
-    if path.startswith((".", "/", "~")) and not Path(path).exists():
-        raise UserError(f"source.path={path}: there is no such folder")
-    if Path(path).is_file():
-        raise UserError(f"source.path={path} is a file; give the folder that it lies in")
-    try:
-        return datasets.load_dataset_builder(path)
-    except (OSError, ValueError, RuntimeError) as error:
-        kind = "folder" if Path(path).exists() else "local folder or Hub dataset"
-        raise UserError(f"source.path={path}: no {kind} that load_dataset opens: {_first_line(error)}") from None
+def _bytes(builder: Any, files: Any, wanted: Sequence[str]) -> float:
+    """Bytes of the wanted splits, as the dataset's card tells them or as the local files have them; 0 if unknown."""
+    told = builder.info.splits or {}
+    local = [Path(file) for name in wanted if name in files for file in files[name] if "://" not in file]
+    return float(sum(told[name].num_bytes for name in wanted if name in told) or sum(f.stat().st_size for f in local))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _splits(builder: Any, path: str) -> list[str]:
-    if builder.info.splits:
-        return [str(name) for name in builder.info.splits]
-    return [str(name) for name in builder.config.data_files or datasets.get_dataset_split_names(path)]
-
-
-def _load(path: str, split: str) -> Any:
-    try:
-        return datasets.load_dataset(path, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"source.path={path}, split {split}: {_first_line(error)}") from None
-
-
-def _columns(spec: recipe.Source, features: Any, split: str) -> tuple[str, str, tuple[str, ...]]:
-    """Names of the image and the label column, and the class names."""
-    image = _column(features, spec.image_column, datasets.Image, "image_column", f"{spec.path}, split {split}")
-    label = _column(features, spec.label_column, datasets.ClassLabel, "label_column", f"{spec.path}, split {split}")
-    names = tuple(features[label].names)
-    if len(names) < 2:
-        raise UserError(f"{spec.path}: {len(names)} class; at least two are needed")
-    return image, label, names
-
-
-def _column(features: Any, wanted: str | None, kind: type, field: str, where: str) -> str:
-    candidates: list[str] = [name for name, feature in features.items() if isinstance(feature, kind)]
-    there = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
-    if wanted is None and len(candidates) == 1:
-        return candidates[0]
-    if not candidates and kind is datasets.ClassLabel:
-        raise UserError(
-            f"{where}: no ClassLabel column (columns: {there}); lay the images out in one folder for each of two or "
-            "more classes, or cast your column: dataset.cast_column(name, datasets.ClassLabel(names=[...]))"
-        )
-    if wanted is None:
-        raise UserError(f"{where}: {len(candidates)} {kind.__name__} columns; set source.{field} (columns: {there})")
-    if wanted not in candidates:
-        raise UserError(f"source.{field}={wanted}: {where} has no such {kind.__name__} column (columns: {there})")
-    return wanted
-
-
-def _decode(table: Any, image: str, label: str, side: int | None, where: str, progress: Progress) -> Images:
-    size = None if side is None else (side, side)
-    encoded = table.cast_column(image, datasets.Image(decode=False))[image]
-    pixels = _stack(progress(encoded, len(table), f"decode {where}", "image"), size, where)
-    return Images(pixels, _labels(table[label][:], table.features[label].num_classes, where))
-
-
-def _labels(values: list[int | None], num_classes: int, where: str) -> Tensor:
-    for row, value in enumerate(values):
-        if value is None or not 0 <= value < num_classes:
-            raise UserError(f"{where}: row {row} has the label {value}; allowed are 0 to {num_classes - 1}: remove it")
-    return torch.tensor(values, dtype=torch.int64)
-
-
-def require_every_class(images: Images, class_names: Sequence[str]) -> None:
-    """Refuse a training split that lacks a class.
+def _columns(spec: recipe.Source, features: Any, split: str) -> tuple[str, str]:
+    """Names of the image and the label column.
 
     Raises:
-        UserError: naming the empty classes.
+        UserError: with what is wrong with both.
     """
-    counts = images.labels.bincount(minlength=len(class_names)).tolist()
-    empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
-    if empty:
-        raise UserError(f"the training split has no image of: {', '.join(empty[:10])}; add some or remove the class")
+    where = f"{spec.path}, split {split}"
+    there = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+    faults = Faults()
+    image = label = ""
+    with faults.collected():
+        certain = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        likely = [name for name, feature in features.items() if _holds_bytes(feature)]
+        image = _column(spec.image_column, "image_column", certain or likely, _images(features), where, there)
+    with faults.collected():
+        certain = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+        plain = [name for name, feature in features.items() if _is_label(feature)]
+        likely = plain if len(plain) == 1 else [name for name in ("label", "labels") if name in plain]
+        label = _column(spec.label_column, "label_column", certain or likely, certain + plain, where, there)
+    faults.settle()
+    return image, label
 
 
-def _stack(encoded: Iterable[Any], size: tuple[int, int] | None, where: str) -> Tensor:
-    arrays: list[np.ndarray[Any, Any]] = []
-    for row, value in enumerate(encoded):
-        rgb = _open(value, f"{where}: row {row}")
-        rgb = rgb if size is None else fit(rgb, size)
-        array = np.asarray(rgb)
-        if arrays and array.shape != arrays[0].shape:
-            raise UserError(
-                f"{where}: row {row} is {array.shape[1]} x {array.shape[0]} pixels, row 0 is {arrays[0].shape[1]} x "
-                f"{arrays[0].shape[0]}; set source.image_size to bring all images to one size"
-            )
-        arrays.append(array)
-    if not arrays:
-        raise UserError(f"{where}: there are no images")
-    if min(arrays[0].shape[:2]) < SMALLEST_SIDE:
-        raise UserError(
-            f"{where}: images of {arrays[0].shape[1]} x {arrays[0].shape[0]} pixels; at least {SMALLEST_SIDE} a side"
+def _column(named: str | None, field: str, candidates: list[str], usable: list[str], where: str, there: str) -> str:
+    if named is not None and named in usable:
+        return named
+    what = {"image_column": "Images", "label_column": "class labels, strings or whole numbers"}[field]
+    if named is not None:
+        raise UserError(f"source.{field}={named}: {where} has no column of that name with {what} (columns: {there})")
+    if len(candidates) == 1:
+        return candidates[0]
+    if usable:
+        raise UserError(f"{where}: which column? set source.{field} to one of {', '.join(usable)} (columns: {there})")
+    raise UserError(
+        f"{where}: no column with {what} (columns: {there}); lay the images out in one folder for each class"
+    )
+
+
+def _kind(feature: Any) -> str:
+    return str(feature.dtype) if isinstance(feature, datasets.Value) else type(feature).__name__
+
+
+def _holds_bytes(feature: Any) -> bool:
+    return isinstance(feature, dict) and "bytes" in feature
+
+
+def _images(features: Any) -> list[str]:
+    """Columns that are images, or may be cast to them: bytes, with or without a path, and paths."""
+    return [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, datasets.Image)
+        or _holds_bytes(feature)
+        or (isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary", "string"))
+    ]
+
+
+def _is_label(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype.removeprefix("large_").startswith(
+        ("string", "int", "uint", "bool")
+    )
+
+
+def _splits(
+    spec: recipe.Source, tables: dict[str, Any], image: str, label: str, progress: Progress
+) -> "dict[str, TableSplit]":
+    """The opened splits under one set of classes.
+
+    Raises:
+        UserError: where the splits name different classes, or there are fewer than two.
+    """
+    known = {name: classes.of_column(table.features[label]) for name, table in tables.items()}
+    first, *others = tables
+    named = known[first]
+    if named is None:
+        named = classes.of_values(label_values(tables[first], label, progress))
+    for other in others:
+        theirs = known[other]
+        wrong = theirs and classes.contradiction(
+            theirs.names, named.names, f"{spec.path}, split {other}", f"split {first}"
         )
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-
-
-def _open(value: Any, where: str) -> Image.Image:
-    """The RGB picture behind a row of an undecoded image column: bytes, or the path of a file."""
-    try:
-        with Image.open(io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise UserError(
-            f"{where} is no image that Pillow can read ({_first_line(error)}); mend or remove it"
-        ) from None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as RGB; alpha is laid over black."""
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return image.convert("RGB")
-
-
-def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize until the image covers `size` (height, width), then cut out its centre."""
-    if (image.height, image.width) == size:
-        return image
-    return ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BILINEAR)
+        if wrong or (theirs is None) != (known[first] is None):
+            raise UserError(
+                wrong or f"{spec.path}: {label} is a ClassLabel in one of {first}, {other}, plain in the other"
+            )
+    if len(named.names) < 2:
+        raise UserError(f"{spec.path}: {len(named.names)} class; at least two are needed")
+    return {
+        name: TableSplit(name, f"{spec.path}, split {name}", table, image, label, named, progress)
+        for name, table in tables.items()
+    }
 
 
 def _digits() -> Source:
@@ -240,25 +258,4 @@ def _digits() -> Source:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(DIGITS_SPLIT_SEED))
     halves = order[: len(order) // 2], order[len(order) // 2 :]
     train, evaluation = (Images(pixels[half], labels[half]) for half in halves)
-    return Source(tuple(str(name) for name in digits.target_names), lambda: train, lambda: evaluation)
-
-
-def statistics(pixels: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation per RGB channel in [0, 1], to four places."""
-    counts = torch.stack([pixels[:, channel].flatten().bincount(minlength=256) for channel in range(3)]).double()
-    values = torch.arange(256, dtype=torch.float64) / 255
-    share = counts / counts.sum(1, keepdim=True)
-    mean = share @ values
-    std = (share @ values**2 - mean**2).clamp(min=0).sqrt()
-    rounded = [[round(float(v), 4) for v in row] for row in (mean, std.clamp(min=1 / 255))]
-    return tuple(rounded[0]), tuple(rounded[1])  # type: ignore[return-value]
-
-
-def random_subset(images: Images, per_class: int, num_classes: int, generator: torch.Generator) -> Images:
-    """`per_class` random images of every class, all of a class that has fewer."""
-    chosen = []
-    for label in range(num_classes):
-        members = (images.labels == label).nonzero()[:, 0]
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
-    index = torch.cat(chosen)
-    return Images(images.pixels[index], images.labels[index])
+    return Source(tuple(str(name) for name in digits.target_names), DecodedSplit(train), DecodedSplit(evaluation))

@@ -1,21 +1,24 @@
-"""Squeeze: train the network that the images will be recovered from.
+"""Squeeze: train the network that the images will be recovered from, or adopt a pretrained one.
 
     accelerate launch -m srel_hub.squeeze recipes/quickstart.yaml
 
-Leaves `teacher/`: config.json, model.safetensors, preprocessor_config.json, metrics.json.
+Leaves `teacher/`: config.json, model.safetensors, preprocessor_config.json, metrics.json; and the same in
+`label_teacher/` where the recipe names another network to label with.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from srel_hub import recipe, teacher
 from srel_hub.augment import normalise, render, sample_views
+from srel_hub.preflight import Prepared, prepare, teachers
 from srel_hub.run import Run, atomic, cli, derive_seed, generator, write_json
-from srel_hub.source import Images, Source, open_source, require_every_class, statistics
+from srel_hub.split import Images, require_every_class, statistics
 from srel_hub.teacher import Classifier
 from srel_hub.training import (
     batch_count,
@@ -32,9 +35,6 @@ from srel_hub.training import (
 )
 
 
-UNIT = "teacher"
-
-
 @dataclass(frozen=True)
 class Step:
     """Progress: `loss` is the epoch's mean training loss so far, on the device; `last` ends the epoch."""
@@ -45,37 +45,69 @@ class Step:
     loss: Tensor
 
 
-def squeeze(run: Run, source: Source | None = None) -> Path:
-    """Train, measure and save the teacher; nothing is done where that is done already.
+def squeeze(run: Run, prepared: Prepared | None = None) -> Path:
+    """Train the teacher, or adopt a pretrained one, and measure and save it; what is done already is kept.
 
     Returns:
         the teacher's folder.
     """
-    folder = run.path("teacher")
-    if run.is_done("squeeze", UNIT):
-        return folder
-    source = source or open_source(run.recipe.source, run.progress)
-    run.begin()
-    spec, train_set = run.recipe.squeeze, source.train()
-    require_every_class(train_set, source.class_names)
+    todo = [folder for folder in teachers(run.recipe) if not run.is_done("squeeze", folder)]
+    if todo:
+        prepared = prepared or prepare(run)
+        run.begin()
+        # An image that cannot be read is found here, before the training.
+        test = None if prepared.source.eval is None else prepared.source.eval.images(prepared.frame)
+        for name in todo:
+            keep(
+                run, name, *(adopt(prepared, name) if name in prepared.adopted else train_teacher(run, prepared)), test
+            )
+    return run.path("teacher")
+
+
+def adopt(prepared: Prepared, name: str) -> tuple[Classifier, dict[str, Any]]:
+    """A pretrained teacher, and where it came from."""
+    train, adopted = prepared.source.train, prepared.adopted[name]
+    counts = None if train is None else train.labels.bincount(minlength=len(prepared.class_names)).tolist()
+    return adopted.classifier, {
+        "pretrained": asdict(adopted.origin),
+        "train_images": None,
+        "class_images": counts,
+    }
+
+
+def train_teacher(run: Run, prepared: Prepared) -> tuple[Classifier, dict[str, Any]]:
+    """A teacher trained on the training split, and on what it was trained."""
+    spec, split = run.recipe.squeeze, prepared.source.train
+    assert split is not None
+    require_every_class(split.labels, prepared.class_names)
+    train_set = split.images(prepared.frame)
     mean, std = statistics(train_set.pixels)
     seed = derive_seed(run.recipe.seed, "squeeze", "weights")
-    model = teacher.build(spec.network, source.class_names, train_set.size, seed).to(run.device)
-    classifier = Classifier(model, mean, std, source.class_names, train_set.size)
+    model = teacher.build(spec.network, prepared.class_names, train_set.size, seed).to(run.device)
+    classifier = Classifier(model, mean, std, prepared.class_names, train_set.size)
     steps = train(classifier, train_set, spec, run.recipe.seed, run.device)
     total = spec.epochs * batch_count(len(train_set.labels), spec.batch_size)
     for step in run.progress(steps, total, "squeeze", "step"):
         if step.last:
             loss = require_finite(step.loss, f"squeeze, epoch {step.epoch}", "squeeze.optimizer.lr")
             run.record("squeeze", epoch=step.epoch, loss=loss, lr=step.lr)
-    metrics = {"train_images": len(train_set.labels), **measure(classifier, source)}
+    counts = train_set.labels.bincount(minlength=len(prepared.class_names)).tolist()
+    return classifier, {"pretrained": None, "train_images": len(train_set.labels), "class_images": counts}
+
+
+def keep(run: Run, name: str, classifier: Classifier, facts: dict[str, Any], test: Images | None) -> None:
+    """Measure a teacher, and save it as the run's folder `name`."""
+    classifier = replace(classifier, model=classifier.model.to(run.device))
+    metrics = {"architecture": type(classifier.model).__name__, **facts, **measure(classifier, test)}
+    folder = run.path(name)
     with atomic(folder) as temporary:
         teacher.save(classifier, temporary)
         write_json(temporary / "metrics.json", metrics)
-    run.mark("squeeze", UNIT, [file for file in folder.iterdir() if file.is_file()])
+    run.mark("squeeze", name, [file for file in folder.iterdir() if file.is_file()])
     accuracy = "not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
-    run.say(f"squeeze: {spec.network.model} x {spec.network.width:g}, {spec.epochs} epochs: {accuracy}")
-    return folder
+    network, origin = run.recipe.squeeze.network, facts["pretrained"]
+    trained = f"{network.model} x {network.width:g}, {run.recipe.squeeze.epochs} epochs"
+    run.say(f"squeeze: {origin['path'] if origin else trained}: {accuracy}")
 
 
 def train(
@@ -103,7 +135,7 @@ def train(
             yield Step(index, seen == len(labels), lr, total / seen)
 
 
-def measure(classifier: Classifier, source: Source) -> dict[str, float | int | None]:
+def measure(classifier: Classifier, test: Images | None) -> dict[str, float | int | None]:
     """Top-1 and top-5 on the eval split (None without one), the network's size and its cost per image."""
     model, device = classifier.model, next(classifier.model.parameters()).device
     metrics: dict[str, float | int | None] = {
@@ -113,11 +145,10 @@ def measure(classifier: Classifier, source: Source) -> dict[str, float | int | N
         "top1": None,
         "top5": None,
     }
-    if source.eval is not None:
-        images = source.eval()
-        logits = predict(model, images.pixels, classifier.table(device))
-        top1, top5 = (top_k(logits, images.labels, k) for k in (1, 5))
-        metrics |= {"eval_images": len(images.labels), "top1": top1, "top5": top5}
+    if test is not None:
+        logits = predict(model, test.pixels, classifier.table(device))
+        top1, top5 = (top_k(logits, test.labels, k) for k in (1, 5))
+        metrics |= {"eval_images": len(test.labels), "top1": top1, "top5": top5}
     return metrics
 
 

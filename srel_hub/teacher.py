@@ -7,18 +7,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
 from srel_hub.augment import normalisation_table
+from srel_hub.faults import UserError
 from srel_hub.models import (
     SrelConvNetConfig,
     SrelConvNetForImageClassification,
     SrelResNetConfig,
     SrelResNetForImageClassification,
 )
-from srel_hub.recipe import Network, UserError
+from srel_hub.picture import Frame
+from srel_hub.recipe import Network
 
 
 BASIC, BOTTLENECK = [64, 128, 256, 512], [256, 512, 1024, 2048]
@@ -42,6 +51,7 @@ class Classifier:
         mean, std: per RGB channel, in [0, 1].
         class_names: by index.
         size: (height, width) of the images it takes.
+        resize: pixels that a larger image's shorter side is brought to before its centre is cut out (picture.Frame).
     """
 
     model: nn.Module
@@ -49,16 +59,20 @@ class Classifier:
     std: tuple[float, float, float]
     class_names: tuple[str, ...]
     size: tuple[int, int]
+    resize: int | None = None
+
+    @property
+    def frame(self) -> Frame:
+        return Frame(self.size, self.resize)
 
     def table(self, device: torch.device) -> Tensor:
         """The normalisation as float32 [3, 256] (augment.normalise)."""
         return normalisation_table(self.mean, self.std).to(device)
 
 
-def build(network: Network, class_names: Sequence[str], size: tuple[int, int], seed: int) -> nn.Module:
+def build(network: Network, class_names: Sequence[str], size: tuple[int, int], seed: int) -> Any:
     """A network with random weights drawn from `seed`, for images of `size` (height, width)."""
-    names = dict(enumerate(class_names))
-    labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    labels = label_maps(class_names)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if network.model == "convnet":
@@ -68,14 +82,23 @@ def build(network: Network, class_names: Sequence[str], size: tuple[int, int], s
                 SrelConvNetConfig(hidden_size=channels, depth=depth, image_size=list(size), **labels)
             )
         depths, channels_of, layer = RESNETS[network.model]
-        config = SrelResNetConfig(
-            depths=depths,
-            hidden_sizes=[_scaled(channels, network.width) for channels in channels_of],
-            embedding_size=_scaled(64, network.width),
-            layer_type=layer,
-            **labels,
-        )
-        return SrelResNetForImageClassification(config)
+        shape = {
+            "depths": depths,
+            "hidden_sizes": [_scaled(channels, network.width) for channels in channels_of],
+            "embedding_size": _scaled(64, network.width),
+            "layer_type": layer,
+        }
+        if network.stem == "imagenet":
+            return ResNetForImageClassification(ResNetConfig(**shape, **labels))
+        return SrelResNetForImageClassification(SrelResNetConfig(**shape, **labels))
+
+
+def label_maps(class_names: Sequence[str]) -> dict[str, Any]:
+    """What a transformers config says of its classes."""
+    return {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: index for index, name in enumerate(class_names)},
+    }
 
 
 def convnet_depth(size: tuple[int, int]) -> int:
@@ -91,16 +114,22 @@ def _scaled(channels: int, width: float) -> int:
 def save(classifier: Classifier, folder: Path) -> None:
     """Write config, safetensors weights, image processor and, for our own networks, their source file."""
     model: Any = classifier.model
-    type(model).register_for_auto_class("AutoModelForImageClassification")
-    type(model.config).register_for_auto_class()
+    if type(model).__module__.startswith("srel_hub."):
+        type(model).register_for_auto_class("AutoModelForImageClassification")
+        type(model.config).register_for_auto_class()
+    for name, value in label_maps(classifier.class_names).items():
+        setattr(model.config, name, value)
     model.save_pretrained(folder)
-    processor = ViTImageProcessorPil(
-        size={"height": classifier.size[0], "width": classifier.size[1]},
-        resample=BILINEAR,
-        image_mean=list(classifier.mean),
-        image_std=list(classifier.std),
-    )
-    processor.save_pretrained(folder)
+    _processor(classifier).save_pretrained(folder)
+
+
+def _processor(classifier: Classifier) -> Any:
+    height, width = classifier.size
+    normalised = {"image_mean": list(classifier.mean), "image_std": list(classifier.std), "resample": BILINEAR}
+    if classifier.resize is None:
+        return ViTImageProcessorPil(size={"height": height, "width": width}, **normalised)
+    crop = {"height": height, "width": width}
+    return BitImageProcessorPil(size={"shortest_edge": classifier.resize}, crop_size=crop, **normalised)
 
 
 def load(folder: Path, device: torch.device) -> Classifier:
@@ -115,12 +144,13 @@ def load(folder: Path, device: torch.device) -> Classifier:
         model = AutoModelForImageClassification.from_pretrained(folder, config=config, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no classifier that transformers can load: {error}") from None
-    names = tuple(config.id2label[index] for index in range(config.num_labels))
     model.requires_grad_(False)
+    resized, shown = processor.size, processor.crop_size or processor.size
     return Classifier(
         model=model.eval().to(device),
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
-        class_names=names,
-        size=(processor.size["height"], processor.size["width"]),
+        class_names=tuple(config.id2label[index] for index in range(config.num_labels)),
+        size=(shown["height"], shown["width"]),
+        resize=resized.get("shortest_edge"),
     )

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srel_hub.augment import normalise
-from srel_hub.recipe import Optimizer, UserError
+from srel_hub.faults import UserError
+from srel_hub.recipe import Optimizer
 
 
 WARMUP_START = 0.01  # of the learning rate (field practice at Tiny-ImageNet)

@@ -25,7 +25,7 @@ import srel_hub.models  # noqa: F401
 from srel_hub import images, load_condensed, teacher
 from srel_hub.augment import normalisation_table, normalise
 from srel_hub.condense import condense
-from srel_hub.recipe import UserError
+from srel_hub.faults import UserError
 from srel_hub.run import Run, read_json
 from srel_hub.soft_labels import read_manifest
 

@@ -6,7 +6,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from srel_hub import recipe
-from srel_hub.recipe import RECIPES, Recipe, RecipeError, UserError, load_recipe
+from srel_hub.faults import UserError
+from srel_hub.recipe import RECIPES, Recipe, RecipeError, load_recipe
 
 
 MINIMAL = "source: {builtin: digits}\nrecover: {ipc: 10}\n"

@@ -12,7 +12,8 @@ from safetensors.torch import save
 
 from srel_hub import soft_labels
 from srel_hub.augment import Views, sample_views
-from srel_hub.recipe import Augment, UserError
+from srel_hub.faults import UserError
+from srel_hub.recipe import Augment
 from srel_hub.relabel import relabel
 from srel_hub.run import generator, read_json
 from srel_hub.soft_labels import LabelFile, SoftLabels, read_manifest

@@ -12,7 +12,8 @@ from PIL import Image
 from srel_hub import source, teacher
 from srel_hub.evaluate import Training, make_row
 from srel_hub.images import encode_png
-from srel_hub.recipe import Network, Source, UserError
+from srel_hub.faults import UserError
+from srel_hub.recipe import Network, Source
 from srel_hub.relabel import relabel
 
 

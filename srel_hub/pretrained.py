@@ -1,0 +1,255 @@
+"""Teachers that exist: found on the Hub or on disk, converted where need be, and brought to our conventions.
+
+What a teacher's image processor does to colours is measured on three plain pictures instead of read from its settings,
+which every family spells its own way (MobileViT swaps red and blue, EfficientNet divides by the deviation twice).
+"""
+
+import difflib
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from srel_hub.convert import convert, is_torchvision_resnet
+from srel_hub.faults import UserError
+from srel_hub.picture import Frame
+from srel_hub.recipe import Pretrained, is_local, public_name
+from srel_hub.run import sha256
+from srel_hub.teacher import Classifier
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_FRAME = Frame((224, 224), 256)  # what torchvision's weights were scored with
+FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+WITHOUT_BATCHNORM = "SRe2L recovers images from BatchNorm statistics; choose a teacher with BatchNorm2d layers"
+Colour = tuple[float, float, float]  # one value a channel
+COLOURS = ((0, 0, 0), (255, 255, 255), (255, 0, 0))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a teacher came from: a Hub id with its commit, or the last part of a local path; sha256 of its weights."""
+
+    path: str
+    revision: str | None
+    sha256: dict[str, str]
+
+
+def load_pretrained(spec: Pretrained, field: str) -> tuple[Classifier, Origin]:
+    """The classifier, on the CPU, in eval mode and float32, with frozen weights, for RGB images.
+
+    Args:
+        field: the recipe's name of this teacher, for messages.
+
+    Raises:
+        UserError: where there is no such classifier, or it cannot be used.
+    """
+    where = f"{field}={spec.path}"
+    place = _fetch(spec, where)
+    weights = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"{where}: no .safetensors weights there (pickled ones are never loaded)")
+    settings = _read_json(place / "config.json") if place.is_dir() else {}
+    if "model_type" in settings:
+        classifier = _from_transformers(place, settings["model_type"], where)
+    else:
+        classifier = _from_torchvision(weights, settings, where)
+    classifier.model.eval().requires_grad_(False)
+    if spec.class_names is not None:
+        if len(spec.class_names) != len(classifier.class_names):
+            given, has = len(spec.class_names), len(classifier.class_names)
+            raise UserError(f"{where}: it has {has} classes, {field}.class_names names {given}")
+        classifier = replace(classifier, class_names=spec.class_names)
+    revision = None if is_local(spec.path) else place.name  # a snapshot's folder is named by its commit
+    origin = Origin(public_name(spec.path), revision, {file.name: sha256(file) for file in weights})
+    return classifier, origin
+
+
+def _fetch(spec: Pretrained, where: str) -> Path:
+    """The local folder or file."""
+    path = Path(spec.path).expanduser()
+    if path.exists():
+        if spec.revision is not None:
+            raise UserError(f"{where}: it is local and has no revision {spec.revision}; leave that out")
+        if path.is_file() and path.suffix != ".safetensors":
+            raise UserError(f"{where}: only .safetensors files are read (a pickled one could run code)")
+        return path
+    if is_local(spec.path):
+        raise UserError(f"{where}: there is no such folder or file")
+    login = "log in with `hf auth login` or set HF_TOKEN"
+    try:
+        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(FILES)))
+    except GatedRepoError:
+        reason = f"gated on the Hub. Ask for access on the model's page there, then {login}"
+    except RevisionNotFoundError:
+        reason = f"the Hub's repository has no revision {spec.revision}"
+    except RepositoryNotFoundError:
+        reason = (
+            f"neither local nor a model on the Hub that you may read; check the spelling; if it is private, {login}"
+        )
+    except LocalEntryNotFoundError:
+        reason = "neither local nor in the cache, and the Hub cannot be reached"
+    except (HFValidationError, OSError) as error:
+        reason = f"no local folder, and the Hub says: {str(error).strip().splitlines()[0]}"
+    raise UserError(f"{where}: {reason}")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str) -> Classifier:
+    """A ResNet under torchvision's names; timm's config.json, where there is one, tells normalisation and size."""
+    try:
+        tensors = {name: tensor for file in weights for name, tensor in load_file(file).items()}
+    except SafetensorError as error:
+        raise UserError(f"{where}: not a safetensors file: {error}") from None
+    if not is_torchvision_resnet(tensors):
+        raise UserError(
+            f"{where}: its config.json names no model_type of transformers, and its weights do not have torchvision's "
+            f"ResNet names (found: {', '.join(sorted(tensors)[:3])}, ...)"
+        )
+    model = convert(tensors, where)
+    told = settings.get("pretrained_cfg", settings)
+    names = settings.get("label_names") or [f"LABEL_{index}" for index in range(model.config.num_labels)]
+    frame = IMAGENET_FRAME
+    if "input_size" in told:
+        height, width = told["input_size"][1:]
+        frame = Frame((height, width), int(min(height, width) / told.get("crop_pct", 1)))
+    return Classifier(
+        model=model,
+        mean=tuple(told.get("mean", IMAGENET_MEAN)),
+        std=tuple(told.get("std", IMAGENET_STD)),
+        class_names=tuple(names),
+        size=frame.size,
+        resize=frame.resize,
+    )
+
+
+def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        model, found = AutoModelForImageClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{where}: {_why_not(model_type, error)}") from None
+    if found["missing_keys"]:
+        missing = ", ".join(sorted(found["missing_keys"])[:3])
+        raise UserError(f"{where}: its weights lack {missing}; it is no trained classifier")
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{where}: how it wants its images cannot be told: {reason}") from None
+    frame = frame_of(processor)
+    mean, std, order = colours_of(processor)
+    if order != (0, 1, 2):
+        reorder_input(model, order)
+    names = tuple(config.id2label[index] for index in range(config.num_labels))
+    return Classifier(model, mean, std, names, frame.size, frame.resize)
+
+
+def _why_not(model_type: str, error: Exception) -> str:
+    if model_type not in CONFIG_MAPPING_NAMES and model_type not in ("srel_resnet", "srel_convnet"):
+        nearest = difflib.get_close_matches(model_type, CONFIG_MAPPING_NAMES, n=3)
+        hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+        return f"unknown architecture {model_type!r}{hint}"
+    if "Unrecognized configuration class" in str(error):
+        return f"{model_type} is no image classifier in transformers"
+    return f"no classifier that transformers can load: {str(error).strip().splitlines()[0]}"
+
+
+def frame_of(processor: Any) -> Frame:
+    """Size and resize rule of a transformers image processor; a picture is never stretched here."""
+    size, crop = processor.size or {}, processor.crop_size or {}
+    short = size.get("shortest_edge") or min(size.get("height") or 224, size.get("width") or 224)
+    share = getattr(processor, "crop_pct", None)
+    if share and short < 384:  # ConvNextImageProcessor, which enlarges to short / share and cuts out short
+        return Frame((short, short), int(short / share))
+    if processor.do_center_crop and crop:
+        return Frame((crop["height"], crop["width"]), short)
+    return Frame((size.get("height") or short, size.get("width") or short))
+
+
+def colours_of(processor: Any) -> tuple[Colour, Colour, tuple[int, ...]]:
+    """What a processor does to colours: mean and std per RGB channel, and the RGB channel in each of its own."""
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in COLOURS]
+    values = torch.as_tensor(processor(pictures, return_tensors="pt")["pixel_values"]).double()
+    black, white, red = values[:, :, values.shape[2] // 2, values.shape[3] // 2]
+    order = (0, 1, 2) if int((red - black).abs().argmax()) == 0 else (2, 1, 0)
+    std = 1 / (white - black)
+    mean = -black * std
+    return rounded(mean, order), rounded(std, order), order
+
+
+def rounded(values: Tensor, order: tuple[int, ...]) -> Colour:
+    """By RGB channel, to six places, which undoes the processor's float32."""
+    red, green, blue = (round(float(values[order.index(channel)]), 6) + 0.0 for channel in range(3))
+    return red, green, blue
+
+
+@torch.no_grad()
+def reorder_input(model: nn.Module, order: tuple[int, ...]) -> None:
+    """Let a network that was trained on other than RGB channels take RGB: its first convolution is permuted."""
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3)
+    first.weight.copy_(first.weight[:, [order.index(channel) for channel in range(3)]].clone())
+
+
+def at_size(classifier: Classifier, side: int) -> Classifier:
+    """The same resize rule at another size."""
+    resize = classifier.resize and round(classifier.resize * side / min(classifier.size))
+    return replace(classifier, size=(side, side), resize=resize)
+
+
+@torch.no_grad()
+def try_out(classifier: Classifier, where: str) -> None:
+    """One forward pass on a black image.
+
+    Raises:
+        UserError: where the network cannot take images of this size, or answers with another number of classes.
+    """
+    try:
+        logits = classifier.model(torch.zeros(1, 3, *classifier.size)).logits
+    except (RuntimeError, ValueError) as error:
+        height, width = classifier.size
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{where}: it cannot take images of {width} x {height} pixels: {reason}") from None
+    if logits.shape != (1, len(classifier.class_names)):
+        raise UserError(f"{where}: it gives {logits.shape[1]} logits for {len(classifier.class_names)} classes")
+
+
+def require_batchnorm(classifier: Classifier, where: str) -> None:
+    """Refuse a network that images cannot be recovered from.
+
+    Raises:
+        UserError: naming the architecture and its normalisation layers.
+    """
+    layers = [module for module in classifier.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if any(layer.running_mean is not None for layer in layers):
+        return
+    others = Counter(type(m).__name__ for m in classifier.model.modules() if "norm" in type(m).__name__.lower())
+    held = ", ".join(f"{count} {name}" for name, count in others.items()) or "none"
+    name = type(classifier.model).__name__
+    raise UserError(f"{where}: {name} has no BatchNorm2d layer (normalisation: {held}); {WITHOUT_BATCHNORM}")
