@@ -115,7 +115,7 @@ def first_size(source: Source) -> tuple[int, int]:
     """Height and width of the first image."""
     split = source.train or source.eval
     assert split is not None
-    return split.images(None, torch.tensor([0])).size
+    return split.size
 
 
 def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: bool) -> tuple[tuple[str, ...], bool]:
@@ -130,7 +130,10 @@ def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: 
     if names is None:
         if classes.nameless(own):
             field = who.split("=")[0]
-            raise UserError(f"{who}: it does not name its classes, and no split is opened; set {field}.class_names")
+            raise UserError(
+                f"{who}: it does not name its classes, and no split is opened that would; set {field}.class_names, or "
+                "source.eval_split"
+            )
         return classes.unique(own), False
     wrong = classes.contradiction(own, names, who, "the dataset")
     if wrong is None:

@@ -225,7 +225,7 @@ def at_size(classifier: Classifier, side: int) -> Classifier:
 
 @torch.no_grad()
 def try_out(classifier: Classifier, where: str) -> None:
-    """One forward pass on a black image.
+    """One forward pass on an image of zeros.
 
     Raises:
         UserError: where the network cannot take images of this size, or answers with another number of classes.

@@ -79,7 +79,10 @@ class Run:
             file.write(json.dumps({"stage": stage, "time": round(time.time(), 3), **values}) + "\n")
 
     def progress(self, items: Iterable[Item], total: int | None, title: str, unit: str) -> Iterator[Item]:
-        """Pass items on under a progress bar; the same line goes to the log every ten seconds and at the end."""
+        """Pass items on under a progress bar; the same line goes to the log every ten seconds and at the end.
+
+        Before `begin` there is no log: a run that is refused leaves nothing behind.
+        """
         bar = tqdm(total=total, desc=title, unit=unit, dynamic_ncols=True, mininterval=0.5)
         logged = time.monotonic()
         with bar:
@@ -88,8 +91,12 @@ class Run:
                 bar.update()
                 if time.monotonic() - logged > LOG_EVERY and bar.n != total:
                     logged = time.monotonic()
-                    self.logger.info(str(bar))
-            self.logger.info(str(bar))
+                    self._log(str(bar))
+            self._log(str(bar))
+
+    def _log(self, line: str) -> None:
+        if self.folder.is_dir():
+            self.logger.info(line)
 
     def require(self, part: str, stage: Stage) -> None:
         """Refuse to go on without what an earlier stage leaves.

@@ -8,6 +8,8 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from datasets.packaged_modules.arrow.arrow import Arrow
+from datasets.packaged_modules.parquet.parquet import Parquet
 
 from srel_hub import classes, recipe
 from srel_hub.faults import Faults, UserError
@@ -93,13 +95,32 @@ def _tables(spec: recipe.Source, wanted: Sequence[str]) -> dict[str, Any]:
     if missing:
         raise UserError("\n".join(missing))
     streaming = spec.streaming if spec.streaming != "auto" else _bytes(builder, files, wanted) > STREAMED_BYTES
-    some = {name: files[name] for name in wanted} if files and set(wanted) < set(there) else None
-    options: dict[str, Any] = {"features": builder.info.features, "data_files": some} if some else {}
-    try:
-        loaded = datasets.load_dataset(path, name=spec.config, revision=spec.revision, streaming=streaming, **options)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(_refused(spec, error)) from None
+    alone = isinstance(builder, (Parquet, Arrow))
+    loaded: dict[str, Any] = {}
+    for part in [[name] for name in wanted] if alone else [wanted]:
+        chosen = {name: files[name] for name in part} if files and set(part) < set(there) else None
+        try:
+            loaded |= _load(spec, path, chosen, bool(streaming), builder.info.features)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise UserError(_refused(spec, error)) from None
     return {name: loaded[name] for name in wanted}
+
+
+def _load(spec: recipe.Source, path: str, files: Any, streaming: bool, told: Any) -> Any:
+    """The splits that `files` (None: all) hold, each with the class names that it stores itself.
+
+    `datasets` would give all splits the features of the first, so that other class names in another split would be
+    lost without a word; so splits of parquet are loaded one by one. `told` is what the dataset's card says of files
+    that do not name their classes.
+    """
+    options = {"name": spec.config, "revision": spec.revision, "streaming": streaming, "data_files": files}
+    loaded = datasets.load_dataset(path, **options)
+    silent = told is not None and not any(
+        isinstance(feature, datasets.ClassLabel)
+        for table in loaded.values()
+        for feature in (table.features or {}).values()
+    )
+    return datasets.load_dataset(path, **options, features=told) if files and silent else loaded
 
 
 def _builder(spec: recipe.Source, path: str) -> Any:
@@ -179,7 +200,7 @@ def _columns(spec: recipe.Source, features: Any, split: str) -> tuple[str, str]:
 def _column(named: str | None, field: str, candidates: list[str], usable: list[str], where: str, there: str) -> str:
     if named is not None and named in usable:
         return named
-    what = {"image_column": "Images", "label_column": "class labels, strings or whole numbers"}[field]
+    what = {"image_column": "images", "label_column": "class labels, strings or whole numbers"}[field]
     if named is not None:
         raise UserError(f"source.{field}={named}: {where} has no column of that name with {what} (columns: {there})")
     if len(candidates) == 1:

@@ -41,6 +41,10 @@ class Split(Protocol):
     def labels(self) -> Tensor:
         """int64 [N]."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first image."""
+
     def images(self, frame: Frame | None, rows: Tensor | None = None) -> Images:
         """These rows (int64, in any order; None: all), each brought to `frame`; None leaves the images as they are.
 
@@ -85,6 +89,11 @@ class TableSplit:
             if every_class:
                 require_every_class(self.labels, self.classes.names)
             assert self.labels is not None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        _, _, height, width = _stack(enumerate(self._encoded([0])), None, self.where).shape
+        return height, width
 
     def images(self, frame: Frame | None, rows: Tensor | None = None) -> Images:
         wanted = torch.arange(len(self.labels)) if rows is None else rows
@@ -157,6 +166,10 @@ class DecodedSplit:
     @property
     def labels(self) -> Tensor:
         return self.whole.labels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.whole.size
 
     def images(self, frame: Frame | None, rows: Tensor | None = None) -> Images:
         chosen = self.whole if rows is None else Images(self.whole.pixels[rows], self.whole.labels[rows])

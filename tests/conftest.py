@@ -14,10 +14,11 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from srel_hub.condense import condense  # noqa: E402
 from srel_hub.images import encode_png, write_parquet  # noqa: E402
 from srel_hub.recipe import Recipe, load_recipe  # noqa: E402
 from srel_hub.recover import recover  # noqa: E402
-from srel_hub.run import Run  # noqa: E402
+from srel_hub.run import Run, cli  # noqa: E402
 from srel_hub.squeeze import squeeze  # noqa: E402
 
 
@@ -88,6 +89,29 @@ def execute(*command: str, cwd: Path, timeout: int = 280) -> subprocess.Complete
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
+def as_stranger(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run this interpreter in a process of its own that takes `folder/hub` for the Hub and has an empty cache."""
+    hub = Path(__file__).parent / "read_only_hub.py"
+    with subprocess.Popen([sys.executable, hub, folder / "hub"], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            environment = {
+                **{key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"},
+                "HF_ENDPOINT": f"http://127.0.0.1:{server.stdout.readline().strip()}",
+                "HF_HOME": str(folder / "home"),
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+                "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+                "DISABLE_SAFETENSORS_CONVERSION": "1",
+                "NO_PROXY": "127.0.0.1,localhost",
+            }
+            command = [sys.executable, *arguments]
+            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, cwd=folder)
+        finally:
+            server.terminate()
+
+
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The README's main command, run once as it stands, in a folder with the shipped recipes."""
@@ -96,3 +120,13 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproce
     done = execute("accelerate", "launch", "-m", "srel_hub.condense", "recipes/quickstart.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, done
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command line says as it refuses `python -m srel_hub.condense ARGUMENTS`, in this process."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        cli(condense, arguments)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and "Traceback" not in said, said
+    return said[said.index("error: ") :]

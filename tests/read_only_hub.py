@@ -36,6 +36,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         path = unquote(self.path.split("?")[0])
+        refused = self.refused(path)
+        if refused is not None:
+            return self.send(b"{}", 401, {"X-Error-Code": refused})
         if "/resolve/" in path:
             repo, _, rest = path.partition("/resolve/")
             return self.file(self.repo(repo) / rest.split("/", 1)[1])
@@ -53,6 +56,13 @@ class Handler(BaseHTTPRequestHandler):
             name = "/".join(repo.parts[-2:])
             return self.send(json.dumps({"id": name, "sha": COMMIT, "private": False, "siblings": siblings}).encode())
         return self.missing("RepoNotFound")
+
+    def refused(self, path: str) -> str | None:
+        """How the Hub turns a stranger away from a repository that holds a file .gated or .private."""
+        parts = self.repo(path).relative_to(ROOT).parts
+        repo = ROOT.joinpath(*parts[: 3 if parts[:1] == ("datasets",) else 2])
+        kinds = {".gated": "GatedRepo", ".private": "RepoNotFound"}
+        return next((code for name, code in kinds.items() if (repo / name).is_file()), None)
 
     def file(self, file: Path) -> None:
         if not file.is_file():

@@ -1,14 +1,12 @@
 """A stranger's side, over the real clients: load a published dataset by its id."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import branch
+from conftest import as_stranger, branch, make_source
+from families import save_family
 
 from srel_hub import load_condensed
 from srel_hub.evaluate import evaluate
@@ -41,25 +39,7 @@ def test_a_stranger_loads_images_labels_and_teacher_by_id(recovered: tuple[Path,
     dataset, teacher_repo = publish(run)
     shutil.copytree(dataset, tmp_path / "hub/datasets/org/colours")
     shutil.copytree(teacher_repo, tmp_path / "hub/org/colours-teacher")
-    hub = Path(__file__).parent / "read_only_hub.py"
-    with subprocess.Popen([sys.executable, hub, tmp_path / "hub"], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            environment = {
-                **{key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"},
-                "HF_ENDPOINT": f"http://127.0.0.1:{server.stdout.readline().strip()}",
-                "HF_HOME": str(tmp_path / "home"),
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-                "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-                "DISABLE_SAFETENSORS_CONVERSION": "1",
-                "NO_PROXY": "127.0.0.1,localhost",
-            }
-            command = [sys.executable, "-c", STRANGER]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, cwd=tmp_path)
-        finally:
-            server.terminate()
+    done = as_stranger(tmp_path, "-c", STRANGER)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     own = load_condensed(dataset)
@@ -69,3 +49,31 @@ def test_a_stranger_loads_images_labels_and_teacher_by_id(recovered: tuple[Path,
     assert seen["teacher"] == pytest.approx(own[0][4]["logits"].tolist(), rel=2**-9, abs=2e-3)
     fetched = [path.name for path in (tmp_path / "home").rglob("epoch-*.safetensors")]
     assert set(fetched) == {"epoch-00000.safetensors"}  # the other epoch was not asked for
+
+
+OPEN = """
+import json
+from srel_hub.pretrained import load_pretrained
+from srel_hub.recipe import Pretrained, Source
+from srel_hub.source import open_source
+
+spec = Source(path="org/pictures", eval_split="test", streaming=STREAMING, revision="main")
+opened = open_source(spec, lambda items, total, title, unit: iter(items), train=False)
+classifier, origin = load_pretrained(Pretrained(path="org/net", revision="main"), "squeeze.pretrained")
+images = opened.eval.images(None)
+print(json.dumps([opened.class_names, len(images.pixels), origin.path, origin.revision, classifier.class_names]))
+"""
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_of_a_hub_dataset_only_the_wanted_split_is_downloaded(tmp_path: Path, streaming: bool) -> None:
+    names = ["ant", "bee", "cat"]
+    make_source(tmp_path / "hub/datasets/org/pictures", (8, 8), names)
+    (tmp_path / "hub/datasets/org/pictures/README.md").write_text("# Pictures\n")
+    save_family("resnet", tmp_path / "hub/org/net", names)
+    done = as_stranger(tmp_path, "-c", OPEN.replace("STREAMING", str(streaming)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert json.loads(done.stdout.splitlines()[-1]) == [names, 36, "org/net", commit, names]
+    fetched = {path.name for path in (tmp_path / "home").rglob("*") if path.is_file() or path.is_symlink()}
+    assert "train.parquet" not in fetched and ("test.parquet" in fetched) == (not streaming)

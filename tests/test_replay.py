@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from srel_hub import load_condensed, relabel
 from srel_hub.condensed import Condensed
 from srel_hub.evaluate import evaluate
-from srel_hub.publish import publish
 from srel_hub.faults import UserError
+from srel_hub.publish import publish
 from srel_hub.run import Run
 from srel_hub.teacher import Classifier
 
