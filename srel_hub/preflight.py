@@ -75,8 +75,8 @@ def prepare(run: Run) -> Prepared:
         with faults.collected():
             if folder == "teacher" and folder in opened:
                 require_batchnorm(opened[folder][0], f"{field}={opened[folder][1].path}")
-    if source is None:
-        faults.settle()
+    if source is None or (recipe.squeeze.pretrained is not None and "teacher" not in opened and "teacher" in missing):
+        faults.settle()  # without them there is nothing to compare the rest with
     assert source is not None
     kept = None if "teacher" in missing else teacher.load(run.path("teacher"), torch.device("cpu"))
     frame = kept.frame if kept else image_frame(recipe, opened.get("teacher"))
@@ -92,6 +92,9 @@ def prepare(run: Run) -> Prepared:
             adopted[folder] = Adopted(classifier, origin)
             if unproven:
                 assumed[who] = classifier
+    with faults.collected():
+        if frame is None:
+            require_one_size(source)
     faults.settle()
     assert names is not None
     with faults.collected():
@@ -116,6 +119,19 @@ def first_size(source: Source) -> tuple[int, int]:
     split = source.train or source.eval
     assert split is not None
     return split.size
+
+
+def require_one_size(source: Source) -> None:
+    """Refuse splits of different sizes where nothing brings them to one.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    if source.train and source.eval and source.train.size != source.eval.size:
+        ours, theirs = (f"{width} x {height}" for height, width in (source.train.size, source.eval.size))
+        raise UserError(
+            f"the training images are of {ours} pixels, the eval images of {theirs}; set source.image_size"
+        )
 
 
 def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: bool) -> tuple[tuple[str, ...], bool]:

@@ -66,8 +66,10 @@ def squeeze(run: Run, prepared: Prepared | None = None) -> Path:
 
 def adopt(prepared: Prepared, name: str) -> tuple[Classifier, dict[str, Any]]:
     """A pretrained teacher, and where it came from."""
-    train, adopted = prepared.source.train, prepared.adopted[name]
-    counts = None if train is None else train.labels.bincount(minlength=len(prepared.class_names)).tolist()
+    train, adopted, counts = prepared.source.train, prepared.adopted[name], None
+    if train is not None:
+        require_every_class(train.labels, prepared.class_names)
+        counts = train.labels.bincount(minlength=len(prepared.class_names)).tolist()
     return adopted.classifier, {
         "pretrained": asdict(adopted.origin),
         "train_images": None,

@@ -13,6 +13,8 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from test_convert import forward, random_state  # noqa: E402
 
 from srel_hub.condense import condense  # noqa: E402
 from srel_hub.images import encode_png, write_parquet  # noqa: E402
@@ -130,3 +132,32 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     said = capsys.readouterr().err
     assert caught.value.code == 2 and "Traceback" not in said, said
     return said[said.index("error: ") :]
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides for an ImageNet-1K of 32 pixels: a tiny teacher under torchvision's names, images that it labelled."""
+    folder = tmp_path_factory.mktemp("in1k")
+    state = random_state([1, 1, 1, 1], 2, classes=1000, base=8)
+    (folder / "teacher").mkdir()
+    save_file(state, folder / "teacher" / "model.safetensors")
+    pixels = torch.randint(0, 256, (200, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    labels = forward(state, ((pixels / 255 - mean) / std).double()).argmax(1)
+    names = load_recipe("in1k_ipc50").squeeze.pretrained.class_names  # type: ignore[union-attr]
+    (folder / "data").mkdir()
+    write_parquet(
+        folder / "data" / "validation.parquet", [encode_png(x) for x in pixels], labels.tolist(), names or ()
+    )
+    return [
+        f"squeeze.pretrained.path={folder}/teacher",
+        f"source.path={folder}/data",
+        "source.eval_split=validation",
+        "source.image_size=32",
+        "recover.iterations=2",
+        "recover.ipc=1",
+        "relabel.epochs=1",
+        "evaluate.epochs=1",
+        "evaluate.seeds=1",
+        "evaluate.students=[{model: resnet18, width: 0.1}]",
+    ]

@@ -14,8 +14,6 @@ import torch
 from conftest import ROOT, SMALL, execute
 from datasets import load_dataset
 from PIL import Image
-from safetensors.torch import save_file
-from test_convert import forward, random_state
 
 from srel_hub import load_condensed
 from srel_hub.condense import condense
@@ -100,36 +98,27 @@ def test_grayscale_images_of_28_pixels_are_condensed(tmp_path: Path) -> None:
     assert len(set(condensed.manifest.mean)) == len(set(condensed.manifest.std)) == 1  # three equal channels
 
 
+@pytest.mark.long
+def test_ten_thousand_and_one_classes_from_end_to_end(tmp_path: Path) -> None:
+    names, draw = [f"n{index:08d}, thing" for index in range(10_001)], torch.Generator().manual_seed(0)
+    (tmp_path / "many").mkdir()
+    for split in ("train", "test"):
+        pixels = torch.randint(0, 256, (len(names), 3, 8, 8), generator=draw, dtype=torch.uint8)
+        images = [encode_png(image) for image in pixels]
+        write_parquet(tmp_path / "many" / f"{split}.parquet", images, range(len(names)), names)
+    overrides = ["source.image_size=null", "recover.ipc=1", "recover.iterations=1", "squeeze.epochs=1", NO_WARMUP]
+    evaluate = "evaluate={students: [{model: convnet, width: 0.1}], seeds: 1, epochs: 1}"
+    small = ["squeeze.network={model: convnet, width: 0.1}", "relabel.epochs=1", evaluate, f"run.root={tmp_path}"]
+    run = Run(load_recipe("own_images", [f"source.path={tmp_path}/many", *overrides, *small]))
+    condense(run)
+    loaded = load_dataset(str(run.path("dataset")), split="train")
+    assert loaded["label"][:] == list(range(10_001)) and loaded.features["label"].names == names
+    item = load_condensed(run.path("dataset"))[0][10_000]
+    assert item["logits"].shape == (10_001,)
+    assert len(run.path("dataset", "classes.csv").read_text().splitlines()) == 10_002
+
+
 # The user's own line
-
-
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Overrides for an ImageNet-1K of 32 pixels: a tiny teacher under torchvision's names, images that it labelled."""
-    folder = tmp_path_factory.mktemp("in1k")
-    state = random_state([1, 1, 1, 1], 2, classes=1000, base=8)
-    (folder / "teacher").mkdir()
-    save_file(state, folder / "teacher" / "model.safetensors")
-    pixels = torch.randint(0, 256, (200, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    labels = forward(state, ((pixels / 255 - mean) / std).double()).argmax(1)
-    names = load_recipe("in1k_ipc50").squeeze.pretrained.class_names  # type: ignore[union-attr]
-    (folder / "data").mkdir()
-    write_parquet(
-        folder / "data" / "validation.parquet", [encode_png(x) for x in pixels], labels.tolist(), names or ()
-    )
-    return [
-        f"squeeze.pretrained.path={folder}/teacher",
-        f"source.path={folder}/data",
-        "source.eval_split=validation",
-        "source.image_size=32",
-        "recover.iterations=2",
-        "recover.ipc=1",
-        "relabel.epochs=1",
-        "evaluate.epochs=1",
-        "evaluate.seeds=1",
-        "evaluate.students=[{model: resnet18, width: 0.1}]",
-    ]
 
 
 def test_the_users_own_line_runs_to_a_thousand_classes(stand_in: list[str], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from srel_hub import images, load_condensed, teacher
 from srel_hub.augment import normalisation_table, normalise
 from srel_hub.condense import condense
 from srel_hub.faults import UserError
+from srel_hub.recipe import load_recipe
 from srel_hub.run import Run, read_json
 from srel_hub.soft_labels import read_manifest
 
@@ -176,29 +177,47 @@ def test_every_block_of_the_readme_runs(quickstart: Quickstart) -> None:
         run_block(block, quickstart[0])
 
 
-def test_every_command_of_the_readme_runs(quickstart: Quickstart, tmp_path: Path) -> None:
-    """As it stands, but for what would take long: that gets a small stand-in by overrides."""
+def test_every_command_of_the_readme_runs(quickstart: Quickstart, stand_in: list[str], tmp_path: Path) -> None:
+    """As it stands, but for what would take long or is not here: that gets a small stand-in by overrides."""
     folder, _ = quickstart
-    stand_in = [
-        f"source.path={make_source(tmp_path / 'source', (8, 8), NAMES)}",
+    source = make_source(tmp_path / "source", (8, 8), NAMES)
+    shutil.copytree(source, folder / "my" / "flowers")
+    small = [
         f"run.root={tmp_path}",
         "squeeze.network.width=0.1",
         "squeeze.epochs=1",
+        "squeeze.optimizer.warmup_epochs=0",
         "recover.iterations=1",
         "relabel.epochs=1",
         "evaluate.students=[{model: convnet, width: 0.1}]",
         "evaluate.epochs=1",
         "evaluate.seeds=1",
     ]
+    stand_ins = {
+        "cifar10_ipc10": [*small, f"source.path={source}"],
+        "own_images": [*small, "source.image_size=8"],
+        "in1k_ipc50": [*stand_in, f"run.root={tmp_path}"],
+    }
     commands = [line for block in code_blocks((ROOT / "README.md").read_text(), "bash") for line in block.splitlines()]
-    assert len(commands) >= 7
+    assert len(commands) >= 9
     for command in commands:
         words = command.split()
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
             continue
-        done = execute(*words, *(stand_in if "cifar10_ipc10" in command else []), cwd=folder)
+        overrides = next((more for recipe, more in stand_ins.items() if recipe in command), [])
+        done = execute(*words, *overrides, cwd=folder)
         assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("document", ["README.md"])
+def test_every_recipe_in_a_document_is_one(document: str, tmp_path: Path) -> None:
+    blocks = code_blocks((ROOT / document).read_text(), "yaml")
+    assert len(blocks) == 2
+    for index, block in enumerate(blocks):
+        file = tmp_path / f"{index}.yaml"
+        file.write_text(block if "extends" in block else f"extends: own_images\n{block}")
+        load_recipe(file)
 
 
 def test_make_quickstart_is_the_readmes_main_command() -> None:
