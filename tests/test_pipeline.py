@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, execute, make_source, small_recipe, write_recipe
+from conftest import ROOT, execute, make_source, refused, small_recipe, write_recipe
 from datasets import load_dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
@@ -250,13 +250,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_recipe_is_one_screen_status_2_and_leaves_nothing(colours: Path, tmp_path: Path, case: str) -> None:
+def test_a_bad_recipe_is_one_screen_status_2_and_leaves_nothing(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     overrides, message = BAD[case]
-    command = [sys.executable, "-m", "srel_hub.condense", str(colours / "colours.yaml"), f"run.root={tmp_path}/runs"]
-    done = execute(*command, *overrides, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 24
+    said = refused(capsys, str(colours / "colours.yaml"), f"run.root={tmp_path}/runs", *overrides)
+    assert message in said and len(said.strip().splitlines()) <= 24
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_bad_recipe_ends_the_process_with_status_2(colours: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "srel_hub.condense", str(colours / "colours.yaml"), "recover.lr=-1"]
+    done = execute(*command, cwd=tmp_path)
+    assert done.returncode == 2 and "recover.lr: " in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
