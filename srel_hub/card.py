@@ -61,6 +61,7 @@ def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
         "manifest": manifest,
         "squeezed": squeezed,
         "teacher": teacher,
+        "processor": read_json(run_folder / recipe.label_folder / "preprocessor_config.json"),
         "two_teachers": recipe.relabel.teacher is not None,
         "summary": summary,
         "row_titles": ROW_TITLES,

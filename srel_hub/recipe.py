@@ -82,7 +82,7 @@ class Source:
     path: Line | None = None
     config: Line | None = None  # of a Hub dataset that has several
     revision: Line | None = None  # branch, tag or commit of a Hub dataset
-    streaming: Literal["auto"] | bool = "auto"  # read without a local copy; auto: where the splits exceed 20 GB
+    streaming: Literal["auto"] | bool = "auto"  # read without a local copy; auto: splits above 20 GB
     train_split: Line | None = "train"  # null: not opened (a pretrained teacher needs none), no random real rows
     eval_split: Line | None = "test"  # null: the students are not evaluated
     image_column: Line | None = None  # found by its type when null

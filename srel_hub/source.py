@@ -95,32 +95,36 @@ def _tables(spec: recipe.Source, wanted: Sequence[str]) -> dict[str, Any]:
     if missing:
         raise UserError("\n".join(missing))
     streaming = spec.streaming if spec.streaming != "auto" else _bytes(builder, files, wanted) > STREAMED_BYTES
-    alone = isinstance(builder, (Parquet, Arrow))
-    loaded: dict[str, Any] = {}
-    for part in [[name] for name in wanted] if alone else [wanted]:
-        chosen = {name: files[name] for name in part} if files and set(part) < set(there) else None
-        try:
-            loaded |= _load(spec, path, chosen, bool(streaming), builder.info.features)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise UserError(_refused(spec, error)) from None
-    return {name: loaded[name] for name in wanted}
+    try:
+        if isinstance(builder, (Parquet, Arrow)):
+            return {name: _load_alone(spec, path, builder, name, bool(streaming)) for name in wanted}
+        # Class names are those of the folders of all splits, so all are opened; streamed, none is downloaded for it.
+        remote = any("://" in file for name in there for file in files.get(name, []))
+        unwanted = set(wanted) < set(there)
+        loaded = _load(spec, path, streaming=bool(streaming) or (remote and unwanted))
+        return {name: loaded[name] for name in wanted}
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(_refused(spec, error)) from None
 
 
-def _load(spec: recipe.Source, path: str, files: Any, streaming: bool, told: Any) -> Any:
-    """The splits that `files` (None: all) hold, each with the class names that it stores itself.
+def _load_alone(spec: recipe.Source, path: str, builder: Any, name: str, streaming: bool) -> Any:
+    """One split of a dataset whose files store their class names, with the names that it stores itself.
 
-    `datasets` would give all splits the features of the first, so that other class names in another split would be
-    lost without a word; so splits of parquet are loaded one by one. `told` is what the dataset's card says of files
-    that do not name their classes.
+    `datasets` would give all splits the features of the first, and another order in the second would be lost without a
+    word. Where the files name no classes, the dataset's card may.
     """
-    options = {"name": spec.config, "revision": spec.revision, "streaming": streaming, "data_files": files}
-    loaded = datasets.load_dataset(path, **options)
-    silent = told is not None and not any(
-        isinstance(feature, datasets.ClassLabel)
-        for table in loaded.values()
-        for feature in (table.features or {}).values()
-    )
-    return datasets.load_dataset(path, **options, features=told) if files and silent else loaded
+    files = builder.config.data_files
+    options = {"streaming": streaming, "data_files": {name: files[name]} if len(files) > 1 else None}
+    table = _load(spec, path, **options)[name]
+    told = builder.info.features
+    named = any(isinstance(feature, datasets.ClassLabel) for feature in (table.features or {}).values())
+    if named or told is None or options["data_files"] is None:
+        return table
+    return _load(spec, path, **options, features=told)[name]
+
+
+def _load(spec: recipe.Source, path: str, **options: Any) -> Any:
+    return datasets.load_dataset(path, name=spec.config, revision=spec.revision, **options)
 
 
 def _builder(spec: recipe.Source, path: str) -> Any:

@@ -271,6 +271,14 @@ def test_only_what_is_wanted_is_opened(tmp_path: Path) -> None:
     assert source.open_source(Source(path="no/where", eval_split=None), silent, train=False) == source.Source()
 
 
+def test_class_folders_keep_the_names_of_all_splits_where_one_is_opened(tmp_path: Path) -> None:
+    spec = lay_out(tmp_path)["folders"]
+    (tmp_path / "folders" / "test" / "blue").rmdir()
+    opened = source.open_source(spec, silent, train=False)
+    assert opened.class_names == ("blue", "green", "red") and opened.eval is not None
+    assert opened.eval.labels.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("column", "names"),
     [
