@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from PIL import Image
 from safetensors import SafetensorError
@@ -66,7 +67,7 @@ def load_pretrained(spec: Pretrained, field: str) -> tuple[Classifier, Origin]:
     weights = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
     if not weights:
         raise UserError(f"{where}: no .safetensors weights there (pickled ones are never loaded)")
-    settings = _read_json(place / "config.json") if place.is_dir() else {}
+    settings = _settings(place / "config.json", where) if (place / "config.json").is_file() else {}
     if "model_type" in settings:
         classifier = _from_transformers(place, settings["model_type"], where)
     else:
@@ -111,12 +112,11 @@ def _fetch(spec: Pretrained, where: str) -> Path:
     raise UserError(f"{where}: {reason}")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _settings(file: Path, where: str) -> dict[str, Any]:
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(f"{where}: its {file.name} is no JSON of settings") from None
 
 
 def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str) -> Classifier:
@@ -149,20 +149,30 @@ def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str)
 
 def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model, found = AutoModelForImageClassification.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are told below
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{where}: {_why_not(model_type, error)}") from None
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise UserError(f"{where}: its weights lack {missing}; it is no trained classifier")
+    for name, held, wanted in sorted(found["mismatched_keys"])[:1]:
+        told = f"its weights hold {name} with the shape {list(held)}, its config.json asks for {list(wanted)}"
+        raise UserError(f"{where}: {told}")
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{where}: how it wants its images cannot be told: {reason}") from None
+        there = (folder / "preprocessor_config.json").is_file()
+        reason = f" that transformers can read: {str(error).strip().splitlines()[0][:200]}" if there else ""
+        raise UserError(f"{where}: its normalisation is not known: no preprocessor_config.json{reason}") from None
     frame = frame_of(processor)
     mean, std, order = colours_of(processor)
     if order != (0, 1, 2):
@@ -178,7 +188,7 @@ def _why_not(model_type: str, error: Exception) -> str:
         return f"unknown architecture {model_type!r}{hint}"
     if "Unrecognized configuration class" in str(error):
         return f"{model_type} is no image classifier in transformers"
-    return f"no classifier that transformers can load: {str(error).strip().splitlines()[0]}"
+    return f"no classifier that transformers can load: {' '.join(str(error).split())[:300]}"
 
 
 def frame_of(processor: Any) -> Frame:
@@ -228,7 +238,8 @@ def try_out(classifier: Classifier, where: str) -> None:
     """One forward pass on an image of zeros.
 
     Raises:
-        UserError: where the network cannot take images of this size, or answers with another number of classes.
+        UserError: where the network cannot take images of this size, answers with another number of classes or not
+            with numbers.
     """
     try:
         logits = classifier.model(torch.zeros(1, 3, *classifier.size)).logits
@@ -236,6 +247,10 @@ def try_out(classifier: Classifier, where: str) -> None:
         height, width = classifier.size
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{where}: it cannot take images of {width} x {height} pixels: {reason}") from None
+    if not logits.isfinite().all():
+        raise UserError(
+            f"{where}: it answers an image of zeros with {logits.flatten()[~logits.isfinite().flatten()][0]}"
+        )
     if logits.shape != (1, len(classifier.class_names)):
         raise UserError(f"{where}: it gives {logits.shape[1]} logits for {len(classifier.class_names)} classes")
 

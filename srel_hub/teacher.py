@@ -139,9 +139,11 @@ def load(folder: Path, device: torch.device) -> Classifier:
         UserError: where the folder holds none.
     """
     try:
-        config = AutoConfig.from_pretrained(folder)
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        model = AutoModelForImageClassification.from_pretrained(folder, config=config, dtype=torch.float32)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        model = AutoModelForImageClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no classifier that transformers can load: {error}") from None
     model.requires_grad_(False)

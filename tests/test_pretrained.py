@@ -1,7 +1,9 @@
 """Teachers that exist: every family as its own processor would feed it, and class names that must agree."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import torch
 from conftest import SMALL, make_source, write_recipe
 from families import WITH_BATCHNORM, WITHOUT_BATCHNORM, save_family
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_convert import random_state
+from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from srel_hub import classes, load_condensed, teacher
@@ -19,7 +22,7 @@ from srel_hub.condense import condense
 from srel_hub.faults import UserError
 from srel_hub.picture import Frame, fit
 from srel_hub.preflight import agree, mean_recall
-from srel_hub.pretrained import at_size, load_pretrained, require_batchnorm
+from srel_hub.pretrained import at_size, load_pretrained, require_batchnorm, try_out
 from srel_hub.recipe import Pretrained, load_recipe
 from srel_hub.run import Run, read_json
 
@@ -92,6 +95,61 @@ def test_timms_settings_are_read_and_a_bare_file_is_taken_as_torchvisions(tmp_pa
     assert timm.frame == Frame((64, 64), 80) and timm.mean == (0.5, 0.4, 0.3) and timm.std == (0.2, 0.2, 0.1)
     assert timm.class_names == tuple("abcdefg")
     assert at_size(timm, 32).frame == Frame((32, 32), 40)
+
+
+def settings(**changed: Any) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+    return change
+
+
+def weights(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], object]:
+    def changed(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return changed
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+CODE = {"auto_map": {"AutoConfig": "x.Y", "AutoModelForImageClassification": "x.Z"}, "model_type": "custom"}
+DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut off": (cut, "Error while deserializing header"),
+    "an impossible setting": (settings(layer_type="nonsense"), "layer_type=nonsense is not one of basic,bottleneck"),
+    "another shape": (settings(hidden_sizes=[8, 8, 16, 24]), r"classifier.1.weight with the shape \[5, 16\], its"),
+    "settings that are no JSON": (lambda f: (f / "config.json").write_text("{"), "its config.json is no JSON"),
+    "no settings": (lambda f: (f / "config.json").unlink(), "config.json names no model_type of transformers"),
+    "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "not known: no preprocessor_config.json$"),
+    "a broken processor": (lambda f: (f / "preprocessor_config.json").write_text("{"), "is not a valid JSON"),
+    "code of its own": (settings(**CODE), "unknown architecture 'custom'"),
+    "no head": (weights(lambda t: t.pop("classifier.1.weight")), "lack classifier.1.weight; it is no trained"),
+    "not numbers": (weights(lambda t: t["classifier.1.bias"].fill_(torch.nan)), "an image of zeros with nan"),
+    "pickled": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled ones are never loaded"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_teacher_is_refused_by_what_is_wrong(tmp_path: Path, case: str) -> None:
+    folder = save_family("resnet", tmp_path, NAMES)
+    change, message = DAMAGED[case]
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        classifier, _ = load_pretrained(Pretrained(path=str(folder)), "squeeze.pretrained")
+        try_out(classifier, "squeeze.pretrained")
+
+
+def test_weights_in_bfloat16_are_used_in_float32(tmp_path: Path) -> None:
+    folder = save_family("resnet", tmp_path, NAMES)
+    weights(lambda t: t.update({n: x.bfloat16() for n, x in t.items() if x.is_floating_point()}))(folder)
+    classifier, _ = load_pretrained(Pretrained(path=str(folder)), "squeeze.pretrained")
+    assert {parameter.dtype for parameter in classifier.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
