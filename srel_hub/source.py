@@ -101,7 +101,8 @@ def _tables(spec: recipe.Source, wanted: Sequence[str]) -> dict[str, Any]:
         # Class names are those of the folders of all splits, so all are opened; streamed, none is downloaded for it.
         remote = any("://" in file for name in there for file in files.get(name, []))
         unwanted = set(wanted) < set(there)
-        loaded = _load(spec, path, streaming=bool(streaming) or (remote and unwanted))
+        threads = {"decode_num_threads": 0} if "decode_num_threads" in vars(builder.config) else {}  # we decode
+        loaded = _load(spec, path, streaming=bool(streaming) or (remote and unwanted), **threads)
         return {name: loaded[name] for name in wanted}
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(_refused(spec, error)) from None

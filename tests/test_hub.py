@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import as_stranger, branch, make_source
 from families import save_family
 
 from srel_hub import load_condensed
 from srel_hub.evaluate import evaluate
+from srel_hub.images import encode_png
 from srel_hub.publish import publish
 from srel_hub.relabel import relabel
 
@@ -77,3 +79,31 @@ def test_of_a_hub_dataset_only_the_wanted_split_is_downloaded(tmp_path: Path, st
     assert json.loads(done.stdout.splitlines()[-1]) == [names, 36, "org/net", commit, names]
     fetched = {path.name for path in (tmp_path / "home").rglob("*") if path.is_file() or path.is_symlink()}
     assert "train.parquet" not in fetched and ("test.parquet" in fetched) == (not streaming)
+
+
+FOLDERS = """
+import json
+from srel_hub.recipe import Source
+from srel_hub.source import open_source
+
+spec = Source(path="org/folders", eval_split="test")
+opened = open_source(spec, lambda items, total, title, unit: iter(items), train=TRAIN)
+splits = [split for split in (opened.train, opened.eval) if split is not None]
+told = [(split.labels.tolist(), split.images(None).pixels[:, 0, 0, 0].tolist()) for split in splits]
+print(json.dumps([opened.class_names, told]))
+"""
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_class_folders_on_the_hub_are_read_and_unwanted_splits_left_there(tmp_path: Path, train: bool) -> None:
+    for split, grey in (("train", 10), ("test", 90)):
+        for label, name in enumerate(("ant", "bee")):
+            folder = tmp_path / "hub/datasets/org/folders" / split / name
+            folder.mkdir(parents=True)
+            (folder / "x.png").write_bytes(encode_png(torch.full((3, 4, 4), grey + label, dtype=torch.uint8)))
+    done = as_stranger(tmp_path, "-c", FOLDERS.replace("TRAIN", str(train)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = [[[0, 1], [10, 11]], [[0, 1], [90, 91]]][0 if train else 1 :]
+    assert json.loads(done.stdout.splitlines()[-1]) == [["ant", "bee"], expected]
+    fetched = [path for path in (tmp_path / "home").rglob("*") if path.name.endswith(".png")]
+    assert len(fetched) == (4 if train else 0)
