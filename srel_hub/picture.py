@@ -12,6 +12,7 @@ from srel_hub.faults import UserError
 
 
 SMALLEST_SIDE = 2
+LARGEST_SIDE = 32_767  # crop boxes are stored as int16
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from srel_hub.classes import SHOWN, Classes, more
 from srel_hub.faults import UserError
-from srel_hub.picture import SMALLEST_SIDE, Frame, fit, read_picture
+from srel_hub.picture import LARGEST_SIDE, SMALLEST_SIDE, Frame, fit, read_picture
 
 
 class Progress(Protocol):
@@ -152,8 +152,9 @@ def _stack(encoded: Iterable[tuple[int, Any]], frame: Frame | None, where: str) 
     if not arrays:
         raise UserError(f"{where}: there are no images")
     height, width = arrays[0].shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
-        raise UserError(f"{where}: images of {width} x {height} pixels; at least {SMALLEST_SIDE} a side")
+    if min(height, width) < SMALLEST_SIDE or max(height, width) > LARGEST_SIDE:
+        allowed = f"{SMALLEST_SIDE} to {LARGEST_SIDE} a side; set source.image_size"
+        raise UserError(f"{where}: images of {width} x {height} pixels; allowed are {allowed}")
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 

@@ -111,7 +111,7 @@ PNG = encode_png(torch.zeros(3, 4, 4, dtype=torch.uint8))
         (
             [encode_png(torch.zeros(3, 1, 1, dtype=torch.uint8))] * 2,
             [0, 1],
-            "images of 1 x 1 pixels; at least 2 a side",
+            "images of 1 x 1 pixels; allowed are 2 to 32767 a side; set source.image_size",
         ),
     ],
 )
