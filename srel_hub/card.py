@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -43,7 +44,13 @@ def render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "amount": amount, "bytes": in_bytes, "student": student_title}
+    environment.filters |= {
+        "percent": percent,
+        "amount": amount,
+        "bytes": in_bytes,
+        "student": student_title,
+        "cell": cell,
+    }
     return f"---\n{metadata.strip()}\n---\n\n{environment.get_template(template).render(**facts)}"
 
 
@@ -199,6 +206,12 @@ def dataset_info(data: Path) -> datasets.DatasetInfo:
 
 def total_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def cell(text: str) -> str:
+    """Text as it stands in a cell of a Markdown table: one line, nothing in it read as Markdown or HTML."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", printable)
 
 
 def amount(value: float) -> str:

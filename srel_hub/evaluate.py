@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from srel_hub import recipe, teacher
 from srel_hub.condensed import Epoch, sampled_epoch, stored_epoch
 from srel_hub.images import load_pixels
+from srel_hub.preflight import require_same_data
 from srel_hub.recipe import Network
 from srel_hub.run import Run, atomic, cli, derive_seed, generator, read_json, write_json
 from srel_hub.soft_labels import SoftLabels, read_manifest
@@ -83,6 +84,7 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
     run.require(run.recipe.label_folder, "squeeze")
     run.require("images", "recover")
     run.require("soft_labels", "relabel")
+    require_same_data(run, source, read_manifest(run.path("soft_labels", "manifest.json")).class_names)
     rows = ROWS if source.train is not None else ROWS[:1]
     trainings = [
         Training(student, row, seed) for student in spec.students for seed in range(spec.seeds) for row in rows

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
 
@@ -37,6 +38,11 @@ class Faults:
             raise UserError("\n".join(dict.fromkeys(self.found)))
 
 
+def first_line(error: BaseException) -> str:
+    """What a library says of an error, without the rest of its story."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 
@@ -63,9 +69,27 @@ def told(error: ValidationError, schema: type) -> list[str]:
 
 def _fields(section: Any) -> dict[str, Any]:
     """Field names and types of a section, looking through Annotated, unions and tuples of sections."""
-    if dataclasses.is_dataclass(section):
-        return get_type_hints(section)
+    if isinstance(section, type) and dataclasses.is_dataclass(section):
+        return get_type_hints(section, include_extras=True)
     return next((fields for part in get_args(section) if (fields := _fields(part))), {})
+
+
+def is_text(schema: Any, path: Sequence[str]) -> bool:
+    """Whether the field at the end of a dotted path takes text, or text or nothing."""
+    for part in path:
+        schema = _fields(schema).get(part)
+    plain = {kind for kind in _kinds(schema) if kind is not type(None)}
+    return plain == {str}
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of, looking through Annotated and unions."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    return {annotation}
 
 
 def _message(detail: Mapping[str, Any], path: Sequence[str], known: Sequence[str]) -> str:
@@ -80,6 +104,8 @@ def _message(detail: Mapping[str, Any], path: Sequence[str], known: Sequence[str
     if detail["type"] == "dataclass_type":
         return f"must be a section, a mapping of fields to values, got {detail['input']!r}"
     message = (detail["msg"][0].lower() + detail["msg"][1:]).replace("tuple", "list")
+    if detail["type"] == "string_type" and detail["input"] is not None:
+        message += " (quote it)"
     if detail["type"] == "literal_error":
         allowed = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         nearest = difflib.get_close_matches(str(detail["input"]), allowed, n=1)

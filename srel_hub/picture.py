@@ -6,12 +6,13 @@ from typing import Any
 
 import fsspec
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from srel_hub.faults import UserError
+from srel_hub.faults import UserError, first_line
 
 
 SMALLEST_SIDE = 2
+BILINEAR = int(Image.Resampling.BILINEAR)
 LARGEST_SIDE = 32_767  # crop boxes are stored as int16
 
 
@@ -20,11 +21,12 @@ class Frame:
     """How a picture becomes `size` (height, width) pixels; a picture that has this size already is left alone.
 
     `resize` is the teacher's rule: the shorter side is brought to so many pixels, then the centre is cut out. None
-    keeps as much of the picture as covers `size`.
+    keeps as much of the picture as covers `size`. `resample` is Pillow's number of the filter.
     """
 
     size: tuple[int, int]
     resize: int | None = None
+    resample: int = BILINEAR
 
 
 def read_picture(value: Any, frame: Frame | None, where: str) -> np.ndarray[Any, Any]:
@@ -38,8 +40,11 @@ def read_picture(value: Any, frame: Frame | None, where: str) -> np.ndarray[Any,
             rgb = to_rgb(ImageOps.exif_transpose(image))
             return np.asarray(rgb if frame is None else fit(rgb, frame))
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{where} is no image that Pillow can read ({reason}); mend or remove it") from None
+        reason = first_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = "damaged, or of a format that it does not know"
+        file = f" ({value['path']})" if value is not None and value["path"] else ""
+        raise UserError(f"{where}{file} is no image that Pillow can read ({reason}); mend or remove it") from None
 
 
 def _stream(value: Any) -> Any:
@@ -73,9 +78,9 @@ def fit(image: Image.Image, frame: Frame) -> Image.Image:
     if (image.height, image.width) == frame.size:
         return image
     if frame.resize is None:
-        return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        return ImageOps.fit(image, (width, height), Image.Resampling(frame.resample))
     short = min(image.size)
     across, down = (max(1, int(frame.resize * side / short)) for side in image.size)
-    resized = image.resize((across, down), Image.Resampling.BILINEAR)
+    resized = image.resize((across, down), Image.Resampling(frame.resample))
     left, top = round((across - width) / 2), round((down - height) / 2)
     return resized.crop((left, top, left + width, top + height))

@@ -1,5 +1,6 @@
 """What a run needs, found and checked together, so that a mistake is told before anything is spent."""
 
+import os
 import shutil
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from srel_hub.faults import Faults, UserError
 from srel_hub.picture import Frame
 from srel_hub.pretrained import Origin, at_size, load_pretrained, require_batchnorm, try_out
 from srel_hub.recipe import Pretrained, Recipe
-from srel_hub.run import Run
+from srel_hub.run import Run, read_json
 from srel_hub.soft_labels import row_bytes
 from srel_hub.source import Source, open_source
 from srel_hub.split import Split
@@ -79,6 +80,8 @@ def prepare(run: Run) -> Prepared:
         faults.settle()  # without them there is nothing to compare the rest with
     assert source is not None
     kept = None if "teacher" in missing else teacher.load(run.path("teacher"), torch.device("cpu"))
+    if kept is not None:
+        require_same_data(run, source, kept.class_names)
     frame = kept.frame if kept else image_frame(recipe, opened.get("teacher"))
     names = kept.class_names if kept else source.class_names
     adopted, assumed = {}, dict[str, Classifier]()
@@ -87,7 +90,9 @@ def prepare(run: Run) -> Prepared:
             who = f"{teachers(recipe)[folder][1]}={origin.path}"
             names, unproven = agree(classifier.class_names, names, who, recipe.squeeze.trust_class_order)
             size = frame or Frame(first_size(source))
-            classifier = replace(classifier, class_names=names, size=size.size, resize=size.resize)
+            classifier = replace(
+                classifier, class_names=names, size=size.size, resize=size.resize, resample=size.resample
+            )
             try_out(classifier, who)
             adopted[folder] = Adopted(classifier, origin)
             if unproven:
@@ -97,6 +102,8 @@ def prepare(run: Run) -> Prepared:
             require_one_size(source)
     faults.settle()
     assert names is not None
+    with faults.collected():
+        require_memory(source, frame, trains="teacher" in missing and recipe.squeeze.pretrained is None)
     with faults.collected():
         require_disk(run, len(names), frame.size if frame else first_size(source), list(adopted.values()))
     for who, classifier in assumed.items():
@@ -194,6 +201,52 @@ def mean_recall(answers: Tensor, labels: Tensor) -> float:
     right = labels[answers == labels].bincount(minlength=int(labels.max()) + 1)
     count = labels.bincount()
     return float((right[count > 0] / count[count > 0]).mean())
+
+
+def require_same_data(run: Run, source: Source, class_names: tuple[str, ...]) -> None:
+    """Refuse to go on with other data than the run began with: labels would be counted against other classes.
+
+    Raises:
+        UserError: saying what changed.
+    """
+    began = read_json(run.path("teacher", "metrics.json"))
+    counts = began.get("class_images")  # not kept before version 0.2.0
+    faults = []
+    if source.class_names is not None and not classes.nameless(source.class_names):
+        wrong = classes.contradiction(source.class_names, class_names, "the dataset", "this run")
+        faults += [wrong] if wrong else []
+    if not faults and counts and source.train is not None:
+        same = source.train.labels.bincount(minlength=len(class_names)).tolist() == counts
+        faults += [] if same else ["the training split has another number of images of some classes"]
+    if not faults and began["eval_images"] and source.eval is not None:
+        now = len(source.eval.labels)
+        faults += (
+            [f"the eval split has {now} images, it had {began['eval_images']}"] if now != began["eval_images"] else []
+        )
+    if faults:
+        raise UserError(
+            f"source: the data changed since {run.folder} was begun: {'; '.join(faults)}. Bring them back, or start "
+            "another run with name=..."
+        )
+
+
+def require_memory(source: Source, frame: Frame | None, trains: bool) -> None:
+    """Compare what is decoded at once with the machine's memory.
+
+    Raises:
+        UserError: naming the splits' size and the knob.
+    """
+    needed = 0
+    for split in (source.train if trains else None, source.eval):
+        if split is not None:
+            height, width = frame.size if frame else split.size
+            needed += 3 * height * width * len(split.labels)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"the images need {in_bytes(needed)} of memory, the machine has {in_bytes(there)}; lower "
+            "source.image_size, or take fewer images"
+        )
 
 
 def require_disk(run: Run, num_classes: int, size: tuple[int, int], adopted: list[Adopted]) -> None:

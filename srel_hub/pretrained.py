@@ -6,6 +6,7 @@ which every family spells its own way (MobileViT swaps red and blue, EfficientNe
 
 import difflib
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +30,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srel_hub.convert import convert, is_torchvision_resnet
-from srel_hub.faults import UserError
-from srel_hub.picture import Frame
+from srel_hub.faults import UserError, first_line
+from srel_hub.picture import BILINEAR, Frame
 from srel_hub.recipe import Pretrained, is_local, public_name
 from srel_hub.run import sha256
 from srel_hub.teacher import Classifier
@@ -108,7 +109,7 @@ def _fetch(spec: Pretrained, where: str) -> Path:
     except LocalEntryNotFoundError:
         reason = "neither local nor in the cache, and the Hub cannot be reached"
     except (HFValidationError, OSError) as error:
-        reason = f"no local folder, and the Hub says: {str(error).strip().splitlines()[0]}"
+        reason = f"no local folder, and the Hub says: {first_line(error)}"
     raise UserError(f"{where}: {reason}")
 
 
@@ -126,24 +127,28 @@ def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str)
     except SafetensorError as error:
         raise UserError(f"{where}: not a safetensors file: {error}") from None
     if not is_torchvision_resnet(tensors):
+        told = "its config.json names no" if settings else "there is no config.json with a"
         raise UserError(
-            f"{where}: its config.json names no model_type of transformers, and its weights do not have torchvision's "
-            f"ResNet names (found: {', '.join(sorted(tensors)[:3])}, ...)"
+            f"{where}: {told} model_type of transformers, and the weights do not have torchvision's ResNet names "
+            f"(found: {', '.join(sorted(tensors)[:3])}, ...)"
         )
     model = convert(tensors, where)
-    told = settings.get("pretrained_cfg", settings)
+    timm = settings.get("pretrained_cfg", settings)
     names = settings.get("label_names") or [f"LABEL_{index}" for index in range(model.config.num_labels)]
     frame = IMAGENET_FRAME
-    if "input_size" in told:
-        height, width = told["input_size"][1:]
-        frame = Frame((height, width), int(min(height, width) / told.get("crop_pct", 1)))
+    if "input_size" in timm:
+        height, width = timm["input_size"][1:]
+        filters = Image.Resampling.__members__
+        resample = filters.get(str(timm.get("interpolation")).upper(), Image.Resampling.BILINEAR)
+        frame = Frame((height, width), int(min(height, width) / timm.get("crop_pct", 1)), int(resample))
     return Classifier(
         model=model,
-        mean=tuple(told.get("mean", IMAGENET_MEAN)),
-        std=tuple(told.get("std", IMAGENET_STD)),
+        mean=tuple(timm.get("mean", IMAGENET_MEAN)),
+        std=tuple(timm.get("std", IMAGENET_STD)),
         class_names=tuple(names),
         size=frame.size,
         resize=frame.resize,
+        resample=frame.resample,
     )
 
 
@@ -171,14 +176,19 @@ def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         there = (folder / "preprocessor_config.json").is_file()
-        reason = f" that transformers can read: {str(error).strip().splitlines()[0][:200]}" if there else ""
+        reason = f" that transformers can read: {first_line(error)[:200]}" if there else ""
         raise UserError(f"{where}: its normalisation is not known: no preprocessor_config.json{reason}") from None
     frame = frame_of(processor)
-    mean, std, order = colours_of(processor)
+    try:
+        mean, std, order = colours_of(processor)
+    except ValueError as error:
+        raise UserError(f"{where}: its preprocessor_config.json: {first_line(error)}") from None
+    if not all(0 < deviation < math.inf for deviation in std):
+        raise UserError(f"{where}: its preprocessor_config.json normalises to infinity or not at all: std {list(std)}")
     if order != (0, 1, 2):
         reorder_input(model, order)
     names = tuple(config.id2label[index] for index in range(config.num_labels))
-    return Classifier(model, mean, std, names, frame.size, frame.resize)
+    return Classifier(model, mean, std, names, frame.size, frame.resize, frame.resample)
 
 
 def _why_not(model_type: str, error: Exception) -> str:
@@ -193,14 +203,14 @@ def _why_not(model_type: str, error: Exception) -> str:
 
 def frame_of(processor: Any) -> Frame:
     """Size and resize rule of a transformers image processor; a picture is never stretched here."""
-    size, crop = processor.size or {}, processor.crop_size or {}
+    size, crop, resample = processor.size or {}, processor.crop_size or {}, int(processor.resample or BILINEAR)
     short = size.get("shortest_edge") or min(size.get("height") or 224, size.get("width") or 224)
     share = getattr(processor, "crop_pct", None)
     if share and short < 384:  # ConvNextImageProcessor, which enlarges to short / share and cuts out short
-        return Frame((short, short), int(short / share))
+        return Frame((short, short), int(short / share), resample)
     if processor.do_center_crop and crop:
-        return Frame((crop["height"], crop["width"]), short)
-    return Frame((size.get("height") or short, size.get("width") or short))
+        return Frame((crop["height"], crop["width"]), short, resample)
+    return Frame((size.get("height") or short, size.get("width") or short), None, resample)
 
 
 def colours_of(processor: Any) -> tuple[Colour, Colour, tuple[int, ...]]:
@@ -245,7 +255,7 @@ def try_out(classifier: Classifier, where: str) -> None:
         logits = classifier.model(torch.zeros(1, 3, *classifier.size)).logits
     except (RuntimeError, ValueError) as error:
         height, width = classifier.size
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{where}: it cannot take images of {width} x {height} pixels: {reason}") from None
     if not logits.isfinite().all():
         raise UserError(

@@ -4,7 +4,8 @@
     python -m srel_hub.recipe schema
 
 A recipe may name another to build on (`extends: base.yaml`, relative to itself or shipped), and the command line may
-change single values (`key=value`, the value read as YAML). A leaf of the program receives only its own section.
+change single values (`key=value`; the value is text where the field is, else YAML). A leaf of the program receives
+only its own section.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from srel_hub.faults import UserError, told
+from srel_hub.faults import UserError, is_text, told
 
 
 HERE = Path(__file__).parent
@@ -50,7 +51,7 @@ Threads = Annotated[int, Number, Field(ge=1, le=1024)]
 Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
 Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "convnet"]
 
-STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+STRICT = ConfigDict(extra="forbid")
 
 
 class RecipeError(UserError):
@@ -100,6 +101,10 @@ class Source:
             f"exactly one of source.path (got {self.path!r}) and source.builtin (got {self.builtin!r}) must be set",
         )
         _require("```" not in (self.citation or ""), "citation: must not contain ```")
+        _require(
+            self.eval_split is None or self.eval_split != self.train_split,
+            f"eval_split={self.eval_split}: is the training split, on which nothing can be scored; null does without",
+        )
 
 
 def _path_alone(value: Any) -> Any:
@@ -200,7 +205,8 @@ class Squeeze:
     augment: Augment = field(default_factory=lambda: Augment(crop="padded"))
 
     def __post_init__(self) -> None:
-        _check_warmup(self.optimizer, self.epochs)
+        if self.pretrained is None:
+            _check_warmup(self.optimizer, self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,12 +274,12 @@ class Publish:
     teacher_repo_id: str | None = None  # null: repo_id with '-teacher' appended
 
     def __post_init__(self) -> None:
-        for repo_id in (self.repo_id, self.teacher_repo_id):
+        for field_name, repo_id in (("repo_id", self.repo_id), ("teacher_repo_id", self.teacher_repo_id)):
             if repo_id is not None:
                 try:
                     validate_repo_id(repo_id)
                 except HFValidationError as error:
-                    raise ValueError(str(error)) from error
+                    raise ValueError(f"{field_name}={repo_id}: {error}") from error
 
     @property
     def teacher(self) -> str | None:
@@ -328,7 +334,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: a YAML file, the name of a shipped recipe, or a run directory (its `recipe.yaml` is read).
-        overrides: `dotted.key=value` pairs, the value read as YAML.
+        overrides: `dotted.key=value` pairs; the value is text where the field is, else YAML.
 
     Raises:
         RecipeError: with every fault at once, each by dotted name, value, what is allowed and the nearest name.
@@ -361,8 +367,21 @@ def find(path: str | Path) -> Path:
     )
 
 
+WHOLE_NUMBER = re.compile(r"^[-+]?[0-9]+$")
+DECIMAL = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+NUMBER_TAGS = {"tag:yaml.org,2002:int": WHOLE_NUMBER, "tag:yaml.org,2002:float": DECIMAL}
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys in silence; here that is an error."""
+    """YAML with the numbers of version 1.2: 1e-3 is one, 010 is ten, 1:30 and 1_0 are text.
+
+    PyYAML keeps the last of two equal keys in silence; here that is an error.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in NUMBER_TAGS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -409,13 +428,16 @@ def _apply(mapping: dict[str, Any], override: str) -> str | None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         return f"{override!r}: an override is key=value, for example recover.iterations=500"
+    if not text.strip():
+        return f"{key}: no value is given; null empties a field"
     *sections, leaf = key.split(".")
+    as_text = is_text(Recipe, key.split(".")) and text != "null" and text[0] not in "'\""
     for section in sections:
         if not isinstance(mapping.setdefault(section, {}), dict):
             return f"{key}: {section!r} is no section"
         mapping = mapping[section]
     try:
-        mapping[leaf] = yaml.load(text, _Loader)  # noqa: S506
+        mapping[leaf] = text if as_text else yaml.load(text, _Loader)  # noqa: S506
     except yaml.YAMLError:
         return f"{key}={text}: the value is not valid YAML; quote it"
     return None
@@ -438,10 +460,16 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
 class _Dumper(yaml.SafeDumper):
     """Lists on one line, as the shipped recipes have them; a thousand class names would be a thousand lines."""
 
 
+for _tag, _pattern in NUMBER_TAGS.items():
+    _Loader.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
+    _Dumper.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))  # text that looks like one is quoted
 _Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, True))
 
 

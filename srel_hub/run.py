@@ -39,7 +39,8 @@ class Run:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.folder = Path(recipe.run.root) / recipe.name
+        self.folder = Path(recipe.run.root).expanduser() / recipe.name
+        _require_place(self.folder)
         self.accelerator = make_accelerator()
         self.recipe = _settle(recipe, self.folder)
         threads = self.recipe.run.cpu_threads
@@ -112,7 +113,10 @@ class Run:
         marker = self._marker(stage, unit)
         if not marker.is_file():
             return False
-        sizes = json.loads(marker.read_text(encoding="utf-8"))
+        try:
+            sizes = dict(json.loads(marker.read_text(encoding="utf-8")))
+        except ValueError:
+            return False  # a damaged marker marks nothing
         return all(
             self.path(name).is_file() and self.path(name).stat().st_size == size for name, size in sizes.items()
         )
@@ -124,6 +128,17 @@ class Run:
 
     def _marker(self, stage: Stage, unit: str) -> Path:
         return self.path("units", stage, f"{unit}.json")
+
+
+def _require_place(folder: Path) -> None:
+    """Refuse a run directory that cannot be made or written."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(
+            f"run.root: {there} is a file, so {folder} cannot be made; set run.root or name to another place"
+        )
+    if not os.access(there, os.W_OK):
+        raise UserError(f"run.root: {there} cannot be written to; set run.root to another place")
 
 
 def _settle(recipe: Recipe, folder: Path) -> Recipe:

@@ -12,12 +12,18 @@ from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.parquet.parquet import Parquet
 
 from srel_hub import classes, recipe
-from srel_hub.faults import Faults, UserError
+from srel_hub.faults import Faults, UserError, first_line
+from srel_hub.folders import check_folder
 from srel_hub.recipe import is_local
 from srel_hub.split import DecodedSplit, Images, Progress, Split, TableSplit, label_values
 
 
 DIGITS_SPLIT_SEED = 0
+LAYOUTS = (
+    "Layouts that work: train/ant/1.jpg, train/bee/2.jpg, a folder for each of two or more classes and no image "
+    "beside the folders; train/1.jpg with train/metadata.csv (file_name,label); parquet. Labels are class labels, "
+    "strings or whole numbers"
+)
 STREAMED_BYTES = 20e9  # `source.streaming: auto` makes no local copy of more
 DIGITS = {
     "title": "Optical Recognition of Handwritten Digits (8 x 8)",
@@ -36,12 +42,13 @@ DIGITS = {
 class Source:
     """A dataset that has been found and checked. A split is None where no stage needs it or the recipe sets none.
 
-    `class_names` is None where no split was opened.
+    `class_names` is None where nothing tells them. `remarks` are what the user should hear.
     """
 
     class_names: tuple[str, ...] | None = None
     train: Split | None = None
     eval: Split | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def described(spec: recipe.Source) -> recipe.Source:
@@ -61,10 +68,10 @@ def open_source(spec: recipe.Source, progress: Progress, train: bool = True) -> 
     if spec.builtin is not None:
         return _digits()
     names = {"train": spec.train_split if train else None, "eval": spec.eval_split}
-    wanted = list(dict.fromkeys(name for name in names.values() if name is not None))
+    wanted = [name for name in names.values() if name is not None]
     if not wanted:
-        return Source()
-    tables = _tables(spec, wanted)
+        return Source() if spec.train_split is None else Source(_names_alone(spec))
+    tables, remarks = _tables(spec, wanted)
     found, faults = {}, Faults()
     for name, table in tables.items():
         with faults.collected():
@@ -78,14 +85,22 @@ def open_source(spec: recipe.Source, progress: Progress, train: bool = True) -> 
         with faults.collected():
             split.check(every_class=split.name == spec.train_split)
     faults.settle()
-    return Source(
-        splits[wanted[0]].classes.names,
-        *(splits[name] if name is not None else None for name in (names["train"], names["eval"])),
-    )
+    opened = {role: splits[name] for role, name in names.items() if name is not None}
+    return Source(splits[wanted[0]].classes.names, opened.get("train"), opened.get("eval"), tuple(remarks))
 
 
-def _tables(spec: recipe.Source, wanted: Sequence[str]) -> dict[str, Any]:
-    """The wanted splits, as `datasets` opens them; of a dataset's other splits nothing is downloaded."""
+def _names_alone(spec: recipe.Source) -> tuple[str, ...] | None:
+    """The class names of a training split that no stage needs, where they can be had without reading it."""
+    assert spec.train_split is not None
+    tables, _ = _tables(replace(spec, streaming=True), [spec.train_split])
+    features = tables[spec.train_split].features or {}
+    _, label = _columns(spec, features, spec.train_split)
+    named = classes.of_column(features[label])
+    return None if named is None else named.names
+
+
+def _tables(spec: recipe.Source, wanted: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The wanted splits, as `datasets` opens them, and remarks; of other splits nothing is downloaded."""
     assert spec.path is not None
     path = str(Path(spec.path).expanduser()) if spec.path.startswith("~") else spec.path
     builder = _builder(spec, path)
@@ -97,15 +112,20 @@ def _tables(spec: recipe.Source, wanted: Sequence[str]) -> dict[str, Any]:
     streaming = spec.streaming if spec.streaming != "auto" else _bytes(builder, files, wanted) > STREAMED_BYTES
     try:
         if isinstance(builder, (Parquet, Arrow)):
-            return {name: _load_alone(spec, path, builder, name, bool(streaming)) for name in wanted}
+            return {name: _load_alone(spec, path, builder, name, bool(streaming)) for name in wanted}, []
         # Class names are those of the folders of all splits, so all are opened; streamed, none is downloaded for it.
         remote = any("://" in file for name in there for file in files.get(name, []))
         unwanted = set(wanted) < set(there)
         threads = {"decode_num_threads": 0} if "decode_num_threads" in vars(builder.config) else {}  # we decode
         loaded = _load(spec, path, streaming=bool(streaming) or (remote and unwanted), **threads)
-        return {name: loaded[name] for name in wanted}
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(_refused(spec, error)) from None
+    remarks: list[str] = []
+    if Path(path).is_dir():
+        values = [feature for name in wanted for feature in (loaded[name].features or {}).values()]
+        numbers = any(isinstance(value, datasets.Value) and value.dtype.startswith("int") for value in values)
+        remarks = check_folder(Path(path), {str(name): list(found) for name, found in files.items()}, numbers)
+    return {name: loaded[name] for name in wanted}, remarks
 
 
 def _load_alone(spec: recipe.Source, path: str, builder: Any, name: str, streaming: bool) -> Any:
@@ -162,10 +182,6 @@ def _refused(spec: recipe.Source, error: BaseException) -> str:
     return f"source.path={spec.path}: no local folder or Hub dataset that load_dataset opens: {reason}"
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _missing_split(spec: recipe.Source, name: str, found: list[str]) -> str:
     field = "eval_split" if name == spec.eval_split else "train_split"
     way_out = "; source.eval_split=null does without evaluation" if field == "eval_split" else ""
@@ -212,9 +228,7 @@ def _column(named: str | None, field: str, candidates: list[str], usable: list[s
         return candidates[0]
     if usable:
         raise UserError(f"{where}: which column? set source.{field} to one of {', '.join(usable)} (columns: {there})")
-    raise UserError(
-        f"{where}: no column with {what} (columns: {there}); lay the images out in one folder for each class"
-    )
+    raise UserError(f"{where}: no column with {what} (columns: {there}). {LAYOUTS}")
 
 
 def _kind(feature: Any) -> str:

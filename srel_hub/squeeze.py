@@ -55,6 +55,8 @@ def squeeze(run: Run, prepared: Prepared | None = None) -> Path:
     if todo:
         prepared = prepared or prepare(run)
         run.begin()
+        for remark in prepared.source.remarks:
+            run.say(f"note: {remark}")
         # An image that cannot be read is found here, before the training.
         test = None if prepared.source.eval is None else prepared.source.eval.images(prepared.frame)
         for name in todo:
@@ -109,7 +111,7 @@ def keep(run: Run, name: str, classifier: Classifier, facts: dict[str, Any], tes
     accuracy = "not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
     network, origin = run.recipe.squeeze.network, facts["pretrained"]
     trained = f"{network.model} x {network.width:g}, {run.recipe.squeeze.epochs} epochs"
-    run.say(f"squeeze: {origin['path'] if origin else trained}: {accuracy}")
+    run.say(f"{name}: {origin['path'] if origin else trained}: {accuracy}")
 
 
 def train(

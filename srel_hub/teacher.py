@@ -26,7 +26,7 @@ from srel_hub.models import (
     SrelResNetConfig,
     SrelResNetForImageClassification,
 )
-from srel_hub.picture import Frame
+from srel_hub.picture import BILINEAR, Frame
 from srel_hub.recipe import Network
 
 
@@ -38,7 +38,6 @@ RESNETS = {
     "resnet101": ([3, 4, 23, 3], BOTTLENECK, "bottleneck"),
 }
 CONVNET_WIDTH = 128
-BILINEAR = 2
 
 logging.disable_progress_bar()  # a network of ours loads in a moment
 
@@ -52,6 +51,7 @@ class Classifier:
         class_names: by index.
         size: (height, width) of the images it takes.
         resize: pixels that a larger image's shorter side is brought to before its centre is cut out (picture.Frame).
+        resample: Pillow's number of the filter that it is resized with.
     """
 
     model: nn.Module
@@ -60,10 +60,11 @@ class Classifier:
     class_names: tuple[str, ...]
     size: tuple[int, int]
     resize: int | None = None
+    resample: int = BILINEAR
 
     @property
     def frame(self) -> Frame:
-        return Frame(self.size, self.resize)
+        return Frame(self.size, self.resize, self.resample)
 
     def table(self, device: torch.device) -> Tensor:
         """The normalisation as float32 [3, 256] (augment.normalise)."""
@@ -125,11 +126,15 @@ def save(classifier: Classifier, folder: Path) -> None:
 
 def _processor(classifier: Classifier) -> Any:
     height, width = classifier.size
-    normalised = {"image_mean": list(classifier.mean), "image_std": list(classifier.std), "resample": BILINEAR}
+    shared: dict[str, Any] = {
+        "image_mean": list(classifier.mean),
+        "image_std": list(classifier.std),
+        "resample": classifier.resample,
+    }
     if classifier.resize is None:
-        return ViTImageProcessorPil(size={"height": height, "width": width}, **normalised)
+        return ViTImageProcessorPil(size={"height": height, "width": width}, **shared)
     crop = {"height": height, "width": width}
-    return BitImageProcessorPil(size={"shortest_edge": classifier.resize}, crop_size=crop, **normalised)
+    return BitImageProcessorPil(size={"shortest_edge": classifier.resize}, crop_size=crop, **shared)
 
 
 def load(folder: Path, device: torch.device) -> Classifier:
@@ -155,4 +160,5 @@ def load(folder: Path, device: torch.device) -> Classifier:
         class_names=tuple(config.id2label[index] for index in range(config.num_labels)),
         size=(shown["height"], shown["width"]),
         resize=resized.get("shortest_edge"),
+        resample=int(processor.resample),
     )

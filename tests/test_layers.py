@@ -17,6 +17,7 @@ ORDER = [
     "priors",
     "models",
     "classes",
+    "folders",
     "convert",
     "picture",
     "training",

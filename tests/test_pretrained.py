@@ -56,7 +56,7 @@ def test_a_large_picture_is_framed_as_the_processor_frames_it(tmp_path: Path, na
         (96, 96), Image.Resampling.BICUBIC
     )
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    own = processor(coarse, return_tensors="pt", resample=Image.Resampling.BILINEAR)["pixel_values"]
+    own = processor(coarse, return_tensors="pt")["pixel_values"]
     ours = normalise(
         torch.from_numpy(np.array(fit(coarse, classifier.frame))).permute(2, 0, 1)[None], classifier.table(CPU)
     )
@@ -97,12 +97,16 @@ def test_timms_settings_are_read_and_a_bare_file_is_taken_as_torchvisions(tmp_pa
     assert at_size(timm, 32).frame == Frame((32, 32), 40)
 
 
-def settings(**changed: Any) -> Callable[[Path], object]:
+def settings(file_name: str = "config.json", **changed: Any) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
-        file = folder / "config.json"
+        file = folder / file_name
         file.write_text(json.dumps(json.loads(file.read_text()) | changed))
 
     return change
+
+
+def processing(**changed: Any) -> Callable[[Path], object]:
+    return settings("preprocessor_config.json", **changed)
 
 
 def weights(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], object]:
@@ -125,10 +129,15 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an impossible setting": (settings(layer_type="nonsense"), "layer_type=nonsense is not one of basic,bottleneck"),
     "another shape": (settings(hidden_sizes=[8, 8, 16, 24]), r"classifier.1.weight with the shape \[5, 16\], its"),
     "settings that are no JSON": (lambda f: (f / "config.json").write_text("{"), "its config.json is no JSON"),
-    "no settings": (lambda f: (f / "config.json").unlink(), "config.json names no model_type of transformers"),
+    "no settings": (
+        lambda f: (f / "config.json").unlink(),
+        "there is no config.json with a model_type of transformers",
+    ),
     "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "not known: no preprocessor_config.json$"),
     "a broken processor": (lambda f: (f / "preprocessor_config.json").write_text("{"), "is not a valid JSON"),
     "code of its own": (settings(**CODE), "unknown architecture 'custom'"),
+    "one mean for three channels": (processing(image_mean=[0.5]), "mean must have 3 elements"),
+    "no deviation": (processing(image_std=[0, 0, 0]), "normalises to infinity or not at all"),
     "no head": (weights(lambda t: t.pop("classifier.1.weight")), "lack classifier.1.weight; it is no trained"),
     "not numbers": (weights(lambda t: t["classifier.1.bias"].fill_(torch.nan)), "an image of zeros with nan"),
     "pickled": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled ones are never loaded"),

@@ -41,6 +41,30 @@ def test_overrides_win_and_numbers_are_numbers(file: Path) -> None:
     assert loaded.evaluate.students[0].model == "convnet" and loaded.name == "mine"
 
 
+@pytest.mark.parametrize(
+    ("given", "title"),
+    [("007", "007"), ("1.10", "1.10"), ("a #1 b", "a #1 b"), ("# x", "# x"), ("'null'", "null"), ("null", None)],
+)
+def test_text_fields_take_an_override_as_it_stands(file: Path, given: str, title: str | None) -> None:
+    loaded = load_recipe(file, [f"source.title={given}"])
+    assert loaded.source.title == title
+    again = TypeAdapter(Recipe).validate_python(yaml.load(recipe.to_yaml(recipe.as_dict(loaded)), recipe._Loader))
+    assert again == loaded
+
+
+@pytest.mark.parametrize(("given", "ipc"), [("010", 10), ("1e3", 1000), ("+7", 7)])
+def test_numbers_are_those_of_yaml_1_2(file: Path, given: str, ipc: int) -> None:
+    assert load_recipe(file, [f"recover.ipc={given}"]).recover.ipc == ipc
+    with pytest.raises(RecipeError, match="recover.ipc: "):
+        load_recipe(file, ["recover.ipc=1:30"])
+
+
+def test_a_number_for_a_text_in_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(MINIMAL + "squeeze: {pretrained: {path: x, class_names: [007, b]}}\n")
+    with pytest.raises(RecipeError, match=r"class_names.0: input should be a valid string \(quote it\), got 7"):
+        load_recipe(tmp_path / "bad.yaml")
+
+
 def test_extends_merges_section_by_section(tmp_path: Path, file: Path) -> None:
     child = tmp_path / "child.yaml"
     child.write_text("extends: mine.yaml\nrecover: {iterations: 7}\n")

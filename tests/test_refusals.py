@@ -16,7 +16,7 @@ from test_convert import random_state
 from srel_hub import teacher
 from srel_hub.condense import condense
 from srel_hub.images import encode_png, write_parquet
-from srel_hub.run import Run
+from srel_hub.run import Run, cli
 from srel_hub.squeeze import squeeze
 
 
@@ -51,7 +51,7 @@ def table(folder: Path, split: str = "train", **columns: list[object]) -> Path:
 def test_no_image_column(tmp_path: Path, says: Said) -> None:
     folder = table(tmp_path / "texts", size=[1.5, 2.5], label=[0, 1])
     assert (
-        f"{folder}, split train: no column with images (columns: size (float64), label (int64)); lay the images out"
+        f"{folder}, split train: no column with images (columns: size (float64), label (int64)). Layouts that"
         in says(f"source.path={folder}", "source.eval_split=null")
     )
 
@@ -211,6 +211,116 @@ def test_null_for_the_training_split_needs_a_pretrained_teacher(says: Said) -> N
     assert "source.train_split: null, but squeeze trains on it" in says("source.train_split=null")
 
 
+# Folders that would be read as something else than they are
+
+
+def class_folders(root: Path, *names: str, suffix: str = "png") -> Path:
+    for split in ("train", "test"):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for index in range(3):
+                (root / split / name / f"{index}.{suffix}").write_bytes(PNG)
+    return root
+
+
+def test_a_linked_class_folder_is_not_lost_in_silence(tmp_path: Path, says: Said) -> None:
+    folder = class_folders(tmp_path / "data", "ant", "bee")
+    (tmp_path / "cat").mkdir()
+    (folder / "train" / "cat").symlink_to(tmp_path / "cat")
+    assert f"{folder}/train/cat: a link to a folder, which is not followed" in says(f"source.path={folder}")
+
+
+def test_two_folders_of_one_name_are_not_one_class(tmp_path: Path, says: Said) -> None:
+    folder = class_folders(tmp_path / "data", "a/x", "a/y", "b/x")
+    said = says(f"source.path={folder}")
+    assert f"the class x has images in {folder}/train/a/x and {folder}/train/b/x; a class folder lies in" in said
+
+
+def test_leading_zeros_of_labels_are_not_lost(tmp_path: Path, says: Said) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for index in range(3):
+            (tmp_path / "data" / split / f"{index}.png").write_bytes(PNG)
+        (tmp_path / "data" / split / "metadata.csv").write_text("file_name,label\n0.png,007\n1.png,010\n2.png,7\n")
+    assert "metadata.csv: the label 007 is read as a number, 7; write a name" in says(f"source.path={tmp_path}/data")
+
+
+def test_files_that_are_not_read_are_mentioned(
+    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = class_folders(tmp_path / "data", "ant", "bee")
+    (folder / "train/ant/9.heic").write_bytes(PNG)
+    (folder / "train/.hidden").write_bytes(b"")
+    (folder / "notes.txt").write_text("mine")
+    condense(Run(small_recipe(recipe, tmp_path / "runs", f"source.path={folder}", "evaluate.seeds=1")))
+    assert f"note: {folder}: 1 files are not read: {folder}/train/ant/9.heic" in capsys.readouterr().err
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = class_folders(tmp_path / "data", "ant", "bee")
+    (folder / "train/bee/1.png").write_bytes(b"broken")
+    said = refused(capsys, str(recipe), *SMALL, f"run.root={tmp_path}/runs", f"source.path={folder}")
+    assert f"({folder}/train/bee/1.png) is no image that Pillow can read (damaged, or of a format" in said
+
+
+# The run's own place and data
+
+
+def test_a_file_where_the_run_directory_should_be(
+    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").write_text("a file")
+    said = refused(capsys, str(recipe), *SMALL, f"run.root={tmp_path}/runs")
+    assert f"run.root: {tmp_path}/runs is a file, so {tmp_path}/runs/mine cannot be made" in said
+
+
+def test_more_images_than_memory(says: Said) -> None:
+    assert "of memory, the machine has" in says("source.image_size=32767")
+
+
+def test_the_training_split_is_not_for_scoring(says: Said) -> None:
+    assert "eval_split=train: is the training split" in says("source.eval_split=train")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "train/ant").rename(folder / "train/zebra"), "class 0 is 'bee' there"),
+        (lambda folder: (folder / "train/ant/0.png").unlink(), "another number of images of some classes"),
+        (lambda folder: (folder / "test/bee/0.png").unlink(), "the eval split has 5 images, it had 6"),
+    ],
+)
+def test_data_that_changed_since_the_run_began(
+    tmp_path: Path,
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], object],
+    message: str,
+) -> None:
+    folder = class_folders(tmp_path / "data", "ant", "bee")
+    overrides = [f"source.path={folder}", f"run.root={tmp_path}/runs"]
+    squeeze(Run(small_recipe(recipe, tmp_path / "runs", f"source.path={folder}")))
+    if "class 0" in message:
+        (folder / "test/ant").rename(folder / "test/zebra")
+    change(folder)
+    said = refused(capsys, str(recipe), *SMALL, *overrides)
+    assert "the data changed since" in said and message in said
+
+
+@pytest.mark.parametrize("train_split", ["train", "null"])
+def test_names_are_compared_where_no_image_is_needed(
+    good: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], train_split: str
+) -> None:
+    """A training split that the recipe names is not read, but its class names are looked at."""
+    net = rewritten(good[1], tmp_path / "net", ["cat", "ant", "bee"], (2, 0, 1))
+    overrides = [f"squeeze.pretrained={net}", "source.eval_split=null", f"source.train_split={train_split}"]
+    line = [str(good[0]), *SMALL, f"run.root={tmp_path}/runs", *overrides]
+    if train_split == "null":
+        cli(condense, line)
+        return
+    assert "the same class names in another order than the dataset" in refused(capsys, *line)
+
+
 # A teacher whose classes are others, or the same in another order
 
 
@@ -281,7 +391,8 @@ def test_a_foreign_teacher_without_names_is_caught_by_its_answers(
     overrides = [f"run.root={tmp_path}/runs", f"squeeze.pretrained={tmp_path}/foreign.safetensors"]
     said = refused(capsys, str(good[0]), *SMALL, *overrides, "source.image_size=32")
     assert "foreign.safetensors: it recognises " in said and "It knows other classes" in said
-    said = refused(capsys, str(good[0]), *SMALL, *overrides, "source.eval_split=null")
+    unopened = ["source.eval_split=null", "source.train_split=null"]
+    said = refused(capsys, str(good[0]), *SMALL, *overrides, *unopened)
     assert "no split is opened that would; set squeeze.pretrained.class_names, or source.eval_split" in said
     overrides[1] = f"relabel.teacher={tmp_path}/foreign.safetensors"
     said = refused(capsys, str(good[0]), *SMALL, *overrides, "source.image_size=32", "source.eval_split=null")

@@ -268,7 +268,8 @@ def test_only_what_is_wanted_is_opened(tmp_path: Path) -> None:
     (tmp_path / "parquet" / "train.parquet").write_bytes(b"not parquet at all")
     opened = source.open_source(spec, silent, train=False)
     assert opened.train is None and opened.eval is not None and len(opened.eval.labels) == 2
-    assert source.open_source(Source(path="no/where", eval_split=None), silent, train=False) == source.Source()
+    nothing = Source(path="no/where", train_split=None, eval_split=None)
+    assert source.open_source(nothing, silent, train=False) == source.Source()
 
 
 def test_class_folders_keep_the_names_of_all_splits_where_one_is_opened(tmp_path: Path) -> None:
