@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from srel_hub.card import total_bytes
+from srel_hub.checks import in_bytes
 from srel_hub.evaluate import evaluate, results_table
-from srel_hub.preflight import in_bytes, prepare
+from srel_hub.preflight import prepare
 from srel_hub.publish import publish
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel

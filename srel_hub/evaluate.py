@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from srel_hub import recipe, teacher
+from srel_hub.checks import require_same_data
 from srel_hub.condensed import Epoch, sampled_epoch, stored_epoch
 from srel_hub.images import load_pixels
-from srel_hub.preflight import require_same_data
 from srel_hub.recipe import Network
 from srel_hub.run import Run, atomic, cli, derive_seed, generator, read_json, write_json
 from srel_hub.soft_labels import SoftLabels, read_manifest

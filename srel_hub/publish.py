@@ -13,9 +13,10 @@ from pathlib import Path
 from srel_hub.card import classes_csv, dataset_card, teacher_card
 from srel_hub.faults import UserError
 from srel_hub.images import class_grid, load_pixels, read_rows, write_split
-from srel_hub.recipe import Recipe, as_dict, published, to_yaml
+from srel_hub.recipe import Recipe, as_dict, published
 from srel_hub.run import Run, atomic, cli, write_json
 from srel_hub.soft_labels import read_manifest
+from srel_hub.yaml_files import to_yaml
 
 
 GRID_COLUMNS, GRID_ROWS, GRID_WIDTH = 20, 10, 1000

@@ -9,12 +9,11 @@ only its own section.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,10 +24,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from srel_hub.faults import UserError, is_text, told
-
-
-HERE = Path(__file__).parent
-RECIPES = next(folder for folder in (HERE / "recipes", HERE.parent / "recipes") if folder.is_dir())
+from srel_hub.yaml_files import Loader, find, read, to_yaml
 
 
 def _no_bool(value: Any) -> Any:
@@ -340,7 +336,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: with every fault at once, each by dotted name, value, what is allowed and the nearest name.
     """
     file = find(path)
-    mapping = {"name": re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "-", file.stem).strip("-") or "run", **_read(file)}
+    mapping = {"name": re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "-", file.stem).strip("-") or "run", **read(file)}
     faults = [fault for override in overrides if (fault := _apply(mapping, override))]
     try:
         recipe = TypeAdapter(Recipe).validate_python(mapping)
@@ -349,79 +345,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if faults:
         raise RecipeError(str(path), faults)
     return recipe
-
-
-def find(path: str | Path) -> Path:
-    """The file behind a path, a run directory or a shipped recipe's name: `quickstart`, `recipes/quickstart.yaml`."""
-    candidates = [Path(path), Path(path) / "recipe.yaml", RECIPES / f"{path}.yaml"]
-    if Path(path).parent == Path("recipes"):
-        candidates.append(RECIPES / Path(path).name)
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-    hint = difflib.get_close_matches(Path(path).stem, shipped, n=1)
-    nearest = f"; nearest: {hint[0]}" if hint else ""
-    raise UserError(
-        f"no recipe {str(path)!r}: give a YAML file, a run directory or one of {', '.join(shipped)}{nearest}"
-    )
-
-
-WHOLE_NUMBER = re.compile(r"^[-+]?[0-9]+$")
-DECIMAL = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
-NUMBER_TAGS = {"tag:yaml.org,2002:int": WHOLE_NUMBER, "tag:yaml.org,2002:float": DECIMAL}
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of version 1.2: 1e-3 is one, 010 is ten, 1:30 and 1_0 are text.
-
-    PyYAML keeps the last of two equal keys in silence; here that is an error.
-    """
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in NUMBER_TAGS]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if file.resolve() in above:
-        raise UserError(f"{file}: extends itself, by way of {' -> '.join(p.name for p in above)}")
-    try:
-        mapping = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(mapping, dict):
-        raise UserError(f"{file}: a recipe is a mapping of sections, got {_kind(mapping)}")
-    base = mapping.pop("extends", None)
-    if base is None:
-        return mapping
-    parents = (file.parent / str(base), RECIPES / str(base), RECIPES / f"{base}.yaml")
-    parent = next((candidate for candidate in parents if candidate.is_file()), None)
-    if parent is None:
-        raise UserError(
-            f"{file}: extends: {base!r}: there is no file {parents[0]}, and no shipped recipe of that name"
-        )
-    return _merge(_read(parent, (*above, file.resolve())), mapping)
-
-
-def _kind(value: Any) -> str:
-    return "an empty file" if value is None else type(value).__name__
-
-
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _apply(mapping: dict[str, Any], override: str) -> str | None:
@@ -437,7 +360,7 @@ def _apply(mapping: dict[str, Any], override: str) -> str | None:
             return f"{key}: {section!r} is no section"
         mapping = mapping[section]
     try:
-        mapping[leaf] = text if as_text else yaml.load(text, _Loader)  # noqa: S506
+        mapping[leaf] = text if as_text else yaml.load(text, Loader)  # noqa: S506
     except yaml.YAMLError:
         return f"{key}={text}: the value is not valid YAML; quote it"
     return None
@@ -458,23 +381,6 @@ def canonical(value: Any) -> str:
 def fingerprint(value: Any) -> str:
     """sha256 of the canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Lists on one line, as the shipped recipes have them; a thousand class names would be a thousand lines."""
-
-
-for _tag, _pattern in NUMBER_TAGS.items():
-    _Loader.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
-    _Dumper.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))  # text that looks like one is quoted
-_Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, True))
-
-
-def to_yaml(plain: Mapping[str, Any]) -> str:
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def published(recipe: Recipe) -> dict[str, Any]:

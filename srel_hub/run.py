@@ -19,7 +19,8 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from srel_hub.faults import UserError
-from srel_hub.recipe import Recipe, as_dict, canonical, load_recipe, to_yaml
+from srel_hub.recipe import Recipe, as_dict, canonical, load_recipe
+from srel_hub.yaml_files import to_yaml
 
 
 LOG_EVERY = 10.0  # seconds between two progress lines in the log file

@@ -66,6 +66,11 @@ class Classifier:
     def frame(self) -> Frame:
         return Frame(self.size, self.resize, self.resample)
 
+    @property
+    def parameter_bytes(self) -> int:
+        """As float32."""
+        return 4 * sum(parameter.numel() for parameter in self.model.parameters())
+
     def table(self, device: torch.device) -> Tensor:
         """The normalisation as float32 [3, 256] (augment.normalise)."""
         return normalisation_table(self.mean, self.std).to(device)

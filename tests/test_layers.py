@@ -11,6 +11,7 @@ import srel_hub
 PACKAGE = Path(srel_hub.__file__).parent
 ORDER = [
     "faults",
+    "yaml_files",
     "recipe",
     "run",
     "augment",
@@ -28,6 +29,7 @@ ORDER = [
     "images",
     "soft_labels",
     "condensed",
+    "checks",
     "preflight",
     "squeeze",
     "recover",

@@ -18,8 +18,9 @@ from PIL import Image
 from srel_hub import load_condensed
 from srel_hub.condense import condense
 from srel_hub.images import encode_png, write_parquet
-from srel_hub.recipe import RECIPES, load_recipe
+from srel_hub.recipe import load_recipe
 from srel_hub.run import Run, read_json
+from srel_hub.yaml_files import RECIPES
 
 
 KINDS = {  # class: images, mode, suffix, size (width, height)
@@ -180,7 +181,7 @@ def test_a_wheel_runs_a_shipped_recipe_by_name(installed: Path) -> None:
         return done.stdout
 
     where = run(
-        "-c", "import srel_hub.recipe as r; print(r.RECIPES, *sorted(p.stem for p in r.RECIPES.glob('*.yaml')))"
+        "-c", "import srel_hub.yaml_files as r; print(r.RECIPES, *sorted(p.stem for p in r.RECIPES.glob('*.yaml')))"
     )
     assert where.split()[0] == str(installed / "site/srel_hub/recipes")
     assert where.split()[1:] == sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))

@@ -18,10 +18,10 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from srel_hub import classes, load_condensed, teacher
 from srel_hub.augment import normalise
+from srel_hub.checks import agree, mean_recall
 from srel_hub.condense import condense
 from srel_hub.faults import UserError
 from srel_hub.picture import Frame, fit
-from srel_hub.preflight import agree, mean_recall
 from srel_hub.pretrained import at_size, load_pretrained, require_batchnorm, try_out
 from srel_hub.recipe import Pretrained, load_recipe
 from srel_hub.run import Run, read_json

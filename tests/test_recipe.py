@@ -7,7 +7,8 @@ from pydantic import TypeAdapter
 
 from srel_hub import recipe
 from srel_hub.faults import UserError
-from srel_hub.recipe import RECIPES, Recipe, RecipeError, load_recipe
+from srel_hub.recipe import Recipe, RecipeError, load_recipe
+from srel_hub.yaml_files import RECIPES, Loader, to_yaml
 
 
 MINIMAL = "source: {builtin: digits}\nrecover: {ipc: 10}\n"
@@ -30,7 +31,7 @@ def test_shipped_recipes_load_by_path_and_by_name(path: Path) -> None:
 
 def test_yaml_and_back_is_identity() -> None:
     loaded = load_recipe("tiny_imagenet_ipc50")
-    text = recipe.to_yaml(recipe.as_dict(loaded))
+    text = to_yaml(recipe.as_dict(loaded))
     assert TypeAdapter(Recipe).validate_python(yaml.safe_load(text)) == loaded
     assert json.loads(recipe.canonical(loaded)) == recipe.as_dict(loaded)
 
@@ -48,7 +49,7 @@ def test_overrides_win_and_numbers_are_numbers(file: Path) -> None:
 def test_text_fields_take_an_override_as_it_stands(file: Path, given: str, title: str | None) -> None:
     loaded = load_recipe(file, [f"source.title={given}"])
     assert loaded.source.title == title
-    again = TypeAdapter(Recipe).validate_python(yaml.load(recipe.to_yaml(recipe.as_dict(loaded)), recipe._Loader))
+    again = TypeAdapter(Recipe).validate_python(yaml.load(to_yaml(recipe.as_dict(loaded)), Loader))
     assert again == loaded
 
 
@@ -136,7 +137,7 @@ def test_a_name_that_is_no_recipe_gives_the_nearest() -> None:
 def test_the_published_recipe_has_no_local_path(tmp_path: Path, file: Path) -> None:
     (tmp_path / "pictures").mkdir()
     loaded = load_recipe(file, ["source.builtin=null", f"source.path={tmp_path}/pictures"])
-    text = recipe.to_yaml(recipe.published(loaded))
+    text = to_yaml(recipe.published(loaded))
     assert str(tmp_path) not in text and "path: pictures" in text and "cpu_threads" not in text
 
 
