@@ -81,6 +81,5 @@ def _ignored(root: Path, used: set[Path]) -> list[str]:
     ]
     if not left:
         return []
-    return [
-        f"{root}: {len(left)} files are not read: {', '.join(map(str, left[:3]))}{', ...' if len(left) > 3 else ''}"
-    ]
+    shown = ", ".join(str(file) for file in left[:3])
+    return [f"{root}: files passed over: {len(left)} ({shown}{', ...' if len(left) > 3 else ''})"]

@@ -13,6 +13,7 @@ from srel_hub.faults import UserError
 from srel_hub.recipe import Optimizer
 
 
+PREDICTED_PIXELS = 500 * 64 * 64  # in one pass; 40 images of 224 pixels
 WARMUP_START = 0.01  # of the learning rate (field practice at Tiny-ImageNet)
 
 
@@ -91,9 +92,10 @@ def batch_count(count: int, batch_size: int) -> int:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, table: Tensor, batch_size: int = 500) -> Tensor:
+def predict(model: nn.Module, images: Tensor, table: Tensor) -> Tensor:
     """float32 [N, K]: the model's logits, in eval mode, on whole stored images uint8 [N, 3, H, W]."""
     model.eval()
+    batch_size = max(1, min(500, PREDICTED_PIXELS // images[0, 0].numel()))
     device = table.device
     return torch.cat([model(normalise(x.to(device), table)).logits.float().cpu() for x in images.split(batch_size)])
 

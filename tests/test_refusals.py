@@ -253,7 +253,7 @@ def test_files_that_are_not_read_are_mentioned(
     (folder / "train/.hidden").write_bytes(b"")
     (folder / "notes.txt").write_text("mine")
     condense(Run(small_recipe(recipe, tmp_path / "runs", f"source.path={folder}", "evaluate.seeds=1")))
-    assert f"note: {folder}: 1 files are not read: {folder}/train/ant/9.heic" in capsys.readouterr().err
+    assert f"note: {folder}: files passed over: 1 ({folder}/train/ant/9.heic)" in capsys.readouterr().err
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
