@@ -211,7 +211,7 @@ def total_bytes(folder: Path) -> int:
 def cell(text: str) -> str:
     """Text as it stands in a cell of a Markdown table: one line, nothing in it read as Markdown or HTML."""
     printable = "".join(letter if letter.isprintable() else " " for letter in text)
-    return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", printable)
+    return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", printable)
 
 
 def amount(value: float) -> str:

@@ -36,9 +36,14 @@ class Classes:
         bad = [row for row, index in enumerate(found) if index < 0]
         if bad:
             held = list(values)
-            faults = [f"{where}: row {row} has the label {held[row]!r}; {self._allowed()}" for row in bad[:SHOWN]]
+            faults = [f"{where}: row {row} has {self._wrong(held[row])}" for row in bad[:SHOWN]]
             raise UserError("\n".join(faults + more(bad)))
         return torch.tensor(found, dtype=torch.int64)
+
+    def _wrong(self, value: Any) -> str:
+        if value is None:
+            return "no label (NA, null and nan in a metadata.csv mean that); give it one or remove it"
+        return f"the label {value!r}; {self._allowed()}"
 
     def _allowed(self) -> str:
         if isinstance(next(iter(self.by_value)), int):

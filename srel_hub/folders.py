@@ -12,26 +12,28 @@ from srel_hub.faults import UserError
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 HARMLESS = (".txt", ".md", ".json", ".yaml", ".yml", ".db", ".html", ".pdf", ".zip")
-LEADING_ZERO = re.compile(r"^[-+]?0\d+$")
+NUMBER = re.compile(r"^[-+]?\d+$")
 
 Files = Mapping[str, Sequence[str]]  # of every split
 
 
-def check_folder(root: Path, files: Files, labelled_by_number: bool) -> list[str]:
+def check_folder(root: Path, files: Files, number_column: str | None) -> list[str]:
     """Compare what lies in a folder with what `datasets` found there.
 
     Args:
         files: the files that it found, by split.
-        labelled_by_number: whether it read the labels as numbers.
+        number_column: the label column, where its values were read as numbers.
 
     Returns:
         remarks that the user should see.
 
     Raises:
         UserError: for linked folders, which are passed over; for class folders of one name in several places, which
-            become one class; for labels in a metadata.csv that lose their leading zeros.
+            become one class; for labels in a metadata.csv that are not written as the numbers that they are read as.
     """
-    faults = [f"{link}: a link to a folder, which is not followed; copy or move the folder" for link in _links(root)]
+    faults = [
+        f"{link}: a link to a folder, which is not followed; copy or move the folder" for link in linked_folders(root)
+    ]
     if not any(Path(file).name in METADATA for split in files.values() for file in split):
         faults += [
             f"the class {name} has images in {' and '.join(places)}; a class folder lies in its split's folder, and "
@@ -40,15 +42,18 @@ def check_folder(root: Path, files: Files, labelled_by_number: bool) -> list[str
             for name, places in _places(split).items()
             if len(places) > 1
         ]
-    if labelled_by_number:
-        faults += [fault for split in files.values() for file in split for fault in _lost_zeros(Path(file))]
+    if number_column is not None:
+        found = [Path(file) for split in files.values() for file in split]
+        faults += [fault for file in found for fault in _misread(file, number_column)]
     if faults:
         raise UserError("\n".join(faults[:SHOWN] + more(faults)))
     return _ignored(root, {Path(file).resolve() for split in files.values() for file in split})
 
 
-def _links(root: Path) -> Iterator[Path]:
+def linked_folders(root: Path) -> Iterator[Path]:
+    """Links to folders, but for those in hidden ones, where nobody looks for images."""
     for folder, names, _ in os.walk(root):
+        names[:] = [name for name in names if not name.startswith((".", "__"))]
         yield from (Path(folder) / name for name in sorted(names) if (Path(folder) / name).is_symlink())
 
 
@@ -58,15 +63,16 @@ def _places(files: Sequence[str]) -> dict[str, list[str]]:
     return {name: [str(f) for f in folders if f.name == name] for name in {folder.name for folder in folders}}
 
 
-def _lost_zeros(file: Path) -> Iterator[str]:
+def _misread(file: Path, column: str) -> Iterator[str]:
+    """The first label such as 007, which becomes 7."""
     if file.name != "metadata.csv":
         return
-    with file.open(encoding="utf-8", newline="") as lines:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
         for row in csv.DictReader(lines):
-            for column, value in row.items():
-                if column != "file_name" and value is not None and LEADING_ZERO.match(value.strip()):
-                    yield f"{file}: the {column} {value} is read as a number, {int(value)}; write a name that is none"
-                    return
+            value = row.get(column) or ""
+            if NUMBER.match(value.strip()) and str(int(value)) != value:
+                yield f"{file}: the {column} {value} is read as the number {int(value)}; use names instead"
+                return
 
 
 def _ignored(root: Path, used: set[Path]) -> list[str]:

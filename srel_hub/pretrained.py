@@ -74,6 +74,9 @@ def load_pretrained(spec: Pretrained, field: str) -> tuple[Classifier, Origin]:
     else:
         classifier = _from_torchvision(weights, settings, where)
     classifier.model.eval().requires_grad_(False)
+    for name, tensor in classifier.model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{where}: its weights {name} hold NaN or infinity; it is no trained classifier")
     if spec.class_names is not None:
         if len(spec.class_names) != len(classifier.class_names):
             given, has = len(spec.class_names), len(classifier.class_names)

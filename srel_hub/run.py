@@ -40,8 +40,7 @@ class Run:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.folder = Path(recipe.run.root).expanduser() / recipe.name
-        _require_place(self.folder)
+        self.folder = _place(recipe)
         self.accelerator = make_accelerator()
         self.recipe = _settle(recipe, self.folder)
         threads = self.recipe.run.cpu_threads
@@ -131,8 +130,12 @@ class Run:
         return self.path("units", stage, f"{unit}.json")
 
 
-def _require_place(folder: Path) -> None:
-    """Refuse a run directory that cannot be made or written."""
+def _place(recipe: Recipe) -> Path:
+    """The run directory; refused where it cannot be made or written."""
+    try:
+        folder = Path(recipe.run.root).expanduser() / recipe.name
+    except RuntimeError as error:
+        raise UserError(f"run.root={recipe.run.root}: {error}") from None
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UserError(
@@ -140,6 +143,7 @@ def _require_place(folder: Path) -> None:
         )
     if not os.access(there, os.W_OK):
         raise UserError(f"run.root: {there} cannot be written to; set run.root to another place")
+    return folder
 
 
 def _settle(recipe: Recipe, folder: Path) -> Recipe:
@@ -149,6 +153,8 @@ def _settle(recipe: Recipe, folder: Path) -> Recipe:
         threads = recipe.run.cpu_threads
         return replace(recipe, run=replace(recipe.run, cpu_threads=cores() if threads == "auto" else threads))
     settled = load_recipe(kept)
+    if settled.run.cpu_threads == "auto":  # a recipe.yaml edited by hand
+        settled = replace(settled, run=replace(settled.run, cpu_threads=cores()))
     told = {name: getattr(recipe.source, name) for name in ON_CARDS_ONLY}
     settled = replace(settled, publish=recipe.publish, source=replace(settled.source, **told))
     auto = replace(recipe, run=replace(recipe.run, root=settled.run.root))

@@ -13,7 +13,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 
 from srel_hub import classes, recipe
 from srel_hub.faults import Faults, UserError, first_line
-from srel_hub.folders import check_folder
+from srel_hub.folders import check_folder, linked_folders
 from srel_hub.recipe import is_local
 from srel_hub.split import DecodedSplit, Images, Progress, Split, TableSplit, label_values
 
@@ -71,7 +71,7 @@ def open_source(spec: recipe.Source, progress: Progress, train: bool = True) -> 
     wanted = [name for name in names.values() if name is not None]
     if not wanted:
         return Source() if spec.train_split is None else Source(_names_alone(spec))
-    tables, remarks = _tables(spec, wanted)
+    tables, files = _tables(spec, wanted)
     found, faults = {}, Faults()
     for name, table in tables.items():
         with faults.collected():
@@ -80,7 +80,9 @@ def open_source(spec: recipe.Source, progress: Progress, train: bool = True) -> 
     if len(set(found.values())) > 1:
         told = "; ".join(f"{name}: {image} and {label}" for name, (image, label) in found.items())
         raise UserError(f"source.path={spec.path}: the splits differ in their image and label columns ({told})")
-    splits = _splits(spec, tables, *found[wanted[0]], progress)
+    image, label = found[wanted[0]]
+    remarks = _check_folder(spec, files, label, tables[wanted[0]].features[label])
+    splits = _splits(spec, tables, image, label, progress)
     for split in splits.values():
         with faults.collected():
             split.check(every_class=split.name == spec.train_split)
@@ -99,8 +101,12 @@ def _names_alone(spec: recipe.Source) -> tuple[str, ...] | None:
     return None if named is None else named.names
 
 
-def _tables(spec: recipe.Source, wanted: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The wanted splits, as `datasets` opens them, and remarks; of other splits nothing is downloaded."""
+def _tables(spec: recipe.Source, wanted: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The wanted splits, as `datasets` opens them; of other splits nothing is downloaded.
+
+    Returns:
+        the tables, and the files of every split where these are image files with or without metadata.
+    """
     assert spec.path is not None
     path = str(Path(spec.path).expanduser()) if spec.path.startswith("~") else spec.path
     builder = _builder(spec, path)
@@ -112,7 +118,7 @@ def _tables(spec: recipe.Source, wanted: Sequence[str]) -> tuple[dict[str, Any],
     streaming = spec.streaming if spec.streaming != "auto" else _bytes(builder, files, wanted) > STREAMED_BYTES
     try:
         if isinstance(builder, (Parquet, Arrow)):
-            return {name: _load_alone(spec, path, builder, name, bool(streaming)) for name in wanted}, []
+            return {name: _load_alone(spec, path, builder, name, bool(streaming)) for name in wanted}, {}
         # Class names are those of the folders of all splits, so all are opened; streamed, none is downloaded for it.
         remote = any("://" in file for name in there for file in files.get(name, []))
         unwanted = set(wanted) < set(there)
@@ -120,12 +126,15 @@ def _tables(spec: recipe.Source, wanted: Sequence[str]) -> tuple[dict[str, Any],
         loaded = _load(spec, path, streaming=bool(streaming) or (remote and unwanted), **threads)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(_refused(spec, error)) from None
-    remarks: list[str] = []
-    if Path(path).is_dir():
-        values = [feature for name in wanted for feature in (loaded[name].features or {}).values()]
-        numbers = any(isinstance(value, datasets.Value) and value.dtype.startswith("int") for value in values)
-        remarks = check_folder(Path(path), {str(name): list(found) for name, found in files.items()}, numbers)
-    return {name: loaded[name] for name in wanted}, remarks
+    return {name: loaded[name] for name in wanted}, {str(name): list(found) for name, found in files.items()}
+
+
+def _check_folder(spec: recipe.Source, files: dict[str, list[str]], label: str, feature: Any) -> list[str]:
+    """Remarks on a local folder of image files; `files` is empty for other sources."""
+    if not files or not is_local(str(spec.path)):
+        return []
+    number = isinstance(feature, datasets.Value) and feature.dtype.startswith("int")
+    return check_folder(Path(str(spec.path)).expanduser(), files, label if number else None)
 
 
 def _load_alone(spec: recipe.Source, path: str, builder: Any, name: str, streaming: bool) -> Any:
@@ -166,7 +175,9 @@ def _refused(spec: recipe.Source, error: BaseException) -> str:
     """Why `datasets` did not open it, and what to do about it."""
     reason = first_line(error)
     if is_local(str(spec.path)):
-        return f"source.path={spec.path}: no folder that load_dataset opens: {reason}"
+        links = [str(link) for link in linked_folders(Path(str(spec.path)).expanduser())]
+        hint = f"; links to folders are not followed: {', '.join(links[:3])}" if links else ""
+        return f"source.path={spec.path}: no folder that load_dataset opens: {reason}{hint}"
     if "gated dataset" in reason:
         return (
             f"source.path={spec.path}: gated on the Hub. Ask for access on the dataset's page there, then log in with "

@@ -139,7 +139,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "one mean for three channels": (processing(image_mean=[0.5]), "mean must have 3 elements"),
     "no deviation": (processing(image_std=[0, 0, 0]), "normalises to infinity or not at all"),
     "no head": (weights(lambda t: t.pop("classifier.1.weight")), "lack classifier.1.weight; it is no trained"),
-    "not numbers": (weights(lambda t: t["classifier.1.bias"].fill_(torch.nan)), "an image of zeros with nan"),
+    "not numbers": (
+        weights(lambda t: t["classifier.1.bias"].fill_(torch.nan)),
+        "classifier.1.bias hold NaN or infinity",
+    ),
     "pickled": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled ones are never loaded"),
 }
 

@@ -242,7 +242,27 @@ def test_leading_zeros_of_labels_are_not_lost(tmp_path: Path, says: Said) -> Non
         for index in range(3):
             (tmp_path / "data" / split / f"{index}.png").write_bytes(PNG)
         (tmp_path / "data" / split / "metadata.csv").write_text("file_name,label\n0.png,007\n1.png,010\n2.png,7\n")
-    assert "metadata.csv: the label 007 is read as a number, 7; write a name" in says(f"source.path={tmp_path}/data")
+    assert "metadata.csv: the label 007 is read as the number 7; use names instead" in says(
+        f"source.path={tmp_path}/data"
+    )
+
+
+def test_other_columns_and_hidden_folders_are_nobodys_business(
+    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        rows = ["file_name,patient,label"]
+        for index in range(4):
+            (folder / split / f"{index}.png").write_bytes(PNG)
+            rows.append(f"{index}.png,00{index},{index % 2}")
+        (folder / split / "metadata.csv").write_text("\n".join(rows))
+    (folder / ".venv").mkdir()
+    (folder / ".venv/lib").symlink_to(tmp_path)
+    overrides = [f"source.path={folder}", "source.label_column=label", "evaluate.seeds=1"]
+    condense(Run(small_recipe(recipe, tmp_path / "runs", *overrides)))
+    assert "note:" not in capsys.readouterr().err
 
 
 def test_files_that_are_not_read_are_mentioned(

@@ -106,7 +106,7 @@ PNG = encode_png(torch.zeros(3, 4, 4, dtype=torch.uint8))
     ("contents", "labels", "message"),
     [
         ([PNG, b"broken"], [0, 1], "row 1 is no image that Pillow can read"),
-        ([PNG, PNG], [0, None], "row 1 has the label None; allowed are 0 to 1"),
+        ([PNG, PNG], [0, None], "row 1 has no label"),
         ([PNG, PNG, PNG], [0, 1, -1], "row 2 has the label -1; allowed are 0 to 1"),
         (
             [encode_png(torch.zeros(3, 1, 1, dtype=torch.uint8))] * 2,
