@@ -26,7 +26,7 @@ class Classes:
     names: tuple[str, ...]
     by_value: dict[Any, int]
 
-    def indices(self, values: Iterable[Any], where: str) -> Tensor:
+    def indices(self, values: Sequence[Any], where: str) -> Tensor:
         """int64 [N]: the class of every row.
 
         Raises:
@@ -35,8 +35,7 @@ class Classes:
         found = [self.by_value.get(value, -1) for value in values]
         bad = [row for row, index in enumerate(found) if index < 0]
         if bad:
-            held = list(values)
-            faults = [f"{where}: row {row} has {self._wrong(held[row])}" for row in bad[:SHOWN]]
+            faults = [f"{where}: row {row} has {self._wrong(values[row])}" for row in bad[:SHOWN]]
             raise UserError("\n".join(faults + more(bad)))
         return torch.tensor(found, dtype=torch.int64)
 

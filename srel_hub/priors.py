@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 
 class BatchNormInputs:
-    """Collects the inputs of all BatchNorm2d layers, in module order, during each forward pass inside `with`."""
+    """Collects the inputs of the BatchNorm2d layers with running statistics, in module order, at each forward pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        layers = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+        self.layers = [layer for layer in layers if layer.running_mean is not None]
         self._inputs: dict[int, Tensor] = {}
         self._handles = [
             layer.register_forward_pre_hook(lambda _, args, index=index: self._inputs.__setitem__(index, args[0]))

@@ -86,9 +86,9 @@ class TableSplit:
         if isinstance(self.table, datasets.Dataset):
             if len(self.table) == 0:
                 raise UserError(f"{self.where}: there are no images")
+            labels = self.labels
             if every_class:
-                require_every_class(self.labels, self.classes.names)
-            assert self.labels is not None
+                require_every_class(labels, self.classes.names)
 
     @property
     def size(self) -> tuple[int, int]:

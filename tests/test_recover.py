@@ -201,3 +201,13 @@ def test_units_cover_every_image_once() -> None:
     assert sorted(covered) == [(ipc, label) for ipc in range(5) for label in range(23)]
     assert [len(block) for block in blocks(23, 11)] == [11, 12]  # a block of one joins the one before
     assert len({unit.name for unit in units}) == len(units)
+
+
+def test_a_batchnorm_layer_without_running_statistics_is_left_out() -> None:
+    kept, plain = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3, track_running_stats=False)
+    model = torch.nn.Sequential(plain, kept)
+    x = torch.randn(4, 3, 2, 2)
+    with priors.BatchNormInputs(model) as inputs:
+        model(x)
+        assert inputs.layers == [kept] and len(inputs.running()) == 1
+        torch.testing.assert_close(inputs.take()[0], plain(x))

@@ -13,7 +13,6 @@ from families import save_family
 from safetensors.torch import load_file, save_file
 from test_convert import random_state
 
-from srel_hub import teacher
 from srel_hub.condense import condense
 from srel_hub.images import encode_png, write_parquet
 from srel_hub.run import Run, cli
@@ -357,7 +356,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def rewritten(source: Path, folder: Path, names: list[str], order: tuple[int, ...]) -> Path:
     """A copy of a teacher with other class names, its output i being the old output order[i]."""
     shutil.copytree(source, folder)
-    classifier = teacher.load(folder, torch.device("cpu"))
     settings = json.loads((folder / "config.json").read_text())
     settings["id2label"] = {str(index): name for index, name in enumerate(names)}
     settings["label2id"] = {name: index for index, name in enumerate(names)}
@@ -366,7 +364,6 @@ def rewritten(source: Path, folder: Path, names: list[str], order: tuple[int, ..
     for part in ("classifier.weight", "classifier.bias"):
         tensors[part] = tensors[part][list(order)].contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert len(classifier.class_names) == len(names)
     return folder
 
 
