@@ -15,11 +15,10 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
-from srel_hub.checks import in_bytes
 from srel_hub.evaluate import percent, student_title
 from srel_hub.images import quiet
 from srel_hub.recipe import Recipe, published
-from srel_hub.run import read_json
+from srel_hub.run import in_bytes, read_json
 from srel_hub.soft_labels import Manifest, read_manifest
 from srel_hub.source import described
 

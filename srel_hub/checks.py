@@ -1,6 +1,5 @@
 """Checks that compare: teacher with dataset, data with the run's beginning, what is needed with what there is."""
 
-import os
 import shutil
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from srel_hub import classes
 from srel_hub.faults import UserError
 from srel_hub.picture import Frame
-from srel_hub.run import Run, read_json
+from srel_hub.run import Run, in_bytes, read_json, total_memory
 from srel_hub.soft_labels import row_bytes
 from srel_hub.source import Source
 from srel_hub.split import Split
@@ -20,7 +19,6 @@ from srel_hub.training import predict
 CHECKED_IMAGES = 2000
 BETTER_THAN_CHANCE = 0.2  # of the way from chance to perfect
 TRUST = "if the order is right all the same, set squeeze.trust_class_order=true"
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: bool) -> tuple[tuple[str, ...], bool]:
@@ -136,7 +134,7 @@ def require_memory(source: Source, frame: Frame | None, trains: bool) -> None:
         if split is not None:
             height, width = frame.size if frame else split.size
             needed += 3 * height * width * len(split.labels)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = total_memory()
     if needed > there:
         raise UserError(
             f"the images need {in_bytes(needed)} of memory, the machine has {in_bytes(there)}; lower "
@@ -165,11 +163,3 @@ def require_disk(run: Run, num_classes: int, size: tuple[int, int], weights: int
             f"soft labels {in_bytes(labels)}, teachers {in_bytes(weights)}) to {run.folder}, where {in_bytes(free)} "
             "are free; free some, set run.root to another disk, or lower relabel.epochs or recover.ipc"
         )
-
-
-def in_bytes(count: float) -> str:
-    """'28.3 GiB'."""
-    power = 0
-    while count >= 1024 and power < len(UNITS) - 1:
-        count, power = count / 1024, power + 1
-    return f"{count:.{0 if power == 0 else 1}f} {UNITS[power]}"

@@ -1,4 +1,4 @@
-"""The pipeline: squeeze, recover, relabel, evaluate, assemble.
+"""The pipeline: squeeze, recover, relabel, evaluate, publish.
 
 accelerate launch -m srel_hub.condense recipes/quickstart.yaml
 accelerate launch -m srel_hub.condense recipes/cifar10_ipc10.yaml recover.iterations=200 squeeze.network.width=0.25
@@ -7,26 +7,27 @@ accelerate launch -m srel_hub.condense recipes/cifar10_ipc10.yaml recover.iterat
 from pathlib import Path
 from typing import Any
 
+from srel_hub.assemble import assemble
 from srel_hub.card import total_bytes
-from srel_hub.checks import in_bytes
 from srel_hub.evaluate import evaluate, results_table
 from srel_hub.preflight import prepare
-from srel_hub.publish import publish
+from srel_hub.publish import share
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
-from srel_hub.run import Run, cli, read_json
+from srel_hub.run import Run, cli, in_bytes, read_json
 from srel_hub.squeeze import squeeze
 
 
 def condense(run: Run) -> None:
     """Every stage in order; what is done already is kept."""
-    prepared = prepare(run)
+    prepared = prepare(run, pushes=not run.recipe.publish.dry_run)
     squeeze(run, prepared)
     recover(run)
     relabel(run)
     evaluate(run, prepared.source)
-    dataset, _ = publish(run)
+    dataset, teacher_repo = assemble(run)
     print(closing(dataset, read_json(run.path("evaluate", "summary.json"))))
+    share(run, dataset, teacher_repo)
 
 
 def closing(dataset: Path, summary: dict[str, Any]) -> str:

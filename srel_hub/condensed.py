@@ -1,20 +1,21 @@
 """The consumer's side: images, labels replayed epoch by epoch, teacher.
 
-    condensed = load_condensed("org/srel-in1k-ipc50", epochs=300)
-    for epoch in condensed:                        # a torch Dataset an epoch
+    condensed = load_condensed("org/srel-in1k-ipc50", epochs=300, revision="v1.0")
+    for epoch in condensed:                        # a torch Dataset an epoch; the next one is fetched meanwhile
         for batch in DataLoader(epoch, batch_size=128, shuffle=True):
             batch["pixel_values"], batch["logits"]
 
 Any batch size, order and number of workers will do: a label belongs to its image's view, not to a batch.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 
 import datasets
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -22,13 +23,15 @@ from srel_hub import recipe
 from srel_hub import teacher as classifiers
 from srel_hub.augment import Views, normalisation_table, normalise, render, sample_views
 from srel_hub.faults import UserError
-from srel_hub.images import decode
-from srel_hub.run import generator, sha256
+from srel_hub.images import decode_stored, quiet
+from srel_hub.run import generator, in_bytes, sha256, total_memory
 from srel_hub.soft_labels import Manifest, SoftLabels, read_manifest
+from srel_hub.store import Folder, Repository, Store, front_matter, open_store
 from srel_hub.teacher import Classifier
 
 
 Logits = Callable[[Tensor, Tensor], Tensor]
+MANIFEST = "soft_labels/manifest.json"
 TEACHER_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")
 
 
@@ -72,19 +75,23 @@ class Epoch(Dataset[dict[str, Tensor]]):
 
 def stored_epoch(images: Tensor, table: Tensor, labels: SoftLabels, epoch: int) -> Epoch:
     """An epoch replayed from stored labels."""
-    return Epoch(images, labels.views(epoch), table, lambda indices, _: labels.logits(epoch, indices))
+    return Epoch(images, labels.views(epoch), table, partial(_stored_logits, labels, epoch))
+
+
+def _stored_logits(labels: SoftLabels, epoch: int, indices: Tensor, _: Tensor) -> Tensor:
+    return labels.logits(epoch, indices)
 
 
 def sampled_epoch(images: Tensor, classifier: Classifier, augment: recipe.Augment, seed: int, epoch: int) -> Epoch:
     """An epoch whose views follow from (seed, epoch) and whose labels the teacher is asked for."""
     views, _ = sample_epoch(augment, images, seed, epoch)
+    return Epoch(images, views, classifier.table(images.device), partial(_asked_logits, classifier))
 
-    def ask(_: Tensor, pixel_values: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = classifier.model(pixel_values).logits.float()
-        return logits
 
-    return Epoch(images, views, classifier.table(images.device), ask)
+@torch.no_grad()
+def _asked_logits(classifier: Classifier, _: Tensor, pixel_values: Tensor) -> Tensor:
+    logits: Tensor = classifier.model(pixel_values).logits.float()
+    return logits
 
 
 def sample_epoch(augment: recipe.Augment, images: Tensor, seed: int, epoch: int) -> tuple[Views, Tensor]:
@@ -98,22 +105,56 @@ class Condensed:
     """A condensed dataset, opened by `load_condensed`. Iterating over it gives its training epochs.
 
     Attributes:
-        images: the `DatasetDict` that `load_dataset` gives.
         manifest: what is known of the labels.
         epochs: how many epochs to train; the stored ones are cycled.
+        download_bytes: what is still to be downloaded for that, without the teacher; 0 for a folder.
     """
 
-    def __init__(
-        self, images: datasets.DatasetDict, labels: SoftLabels, teacher_folder: Callable[[], Path], epochs: int
-    ):
-        self.images, self.manifest, self.epochs = images, labels.manifest, epochs
-        self._labels, self._teacher_folder = labels, teacher_folder
+    def __init__(self, store: Store, manifest: Manifest, epochs: int) -> None:
+        self.manifest, self.epochs = manifest, epochs
+        self._store = store
+        self._labels = SoftLabels(manifest, partial(_fetch_labels, store))
+        self.download_bytes = sum(size for size, _ in _wanted(store, manifest, epochs) if size)
+
+    @cached_property
+    def images(self) -> datasets.DatasetDict:
+        """The images and their classes, as `load_dataset` gives them.
+
+        Raises:
+            UserError: where they are not those that were labelled.
+        """
+        files = [str(self._store.fetch(name)) for name in data_files(self._store)]
+        with quiet():
+            images = datasets.load_dataset("parquet", data_files={"train": files})
+        train, manifest = images["train"], self.manifest
+        names = getattr(train.features.get("label"), "names", None)
+        if "image" not in train.features or len(train) != manifest.num_images or names != list(manifest.class_names):
+            raise UserError(
+                f"{self._store}: the labels are for {manifest.num_images} images of {len(manifest.class_names)} "
+                f"classes, the dataset has {len(train)} of {len(names or ())}, or other class names: it is not the "
+                "dataset that was labelled"
+            )
+        return images
 
     @cached_property
     def pixels(self) -> Tensor:
-        """All stored images, decoded once: uint8 [N, 3, H, W]."""
+        """All stored images, decoded once: uint8 [N, 3, H, W].
+
+        Raises:
+            UserError: for an image of another size or kind than the manifest says, or more than fit into memory.
+        """
+        N, (H, W) = self.manifest.num_images, self.manifest.image_size
+        needed = N * 3 * H * W
+        if needed > total_memory():
+            raise UserError(
+                f"{self._store}: {N} images of {W} x {H} pixels need {in_bytes(needed)} of memory, the machine "
+                f"has {in_bytes(total_memory())}"
+            )
         train = self.images["train"].cast_column("image", datasets.Image(decode=False))
-        return torch.stack([decode(image["bytes"]) for image in train["image"]])
+        pixels = torch.empty(N, 3, H, W, dtype=torch.uint8)
+        for index, image in enumerate(train["image"]):
+            pixels[index] = decode_stored(image["bytes"], (H, W), f"{self._store}: image {index}")
+        return pixels
 
     @cached_property
     def labels(self) -> Tensor:
@@ -126,16 +167,17 @@ class Condensed:
         Raises:
             UserError: if it is not there, or its weights are not those the manifest names.
         """
-        return self._classifier.model
+        return self.classifier.model
 
     @cached_property
-    def _classifier(self) -> Classifier:
-        folder = self._teacher_folder()
-        for name, expected in self.manifest.teacher.sha256.items():
-            if not (folder / name).is_file():
-                raise UserError(f"{folder / name}: the teacher is missing; publish or copy it beside the dataset")
-            if sha256(folder / name) != expected:
-                raise UserError(f"{folder / name}: not the teacher that labelled this dataset (sha256 differs)")
+    def classifier(self) -> Classifier:
+        """The teacher with its class names and normalisation, on the CPU."""
+        store = teacher_store(self._store, self.manifest)
+        folder = store.fetch("config.json").parent
+        for name in TEACHER_FILES:
+            file, expected = store.fetch(name), self.manifest.teacher.sha256.get(name)
+            if expected is not None and sha256(file) != expected:
+                raise UserError(f"{store}: {name} is not the teacher's that labelled this dataset (sha256 differs)")
         return classifiers.load(folder, torch.device("cpu"))
 
     def __len__(self) -> int:
@@ -147,78 +189,99 @@ class Condensed:
             raise IndexError(f"epoch {epoch} of {self.epochs}")
         manifest = self.manifest
         if manifest.epochs == 0:
-            return sampled_epoch(self.pixels, self._classifier, manifest.augment, manifest.seed, epoch)
+            return sampled_epoch(self.pixels, self.classifier, manifest.augment, manifest.seed, epoch)
         table = normalisation_table(manifest.mean, manifest.std)
         return stored_epoch(self.pixels, table, self._labels, epoch % manifest.epochs)
 
     def __iter__(self) -> Iterator[Epoch]:
-        return (self[epoch] for epoch in range(self.epochs))
+        with ThreadPoolExecutor(1, "prefetch") as ahead:
+            for epoch in range(self.epochs):
+                current = self[epoch]
+                if epoch + 1 < min(self.epochs, self.manifest.epochs):
+                    ahead.submit(self._labels.prepare, epoch + 1)  # a fault of it is told when its turn comes
+                yield current
 
 
-def load_condensed(path: str | Path, epochs: int | None = None) -> Condensed:
-    """Open a condensed dataset.
+def load_condensed(path: str | Path, epochs: int | None = None, revision: str | None = None) -> Condensed:
+    """Open a condensed dataset. Of a Hub dataset nothing but card and manifest is downloaded yet.
 
     Args:
         path: a Hub dataset id, or a folder such as `runs/quickstart/dataset`.
         epochs: how many epochs will be trained; by default as many as are stored.
+        revision: branch, tag or commit on the Hub; by default `main` as it is now.
 
     Raises:
-        UserError: where there is no such dataset, for a label format this version does not know, or for labels that
-            do not fit the images.
+        UserError: where there is no such dataset or revision, for a label format this version does not know, or for
+            labels that do not fit the images.
+        UnavailableError: an OSError, where the Hub cannot be reached and the cache does not have what is asked for.
     """
-    local = Path(path).is_dir()
-    fetch = _local(Path(path)) if local else _hub(str(path))
-    manifest = read_manifest(fetch("soft_labels/manifest.json"))
+    store = open_store(path, "dataset", revision, MANIFEST)
+    if isinstance(store, Folder) and (store.path / "dataset" / "data").is_dir():
+        raise UserError(f"{path} is a run; the dataset in it is {store.path / 'dataset'}")
+    manifest = read_manifest(store.fetch(MANIFEST))
+    front_matter(store)
     if epochs is None:
         epochs = manifest.epochs
     if epochs < 1:
         raise UserError(f"epochs={epochs}: give the number of epochs to train (stored: {manifest.epochs})")
-    images = datasets.load_dataset(str(path))
-    _check(path, manifest, images)
-    labels = SoftLabels(manifest, lambda name: fetch(f"soft_labels/{name}"))
-    return Condensed(images, labels, lambda: _teacher_folder(path, manifest), epochs)
+    condensed = Condensed(store, manifest, epochs)
+    if condensed.download_bytes:
+        print(_price(store, manifest, epochs), file=sys.stderr)
+    _ = condensed.images
+    return condensed
 
 
-def _check(path: str | Path, manifest: Manifest, images: datasets.DatasetDict) -> None:
-    train = images["train"]
-    names = tuple(train.features["label"].names)
-    if len(train) != manifest.num_images or names != manifest.class_names:
-        raise UserError(
-            f"{path}: the labels are for {manifest.num_images} images of {len(manifest.class_names)} classes, the "
-            f"dataset has {len(train)} of {len(names)}, or other class names: it is not the dataset that was labelled"
-        )
+def _fetch_labels(store: Store, name: str) -> Path:
+    return store.fetch(f"soft_labels/{name}")
 
 
-def _local(folder: Path) -> Callable[[str], Path]:
-    if (folder / "dataset" / "data").is_dir():
-        raise UserError(f"{folder} is a run; the dataset in it is {folder / 'dataset'}")
+def data_files(store: Store) -> list[str]:
+    """The parquet files of the split `train`, in order.
 
-    def fetch(name: str) -> Path:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing: {folder} is no complete condensed dataset")
-        return folder / name
-
-    return fetch
-
-
-def _hub(repo_id: str) -> Callable[[str], Path]:
-    def fetch(name: str) -> Path:
-        try:
-            return Path(hf_hub_download(repo_id, name, repo_type="dataset"))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{repo_id}: no local folder, and {name} could not be had from the Hub: {reason}"
-            ) from error
-
-    return fetch
+    Raises:
+        UserError: where there are none, or one of several is missing.
+    """
+    names = [name for name in store.names() if name.startswith("data/train-") and name.endswith(".parquet")]
+    count = len(names)
+    if names != [f"data/train-{index:05d}-of-{count:05d}.parquet" for index in range(count)] or not names:
+        raise UserError(f"{store}: data/ holds {', '.join(names) or 'no train-*.parquet'}: it is not complete")
+    return names
 
 
-def _teacher_folder(path: str | Path, manifest: Manifest) -> Path:
-    beside = Path(path).resolve().parent / "teacher_repo"
-    if Path(path).is_dir() and beside.is_dir():
-        return beside
+def teacher_store(store: Store, manifest: Manifest) -> Store:
+    """Where the teacher lies: beside a folder, or in the repository that the manifest names.
+
+    Raises:
+        UserError, UnavailableError: where it cannot be found.
+    """
+    if isinstance(store, Folder):
+        beside = store.path.resolve().parent / "teacher_repo"
+        if beside.is_dir():
+            return Folder(beside)
+        if manifest.teacher.repo_id is None:
+            raise UserError(f"{store}: its teacher was not published, and there is no {beside}")
     if manifest.teacher.repo_id is None:
-        raise UserError(f"{path}: its teacher was not published, and there is no {beside}")
-    revision = manifest.teacher.tag
-    return Path(snapshot_download(manifest.teacher.repo_id, revision=revision, allow_patterns=list(TEACHER_FILES)))
+        raise UserError(f"{store}: its teacher was not published")
+    return open_store(manifest.teacher.repo_id, "model", manifest.teacher.tag, "config.json")
+
+
+def _wanted(store: Store, manifest: Manifest, epochs: int) -> Iterator[tuple[int, str]]:
+    """Size and kind of every file that is needed for these epochs and not here yet."""
+    if isinstance(store, Repository) and store.files is not None:
+        labels = [f"soft_labels/{file.name}" for file in manifest.files if file.epoch < epochs]
+        for kind, names in (("images", data_files(store)), ("soft labels", labels)):
+            for name in names:
+                blob = store.blob(name)
+                if blob is not None and not (store.snapshot / name).exists():
+                    yield blob.size, kind
+
+
+def _price(store: Store, manifest: Manifest, epochs: int) -> str:
+    """What a user is told before the first large download."""
+    wanted = list(_wanted(store, manifest, epochs))
+    parts = {kind: sum(size for size, one in wanted if one == kind) for kind in ("images", "soft labels")}
+    stored = min(epochs, manifest.epochs)
+    return (
+        f"{store}: to download {in_bytes(sum(parts.values()))}: images {in_bytes(parts['images'])} now, soft labels "
+        f"{in_bytes(parts['soft labels'])} as their {stored} epochs are trained"
+    )

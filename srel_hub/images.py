@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srel_hub.faults import UserError
+from srel_hub.faults import UserError, first_line
 
 
 ROW_GROUP_BYTES = 16_000_000  # one random row costs a reader its whole row group
@@ -40,6 +40,22 @@ def decode(content: bytes) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
+def decode_stored(content: bytes, size: tuple[int, int], where: str) -> Tensor:
+    """As `decode`, of bytes from whomever: only an RGB PNG of `size` (height, width) is unpacked.
+
+    Raises:
+        UserError: for anything else, before its pixels are unpacked.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if (image.height, image.width) == size and image.mode == "RGB":
+                return decode(content)
+            told = f"a PNG of {image.width} x {image.height} pixels, mode {image.mode}"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        told = f"no PNG that can be read: {first_line(error)}"
+    raise UserError(f"{where}: must be an RGB PNG of {size[1]} x {size[0]} pixels, is {told}")
+
+
 def features(class_names: Sequence[str]) -> datasets.Features:
     return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(class_names))})
 
@@ -56,11 +72,13 @@ def write_parquet(path: Path, images: Iterable[bytes], labels: Iterable[int], cl
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """No progress bar of `datasets`, for work that takes a moment."""
+    shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.enable_progress_bars()
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:

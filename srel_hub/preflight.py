@@ -1,8 +1,10 @@
 """What a run needs, found and checked together, so that a mistake is told before anything is spent."""
 
+import sys
 from dataclasses import dataclass, replace
 
 import torch
+from tqdm import tqdm
 
 from srel_hub import teacher
 from srel_hub.checks import (
@@ -16,9 +18,10 @@ from srel_hub.checks import (
 from srel_hub.faults import Faults
 from srel_hub.picture import Frame
 from srel_hub.pretrained import Origin, at_size, load_pretrained, require_batchnorm, try_out
-from srel_hub.recipe import Pretrained, Recipe
+from srel_hub.push import require_permission
+from srel_hub.recipe import Pretrained, Publish, Recipe
 from srel_hub.run import Run
-from srel_hub.source import Source, open_source
+from srel_hub.source import Source, described, open_source
 from srel_hub.teacher import Classifier
 
 
@@ -54,13 +57,21 @@ def teachers(recipe: Recipe) -> dict[str, tuple[Pretrained | None, str]]:
     return wanted
 
 
-def prepare(run: Run) -> Prepared:
+def prepare(run: Run, pushes: bool = False) -> Prepared:
     """Open the source and the pretrained teachers, and check them, each other and the disk.
+
+    Args:
+        pushes: whether the result will be pushed, so that licence, token and repositories are looked at too.
 
     Raises:
         UserError: with every fault at once.
+        UnavailableError: where the Hub is to get the result and cannot be reached.
     """
     faults = Faults()
+    with faults.collected():
+        publish = run.recipe.publish if pushes else Publish()
+        for remark in require_permission(publish, described(run.recipe.source).license):
+            tqdm.write(remark, file=sys.stderr)
     source, opened = _open(run, faults)
     trained = run.recipe.squeeze.pretrained is None
     begun = run.is_done("squeeze", "teacher")

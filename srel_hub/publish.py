@@ -1,86 +1,101 @@
-"""Publish: assemble the two repositories, byte for byte what the Hub is to get.
+"""Publish: assemble the two repositories, show the plan, push them, read them back.
 
-    accelerate launch -m srel_hub.publish runs/quickstart
+    accelerate launch -m srel_hub.publish runs/quickstart publish.repo_id=my-name/my-dataset
+    accelerate launch -m srel_hub.publish runs/quickstart publish.repo_id=my-name/my-dataset publish.dry_run=true
 
-Leaves `dataset/` and `teacher_repo/`. Uploading them is not part of this version.
+Leaves `dataset/` and `teacher_repo/`, which are byte for byte what the Hub gets; without `publish.repo_id` no more.
 """
 
-import os
-import shutil
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from srel_hub.card import classes_csv, dataset_card, teacher_card
+from srel_hub.assemble import assemble
 from srel_hub.faults import UserError
-from srel_hub.images import class_grid, load_pixels, read_rows, write_split
-from srel_hub.recipe import Recipe, as_dict, published
-from srel_hub.run import Run, atomic, cli, write_json
-from srel_hub.soft_labels import read_manifest
-from srel_hub.yaml_files import to_yaml
-
-
-GRID_COLUMNS, GRID_ROWS, GRID_WIDTH = 20, 10, 1000
+from srel_hub.hub import LOGIN, account, retried, url
+from srel_hub.push import Plan, collect, part_of, plan, push, require_licence
+from srel_hub.read_back import read_back
+from srel_hub.recipe import Publish
+from srel_hub.run import Run, cli
+from srel_hub.source import described
 
 
 def publish(run: Run) -> tuple[Path, Path]:
-    """Assemble both trees anew from the stages' artefacts.
+    """Assemble both repositories and, where the recipe names them, push them.
 
     Returns:
         the dataset's folder and the teacher's.
+
+    Raises:
+        UserError, UnavailableError: as `assemble` and `share`.
     """
-    missing = [
-        name for name in (run.recipe.label_folder, "images", "soft_labels", "evaluate") if not run.path(name).is_dir()
-    ]
-    if missing:
-        raise UserError(f"{run.folder}: {', '.join(missing)} missing; run condense on it first")
-    run.begin()  # what the cards say may have changed
-    teacher_repo, dataset = run.path("teacher_repo"), run.path("dataset")
-    with atomic(teacher_repo) as tree:
-        link_tree(run.path(run.recipe.label_folder), tree)
-        if run.recipe.relabel.teacher is not None:
-            link_tree(run.path("teacher"), tree / "recover")
-        (tree / "README.md").write_text(teacher_card(run.folder, run.recipe), encoding="utf-8")
-    with atomic(dataset) as tree:
-        assemble_dataset(run.folder, run.recipe, tree)
-    run.say(f"publish: {dataset} and {teacher_repo} are complete")
-    return dataset, teacher_repo
+    folders = assemble(run)
+    share(run, *folders)
+    return folders
 
 
-def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
-    """Lay out the complete dataset repository at `tree`."""
-    manifest = read_manifest(folder / "soft_labels" / "manifest.json")
-    for name in ("data", "assets", "soft_labels"):
-        (tree / name).mkdir(parents=True)
-    write_split(tree / "data", "train", read_rows(folder / "images"), manifest.class_names)
-    manifest = replace(manifest, teacher=replace(manifest.teacher, repo_id=recipe.publish.teacher))
-    write_json(tree / "soft_labels" / "manifest.json", as_dict(manifest))
-    for file in manifest.files:
-        link(folder / "soft_labels" / file.name, tree / "soft_labels" / file.name)
-    pixels, labels = load_pixels(folder / "images")
-    columns, rows = min(GRID_COLUMNS, manifest.num_classes), min(GRID_ROWS, recipe.recover.ipc)
-    scale = max(1, GRID_WIDTH // (columns * manifest.image_size[1]))
-    class_grid(pixels, labels, columns, rows, scale).save(tree / "assets" / "grid.png", optimize=True)
-    (tree / "recipe.yaml").write_text(to_yaml(published(recipe)), encoding="utf-8")
-    (tree / "classes.csv").write_text(classes_csv(folder, recipe), encoding="utf-8")
-    link(folder / "evaluate" / "summary.json", tree / "metrics.json")
-    (tree / "README.md").write_text(dataset_card(folder, recipe, tree), encoding="utf-8")
+def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
+    """Push the assembled folders to the Hub, if the recipe says where, and read them back.
+
+    Raises:
+        UserError: for what the plan finds, the Hub refuses, or does not come back as it was sent.
+        UnavailableError: where the Hub cannot be reached; the same command goes on from there.
+    """
+    spec = run.recipe.publish
+    if spec.repo_id is None or spec.teacher is None:
+        run.say("publish: publish.repo_id is not set, so nothing is pushed")
+        return
+    parts = part_of(spec.teacher, "model", teacher_repo), part_of(spec.repo_id, "dataset", dataset)
+    plans = retried(lambda: [plan(part, spec) for part in parts], run.say)
+    print("\n".join(["", f"plan: publish {run.folder}", *(line for each in plans for line in each.lines())]))
+    _require(run, plans)
+    if spec.dry_run:
+        run.say("publish: dry run, nothing was pushed")
+        return
+    teacher_commit = push(plans[0], f"The teacher of {spec.repo_id}", run.say, run.progress)
+    dataset_commit = push(plans[1], f"Teacher: {spec.teacher} at {teacher_commit}", run.say, run.progress)
+    retried(partial(collect, spec, parts), run.say)
+    read_back(run, parts[1], parts[0], {"model": teacher_commit, "dataset": dataset_commit})
+    print(closing(spec, teacher_commit, dataset_commit))
 
 
-def link_tree(source: Path, target: Path) -> None:
-    target.mkdir(parents=True)
-    for file in sorted(source.iterdir()):
-        link(file, target / file.name)
+def _require(run: Run, plans: Sequence[Plan]) -> None:
+    """Refuse what the plan shows to be impossible, all of it at once."""
+    spec = run.recipe.publish
+    faults = [fault for each in plans for fault in each.faults()]
+    try:
+        require_licence(spec, described(run.recipe.source).license)
+    except UserError as error:
+        faults.append(str(error))
+    who = retried(account, run.say)
+    if who is None:
+        faults.append(f"you are not logged in on the Hub; {LOGIN}, role write")
+    elif not spec.create_pr:
+        refusals = {who.refusal(each.part.repo_id.split("/")[0]) for each in plans if each.done is None}
+        faults += [refusal for refusal in refusals if refusal]
+    if faults:
+        raise UserError("nothing was pushed:\n" + "\n".join(faults))
 
 
-def link(source: Path, target: Path) -> None:
-    """A copy, or for tensors, which are large and do not change, a hard link where the file system has them."""
-    if source.suffix == ".safetensors":
-        try:
-            os.link(source, target)
-            return
-        except OSError:
-            pass
-    shutil.copyfile(source, target)
+def closing(spec: Publish, teacher_commit: str, dataset_commit: str) -> str:
+    """What the user is told when it is there: where, and how to load it."""
+    repo_id, teacher = str(spec.repo_id), str(spec.teacher)
+    revision = spec.pinned or dataset_commit
+    return "\n".join(
+        [
+            "",
+            f"published: {url(repo_id, 'dataset', revision)} (commit {dataset_commit[:7]}), read back and equal",
+            f"teacher:   {url(teacher, 'model', spec.pinned or teacher_commit)} (commit {teacher_commit[:7]})",
+            "",
+            "from datasets import load_dataset",
+            f'dataset = load_dataset("{repo_id}", revision="{revision}")',
+            "",
+            "from srel_hub import load_condensed",
+            f'condensed = load_condensed("{repo_id}", revision="{revision}")',
+            "",
+            f"python -m srel_hub.verify {repo_id} --revision {revision}",
+        ]
+    )
 
 
 if __name__ == "__main__":

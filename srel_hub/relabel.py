@@ -18,6 +18,7 @@ from srel_hub.images import image_table_sha256, load_pixels
 from srel_hub.recipe import as_dict
 from srel_hub.run import Run, atomic, blocks, cli, sha256, write_json
 from srel_hub.soft_labels import (
+    TEACHER_FILES,
     LabelFile,
     Manifest,
     TeacherFacts,
@@ -29,7 +30,6 @@ from srel_hub.teacher import Classifier
 from srel_hub.training import predict, top_k
 
 
-HASHED_FILES = ("model.safetensors", "config.json")
 MANIFEST_UNIT = "manifest"
 
 
@@ -97,7 +97,7 @@ def describe(
     facts = TeacherFacts(
         repo_id=publish.teacher,
         tag=None,
-        sha256={name: sha256(run.path(run.recipe.label_folder, name)) for name in HASHED_FILES},
+        sha256={name: sha256(run.path(run.recipe.label_folder, name)) for name in TEACHER_FILES},
         accuracy=top_k(logits, labels, 1),
     )
     return Manifest(

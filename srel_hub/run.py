@@ -19,12 +19,14 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from srel_hub.faults import UserError
-from srel_hub.recipe import Recipe, as_dict, canonical, load_recipe
+from srel_hub.recipe import Publish, Recipe, as_dict, canonical, load_recipe
 from srel_hub.yaml_files import to_yaml
 
 
 LOG_EVERY = 10.0  # seconds between two progress lines in the log file
 STACKED_PIXELS = 100 * 64 * 64  # `recover.stack: auto` fills one forward pass with about as many pixels
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 ON_CARDS_ONLY = ("title", "homepage", "license", "terms", "citation")  # of the source: may change on a finished run
 
@@ -49,7 +51,10 @@ class Run:
 
     def begin(self) -> None:
         """Make the directory and keep the recipe in it; called when all checks that cost nothing are behind."""
-        write_text(self.path("recipe.yaml"), to_yaml(as_dict(self.recipe)))
+        file, publish = self.path("recipe.yaml"), self.recipe.publish
+        if publish.dry_run:  # a trial leaves no trace
+            publish = load_recipe(file).publish if file.is_file() else Publish()
+        write_text(file, to_yaml(as_dict(replace(self.recipe, publish=publish))))
 
     @property
     def device(self) -> torch.device:
@@ -195,6 +200,19 @@ def settle_stack(run: Run, size: tuple[int, int], num_classes: int) -> int:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def total_memory() -> int:
+    """Bytes of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def in_bytes(count: float) -> str:
+    """'28.3 GiB'."""
+    power = 0
+    while count >= 1024 and power < len(UNITS) - 1:
+        count, power = count / 1024, power + 1
+    return f"{count:.{0 if power == 0 else 1}f} {UNITS[power]}"
 
 
 def make_accelerator() -> Accelerator:

@@ -6,28 +6,33 @@ Files are written and read by rows: no more than one batch of logits is ever hel
 import contextlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from srel_hub.augment import Views
 from srel_hub.faults import UserError, told
 from srel_hub.recipe import Augment, canonical
-from srel_hub.run import blocks
+from srel_hub.run import blocks, sha256
 
 
 FORMAT = "srel-soft-labels"
 VERSION = 1
 ENCODINGS = ("float16",)
 LARGEST_FLOAT16 = 65504.0
+LARGEST_COUNT = 2**31 - 1  # indices are int32
+LARGEST_MANIFEST = 100_000_000  # bytes; 300 epochs of ImageNet-21K in 40 files each are 3 million
+MOST_FAULTS = 10
+TEACHER_FILES = ("model.safetensors", "config.json")
 FILE_BYTES = 2 * 1024**3  # a larger epoch is split by rows
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -57,8 +62,20 @@ class LabelFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherFile:
+    """A file of the dataset's repository that holds no labels, by its path there."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """soft_labels/manifest.json. `group_size` is None where the teacher labelled in eval mode."""
+    """soft_labels/manifest.json. `group_size` is None where the teacher labelled in eval mode.
+
+    `others` are all files of the assembled repository but the labels, README.md and the manifest itself.
+    """
 
     num_images: int
     num_classes: int
@@ -78,26 +95,81 @@ class Manifest:
     torch: str
     image_table_sha256: str
     files: tuple[LabelFile, ...]
+    others: tuple[OtherFile, ...] = ()  # not told before version 0.3.0
     format: str = FORMAT
     version: int = VERSION
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest.
+    """Read and check a manifest; whoever wrote it, its names stay in the repository and its numbers agree.
 
     Raises:
-        UserError: for another format, an unknown version or encoding (by name), or a field of the wrong type.
+        UserError: for another format, an unknown version or encoding (by name), a field of the wrong type, or fields
+            that contradict each other.
     """
-    mapping = json.loads(path.read_text(encoding="utf-8"))
+    if path.stat().st_size > LARGEST_MANIFEST:
+        raise UserError(f"{path}: {path.stat().st_size} bytes; a manifest has at most {LARGEST_MANIFEST}")
+    try:
+        mapping = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: not a manifest, since it is no JSON") from None
+    if not isinstance(mapping, dict):
+        raise UserError(f"{path}: not a manifest, but {type(mapping).__name__}")
     known = {"format": (FORMAT,), "version": (VERSION,), "encoding": ENCODINGS}
     for key, allowed in known.items():
         if mapping.get(key) not in allowed:
             choices = ", ".join(str(value) for value in allowed)
             raise UserError(f"{path}: {key} {mapping.get(key)!r} is unknown here (known: {choices}); update srel_hub")
     try:
-        return TypeAdapter(Manifest).validate_python(mapping)
+        manifest = TypeAdapter(Manifest).validate_python(mapping)
     except ValidationError as error:
         raise UserError("\n".join([f"{path}: not a valid manifest", *told(error, Manifest)])) from None
+    faults = list(_contradictions(manifest))
+    if faults:
+        raise UserError("\n".join([f"{path}: not a valid manifest", *faults[:MOST_FAULTS]]))
+    return manifest
+
+
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """What in a manifest cannot be, a line each."""
+    N, K = manifest.num_images, manifest.num_classes
+    if not 1 <= N <= LARGEST_COUNT or not 1 <= K <= LARGEST_COUNT or not 0 <= manifest.epochs <= LARGEST_COUNT:
+        yield f"num_images {N}, num_classes {K}, epochs {manifest.epochs}: out of range"
+        return
+    names = manifest.class_names
+    if not len(set(names)) == len(names) == K:
+        yield f"num_classes: {K}, but class_names has {len(names)} names, {len(set(names))} of them different"
+    if not all(1 <= side <= 32767 for side in manifest.image_size) or not 0 <= manifest.padding <= 32767:
+        yield f"image_size {list(manifest.image_size)}, padding {manifest.padding}: out of range"
+    if not all(math.isfinite(value) for value in manifest.mean) or not all(0 < v < math.inf for v in manifest.std):
+        yield f"mean {list(manifest.mean)}, std {list(manifest.std)}: no normalisation"
+    if not 0 <= manifest.teacher.accuracy <= 1:
+        yield f"teacher.accuracy {manifest.teacher.accuracy}: must be in [0, 1]"
+    if not set(TEACHER_FILES) <= set(manifest.teacher.sha256) <= {*TEACHER_FILES, "preprocessor_config.json"}:
+        yield f"teacher.sha256: must name {', '.join(TEACHER_FILES)}, got {', '.join(manifest.teacher.sha256)[:200]}"
+    for other in manifest.others:
+        if not _is_plain(other.name) or other.bytes < 0:
+            yield f"others: {other.name!r} is no path inside the repository"
+    rows: dict[int, list[tuple[int, int]]] = {epoch: [] for epoch in range(manifest.epochs)}
+    for file in manifest.files:
+        if not re.fullmatch(r"epoch-[0-9]{5,}(-[0-9]{5,})?\.safetensors", file.name) or file.bytes < 0:
+            yield f"files: {file.name!r} is no name of a label file"
+        elif file.epoch not in rows:
+            yield f"files: {file.name} is of epoch {file.epoch}, epochs are {manifest.epochs}"
+        else:
+            rows[file.epoch].append(file.rows)
+    for epoch, parts in rows.items():
+        bounds = [bound for part in sorted(parts) for bound in part]
+        if not bounds or bounds[0] != 0 or bounds[-1] != N or bounds[1:-1:2] != bounds[2:-1:2]:
+            yield f"files: epoch {epoch} has the rows {sorted(parts)[:3]}, not all of [0, {N})"
+    if len({file.name for file in manifest.files}) != len(manifest.files):
+        yield "files: a name is listed twice"
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name stays inside the folder it is joined to, on every system."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and "/".join(parts) == name and not re.search(r"[\\:\x00-\x1f]", name) and ".." not in parts
 
 
 def epoch_parts(num_images: int, num_classes: int, mix: str, file_bytes: int = FILE_BYTES) -> list[range]:
@@ -205,24 +277,41 @@ def _check_finite(logits: Tensor, first_image: int) -> None:
 class SoftLabels:
     """Stored labels, read by epoch and by row. Nothing of an epoch is opened before that epoch is asked for.
 
+    A file's size, sha256, tensors and ranges are checked when it is first used.
+
     Args:
         manifest: what is stored.
-        fetch: gives the local path of a file of the `soft_labels` folder by its name.
+        fetch: gives the local path of a file of the `soft_labels` folder by its name; may be called by a thread.
     """
 
     def __init__(self, manifest: Manifest, fetch: Callable[[str], Path]) -> None:
         self.manifest = manifest
         self._fetch = fetch
+        self._checked: set[str] = set()
+
+    def prepare(self, epoch: int) -> None:
+        """Have an epoch's files here and checked.
+
+        Raises:
+            UserError: for a file that is not what the manifest says.
+        """
+        for file in self._files(epoch):
+            self._path(file)
 
     def views(self, epoch: int) -> Views:
         """How every image is shown in this epoch."""
         parts = [self._read(file) for file in self._files(epoch)]
         names = parts[0].keys() & _VIEW_DTYPES.keys()
-        return Views(**{name: torch.cat([part[name] for part in parts]) for name in names})
+        views = Views(**{name: torch.cat([part[name] for part in parts]) for name in names})
+        _require_ranges(views, self.manifest, f"epoch {epoch}")
+        return views
 
     def order(self, epoch: int) -> Tensor:
         """int64 [N]: the epoch's visiting order, a permutation of the images."""
-        return torch.cat([self._read(file)["order"] for file in self._files(epoch)]).long()
+        order = torch.cat([self._read(file)["order"] for file in self._files(epoch)]).long()
+        if not torch.equal(order.sort().values, torch.arange(len(order))):
+            raise UserError(f"epoch {epoch}: its order is no permutation of the images")
+        return order
 
     def logits(self, epoch: int, indices: Tensor) -> Tensor:
         """float32 [B, K]: the teacher's raw logits on the chosen images' views of this epoch."""
@@ -231,7 +320,7 @@ class SoftLabels:
             start, stop = file.rows
             inside = (indices >= start) & (indices < stop)
             if inside.any():
-                with safe_open(self._fetch(file.name), framework="pt") as tensors:
+                with safe_open(self._path(file), framework="pt") as tensors:
                     result[inside] = tensors.get_tensor("logits")[indices[inside] - start].float()
         return result
 
@@ -241,10 +330,69 @@ class SoftLabels:
         files = [file for file in self.manifest.files if file.epoch == epoch]
         return sorted(files, key=lambda file: file.rows)
 
-    def _read(self, file: LabelFile) -> dict[str, Tensor]:
+    def _path(self, file: LabelFile) -> Path:
+        """The local file, checked at its first use."""
         path = self._fetch(file.name)
-        if path.stat().st_size != file.bytes:
-            raise UserError(f"{path}: {path.stat().st_size} bytes, the manifest says {file.bytes}: download it again")
-        with safe_open(path, framework="pt") as tensors:
+        if file.name not in self._checked:
+            _require_file(path, file, self.manifest)
+            self._checked.add(file.name)
+        return path
+
+    def _read(self, file: LabelFile) -> dict[str, Tensor]:
+        with safe_open(self._path(file), framework="pt") as tensors:
             names = set(tensors.keys()) - {"logits"}
             return {name: tensors.get_tensor(name).clone() for name in names}
+
+
+def _require_file(path: Path, file: LabelFile, manifest: Manifest) -> None:
+    """Refuse a label file that is not the one the manifest names, or does not hold what the manifest says.
+
+    Raises:
+        UserError: saying what is wrong with it.
+    """
+    size = path.stat().st_size
+    if size != file.bytes:
+        raise UserError(f"{path}: {size} bytes, the manifest says {file.bytes}: remove it and download it again")
+    if sha256(path) != file.sha256:
+        raise UserError(f"{path}: its sha256 is not the manifest's: it was altered; remove it and download it again")
+    expected = _layout(file.rows[1] - file.rows[0], manifest.num_classes, manifest.augment.mix)
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file: {error}") from None
+    if found != expected:
+        raise UserError(f"{path}: holds {_told(found)}; must hold {_told(expected)}")
+
+
+def _told(layout: Layout) -> str:
+    return ", ".join(f"{name} {code} {list(shape)}" for name, (code, shape) in sorted(layout.items()))
+
+
+def _require_ranges(views: Views, manifest: Manifest, where: str) -> None:
+    """Refuse views that no crop, flip or mix of these images gives; an image that shows it is named.
+
+    Raises:
+        UserError: naming the first tensor and image out of range.
+    """
+    (H, W), P, N = manifest.image_size, manifest.padding, manifest.num_images
+    checks = {"boxes": _box_in_range(views.boxes, (-P, -P), (H + P, W + P))}
+    if views.partners is not None:
+        checks["partners"] = (views.partners >= 0) & (views.partners < N)
+    if views.mix_boxes is not None:
+        unmixed = (views.mix_boxes == 0).all(1)
+        checks["mix_boxes"] = unmixed | _box_in_range(views.mix_boxes, (0, 0), (H, W))
+    if views.mix_weights is not None:
+        checks["mix_weights"] = (views.mix_weights >= 0) & (views.mix_weights <= 256)
+    for name, right in checks.items():
+        if not right.all():
+            row = int((~right).nonzero()[0, 0])
+            raise UserError(f"{where}: {name} of image {row} is {getattr(views, name)[row].tolist()}: out of range")
+
+
+def _box_in_range(boxes: Tensor, low: tuple[int, int], high: tuple[int, int]) -> Tensor:
+    """bool [N]: which boxes (top, left, height, width) hold a pixel or more and lie in [low, high)."""
+    top, left, height, width = boxes.long().unbind(1)
+    inside = (top >= low[0]) & (left >= low[1]) & (top + height <= high[0]) & (left + width <= high[1])
+    return inside & (height >= 1) & (width >= 1)

@@ -14,6 +14,10 @@ ORDER = [
     "yaml_files",
     "recipe",
     "run",
+    "hub",
+    "store",
+    "push",
+    "same_rows",
     "augment",
     "priors",
     "models",
@@ -36,7 +40,10 @@ ORDER = [
     "relabel",
     "evaluate",
     "card",
+    "assemble",
+    "read_back",
     "publish",
+    "verify",
     "condense",
 ]
 STAGES = {"squeeze", "recover", "relabel", "evaluate"}

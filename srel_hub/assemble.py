@@ -1,0 +1,87 @@
+"""Assemble the two repositories of a run, byte for byte what the Hub gets: `dataset/` and `teacher_repo/`."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from srel_hub.card import classes_csv, dataset_card, teacher_card
+from srel_hub.faults import UserError
+from srel_hub.images import class_grid, load_pixels, read_rows, write_split
+from srel_hub.recipe import Recipe, as_dict, published
+from srel_hub.run import Run, atomic, sha256, write_json
+from srel_hub.soft_labels import OtherFile, read_manifest
+from srel_hub.yaml_files import to_yaml
+
+
+GRID_COLUMNS, GRID_ROWS, GRID_WIDTH = 20, 10, 1000
+
+
+def assemble(run: Run) -> tuple[Path, Path]:
+    """Assemble both trees anew from the stages' artefacts.
+
+    Returns:
+        the dataset's folder and the teacher's.
+
+    Raises:
+        UserError: where a stage has not run yet.
+    """
+    missing = [
+        name for name in (run.recipe.label_folder, "images", "soft_labels", "evaluate") if not run.path(name).is_dir()
+    ]
+    if missing:
+        raise UserError(f"{run.folder}: {', '.join(missing)} missing; run condense on it first")
+    run.begin()  # what the cards say may have changed
+    teacher_repo, dataset = run.path("teacher_repo"), run.path("dataset")
+    with atomic(teacher_repo) as tree:
+        link_tree(run.path(run.recipe.label_folder), tree)
+        if run.recipe.relabel.teacher is not None:
+            link_tree(run.path("teacher"), tree / "recover")
+        (tree / "README.md").write_text(teacher_card(run.folder, run.recipe), encoding="utf-8")
+    with atomic(dataset) as tree:
+        assemble_dataset(run.folder, run.recipe, tree)
+    run.say(f"publish: {dataset} and {teacher_repo} are complete")
+    return dataset, teacher_repo
+
+
+def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
+    """Lay out the complete dataset repository at `tree`."""
+    manifest = read_manifest(folder / "soft_labels" / "manifest.json")
+    for name in ("data", "assets", "soft_labels"):
+        (tree / name).mkdir(parents=True)
+    write_split(tree / "data", "train", read_rows(folder / "images"), manifest.class_names)
+    pixels, labels = load_pixels(folder / "images")
+    columns, rows = min(GRID_COLUMNS, manifest.num_classes), min(GRID_ROWS, recipe.recover.ipc)
+    scale = max(1, GRID_WIDTH // (columns * manifest.image_size[1]))
+    class_grid(pixels, labels, columns, rows, scale).save(tree / "assets" / "grid.png", optimize=True)
+    (tree / "recipe.yaml").write_text(to_yaml(published(recipe)), encoding="utf-8")
+    (tree / "classes.csv").write_text(classes_csv(folder, recipe), encoding="utf-8")
+    link(folder / "evaluate" / "summary.json", tree / "metrics.json")
+    others = tuple(
+        OtherFile(name=file.relative_to(tree).as_posix(), bytes=file.stat().st_size, sha256=sha256(file))
+        for file in sorted(path for path in tree.rglob("*") if path.is_file())
+    )
+    repo_id = recipe.publish.teacher
+    teacher = replace(manifest.teacher, repo_id=repo_id, tag=None if repo_id is None else recipe.publish.pinned)
+    manifest = replace(manifest, teacher=teacher, others=others)
+    write_json(tree / "soft_labels" / "manifest.json", as_dict(manifest))
+    for label_file in manifest.files:
+        link(folder / "soft_labels" / label_file.name, tree / "soft_labels" / label_file.name)
+    (tree / "README.md").write_text(dataset_card(folder, recipe, tree), encoding="utf-8")
+
+
+def link_tree(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for file in sorted(source.iterdir()):
+        link(file, target / file.name)
+
+
+def link(source: Path, target: Path) -> None:
+    """A copy, or for tensors, which are large and do not change, a hard link where the file system has them."""
+    if source.suffix == ".safetensors":
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass
+    shutil.copyfile(source, target)

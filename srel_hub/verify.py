@@ -1,0 +1,304 @@
+"""Verify: is this folder or Hub repository the condensed dataset that it claims to be?
+
+    python -m srel_hub.verify org/srel-in1k-ipc50 --revision v1.0
+    python -m srel_hub.verify runs/quickstart/dataset --fast
+
+One line a check; the exit status is 0 where all pass. `--fast` downloads no labels. Nothing that is found is trusted:
+whatever goes wrong in a check is that check's failure.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import datasets
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from srel_hub.augment import normalise, render
+from srel_hub.condensed import MANIFEST, Condensed, data_files
+from srel_hub.faults import UserError, first_line
+from srel_hub.images import image_table_sha256
+from srel_hub.run import in_bytes, sha256
+from srel_hub.soft_labels import Manifest, SoftLabels, read_manifest
+from srel_hub.store import Folder, Store, front_matter, open_store
+from srel_hub.training import predict, top_k
+
+
+SAMPLED_EPOCHS, SAMPLED_IMAGES = 8, 32  # crops whose labels are computed again
+BETTER_THAN_CHANCE = 0.2  # of the way from chance to perfect
+ACCURACY_MARGIN = 0.01
+KNOWN_FILES = ("README.md", ".gitattributes", "LICENSE", "LICENSE.md", "LICENSE.txt", MANIFEST)
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of one check: what was found, or why it failed; `passed` is None where it was left out."""
+
+    name: str
+    passed: bool | None
+    told: str
+
+    def __str__(self) -> str:
+        return f"{ {True: 'ok', False: 'FAILED', None: '-'}[self.passed]:<7}{self.name}: {self.told}"
+
+
+class Claim:
+    """What is to be verified: the repository, what its manifest says, and the dataset they make."""
+
+    def __init__(self, store: Store, manifest: Manifest, fast: bool) -> None:
+        self.store, self.manifest, self.fast = store, manifest, fast
+        self.condensed = Condensed(store, manifest, max(1, manifest.epochs))
+        self.labels = SoftLabels(manifest, lambda name: store.fetch(f"soft_labels/{name}"))
+
+
+def verify(path: str, revision: str | None = None, fast: bool = False) -> Iterator[Check]:
+    """Check after check. Without a readable manifest there is only the first.
+
+    Raises:
+        UserError, UnavailableError: where there is nothing to be verified.
+    """
+    store = open_store(path, "dataset", revision, MANIFEST)
+    if isinstance(store, Folder) and (store.path / "dataset" / "data").is_dir():
+        raise UserError(f"{path} is a run; the dataset in it is {store.path / 'dataset'}")
+    try:
+        manifest = read_manifest(store.fetch(MANIFEST))
+    except UserError as error:
+        yield Check("manifest", False, str(error))
+        return
+    yield Check("manifest", True, _described(store, manifest))
+    claim = Claim(store, manifest, fast)
+    for name, check in CHECKS.items():
+        yield _checked(name, check, claim)
+
+
+def _checked(name: str, check: "Callable[[Claim], str | None]", claim: Claim) -> Check:
+    try:
+        told = check(claim)
+    except UserError as error:
+        return Check(name, False, "; ".join(str(error).splitlines()))
+    except Exception as error:  # whoever made the files may have meant to confuse their reader
+        return Check(name, False, f"{type(error).__name__}: {first_line(error)}")
+    return Check(name, None, "left out (--fast)") if told is None else Check(name, True, told)
+
+
+def _described(store: Store, manifest: Manifest) -> str:
+    return (
+        f"{store}: {manifest.num_images} images of {manifest.num_classes} classes, {manifest.epochs} epochs of labels "
+        f"({manifest.encoding}), format {manifest.version}"
+    )
+
+
+def files(claim: Claim) -> str:
+    """Every file that the manifest names is there with its size, and its sha256 where that costs no label download."""
+    expected = {file.name: (file.bytes, file.sha256) for file in claim.manifest.others}
+    expected |= {f"soft_labels/{file.name}": (file.bytes, file.sha256) for file in claim.manifest.files}
+    wrong = []
+    for name, (size, digest) in expected.items():
+        blob = claim.store.blob(name)
+        if blob is None:
+            wrong.append(f"{name} is missing")
+        elif blob.size != size:
+            wrong.append(f"{name} has {blob.size} bytes, the manifest says {size}")
+        elif (blob.digest if len(blob.digest) == 64 else _digest(claim, name, digest)) != digest:
+            wrong.append(f"{name} is another file: its sha256 is not the manifest's")
+    named = {*expected, *KNOWN_FILES}
+    more = [name for name in claim.store.names() if name not in named]
+    inside = [name for name in more if name.startswith(("data/", "soft_labels/"))]
+    if claim.manifest.others or any(not name.startswith("data/") for name in inside):
+        wrong += [f"{name} is not named by the manifest" for name in inside]
+    if wrong:
+        raise UserError("; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""))
+    beside = [name for name in more if name not in inside]
+    note = f"; not its own: {', '.join(beside[:5])}" if beside else ""
+    return f"{len(expected)}, {in_bytes(sum(size for size, _ in expected.values()))}{note}"
+
+
+def _digest(claim: Claim, name: str, unread: str) -> str:
+    """The sha256 of a file; of a label file only later, when it is read."""
+    is_label = name.startswith("soft_labels/")
+    return unread if is_label else sha256(claim.store.fetch(name))
+
+
+def card(claim: Claim) -> str:
+    """The card's metadata let `load_dataset` find these images, and no others."""
+    told = front_matter(claim.store)
+    if not isinstance(told, dict):
+        raise UserError("README.md: its metadata is no mapping")
+    wanted = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
+    if told.get("configs") != wanted:
+        raise UserError(f"README.md: configs is {str(told.get('configs'))[:200]}, not {wanted}")
+    info = told.get("dataset_info")
+    splits = info.get("splits") if isinstance(info, dict) else None
+    counts = [(split.get("name"), split.get("num_examples")) for split in splits or [] if isinstance(split, dict)]
+    if counts != [("train", claim.manifest.num_images)]:
+        raise UserError(
+            f"README.md: dataset_info counts {counts}, the manifest has {claim.manifest.num_images} images"
+        )
+    return f"licence {str(told.get('license'))[:100]}, {claim.manifest.num_images} examples"
+
+
+def images(claim: Claim) -> str:
+    """Rows, sizes and classes are the manifest's, and the pixels are those that were labelled."""
+    labels, pixels = claim.condensed.labels, claim.condensed.pixels
+    K = claim.manifest.num_classes
+    if int(labels.min()) < 0 or int(labels.max()) >= K:
+        raise UserError(f"labels reach from {int(labels.min())} to {int(labels.max())}, classes are {K}")
+    if image_table_sha256(pixels, labels) != claim.manifest.image_table_sha256:
+        raise UserError("an image or its class is not the one that was labelled (sha256 of the image table differs)")
+    height, width = claim.manifest.image_size
+    shards = len(data_files(claim.store))
+    return f"{len(labels)} of {width} x {height} pixels in {shards} file{'s' if shards > 1 else ''}, as labelled"
+
+
+def class_names(claim: Claim) -> str:
+    """Dataset, manifest and teacher name the same classes in the same order."""
+    dataset = tuple(claim.condensed.images["train"].features["label"].names)
+    teacher, manifest = claim.condensed.classifier.class_names, claim.manifest.class_names
+    for who, names in (("the dataset", dataset), ("the teacher", teacher)):
+        if names != manifest:
+            pairs = enumerate(zip(names, manifest, strict=False))
+            first = next((index for index, (one, other) in pairs if one != other), min(len(names), len(manifest)))
+            told = [names[first] if first < len(names) else "none" for names in (names, manifest)]
+            raise UserError(f"class {first} is {told[0]!r} in {who}, {told[1]!r} in the manifest")
+    return f"{len(manifest)}, equal in dataset, manifest and teacher"
+
+
+def soft_labels(claim: Claim) -> str | None:
+    """Every label file by sha256; crops, partners and order in range; logits finite."""
+    if claim.fast:
+        return None
+    epochs = claim.manifest.epochs
+    every = torch.arange(claim.manifest.num_images)
+    for epoch in tqdm(range(epochs), "soft labels", unit="epoch", dynamic_ncols=True, leave=False):
+        claim.labels.views(epoch)
+        claim.labels.order(epoch)
+        for rows in every.split(max(1, 10_000_000 // claim.manifest.num_classes)):
+            logits = claim.labels.logits(epoch, rows)
+            if not logits.isfinite().all():
+                row = int(rows[(~logits.isfinite().all(1)).nonzero()[0, 0]])
+                raise UserError(f"epoch {epoch}: the logits of image {row} are not all numbers")
+    if epochs == 0:
+        return "none stored: the student asks the teacher, nothing is replayed"
+    return f"{epochs} epochs: every file as the manifest says, crops, partners and order in range"
+
+
+def teacher(claim: Claim) -> str:
+    """The teacher is the one whose sha256 the manifest names, and takes the images as the manifest says."""
+    found = claim.condensed.classifier
+    for name, ours, theirs in (
+        ("mean", claim.manifest.mean, found.mean),
+        ("std", claim.manifest.std, found.std),
+        ("image size", claim.manifest.image_size, found.size),
+    ):
+        if tuple(ours) != tuple(theirs):
+            raise UserError(f"{name} is {list(theirs)} in its image processor, {list(ours)} in the manifest")
+    parameters = sum(parameter.numel() for parameter in found.model.parameters())
+    return f"{type(found.model).__name__} with {parameters:,} parameters, sha256 as in the manifest"
+
+
+def accuracy(claim: Claim) -> str:
+    """The teacher recognises the stored images as well as the manifest says, and better than by chance."""
+    found, condensed = claim.condensed.classifier, claim.condensed
+    measured = top_k(predict(found.model.to(_device()), condensed.pixels, found.table(_device())), condensed.labels, 1)
+    claimed, chance = claim.manifest.teacher.accuracy, 1 / claim.manifest.num_classes
+    if measured < claimed - ACCURACY_MARGIN:
+        raise UserError(f"the teacher recognises {measured:.1%} of the stored images, the manifest says {claimed:.1%}")
+    least = chance + BETTER_THAN_CHANCE * (1 - chance)
+    if measured <= least:
+        raise UserError(f"the teacher recognises {measured:.1%} of the stored images; must be more than {least:.1%}")
+    return f"the teacher recognises {measured:.1%} of the stored images (manifest: {claimed:.1%})"
+
+
+@torch.no_grad()
+def replay(claim: Claim) -> str | None:
+    """The teacher, asked again on a sample of replayed crops, gives the stored labels."""
+    epochs, N = claim.manifest.epochs, claim.manifest.num_images
+    if claim.fast:
+        return None
+    if epochs == 0:
+        return "no stored labels to compare with"
+    chosen = torch.linspace(0, epochs - 1, min(SAMPLED_EPOCHS, epochs)).round().long().tolist()
+    found, device, count = claim.condensed.classifier, _device(), 0
+    found.model.to(device)
+    for epoch in chosen:
+        draw = torch.Generator().manual_seed(epoch)
+        rows = torch.randperm(N, generator=draw)[:SAMPLED_IMAGES].sort().values
+        crops = render(claim.condensed.pixels, claim.labels.views(epoch), rows)
+        computed = found.model(normalise(crops.to(device), found.table(device))).logits.float().cpu()
+        _require_close(claim.labels.logits(epoch, rows), computed, claim.manifest.precision, rows, epoch)
+        count += len(rows)
+    return f"the labels of {count} crops from {len(chosen)} epochs, computed again, are the stored ones"
+
+
+def _require_close(stored: Tensor, computed: Tensor, precision: str, rows: Tensor, epoch: int) -> None:
+    """Refuse stored logits that the teacher does not give.
+
+    float32: within rtol 2^-10, which is float16's rounding twice, and atol 1e-3. Otherwise: a relative L2 error of at
+    most 2 %, and the same class on top unless the two largest logits lie closer than the row's error.
+    """
+    error = (stored - computed).norm(dim=1)
+    if precision == "float32":
+        wrong = ~torch.isclose(stored, computed, rtol=2**-10, atol=1e-3).all(1)
+    else:
+        largest = computed.topk(min(2, computed.shape[1]), dim=1).values
+        close = (largest[:, 0] - largest[:, -1]) <= error
+        other_top = (stored.argmax(1) != computed.argmax(1)) & ~close
+        wrong = (error > 0.02 * computed.norm(dim=1)) | other_top
+    if wrong.any():
+        row = int(wrong.nonzero()[0, 0])
+        worst = float((stored - computed)[row].abs().max())
+        raise UserError(
+            f"epoch {epoch}, image {int(rows[row])}: the stored logits differ from the teacher's by up to {worst:.3g} "
+            f"({int(wrong.sum())} of {len(rows)} sampled rows of this epoch; labels were computed in {precision})"
+        )
+
+
+def _device() -> torch.device:
+    """A GPU where there is one, in full precision."""
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+CHECKS: "dict[str, Callable[[Claim], str | None]]" = {
+    "files": files,
+    "card": card,
+    "images": images,
+    "teacher": teacher,
+    "class names": class_names,
+    "soft labels": soft_labels,
+    "accuracy": accuracy,
+    "replay": replay,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m srel_hub.verify", description="Is it the dataset that it claims to be?"
+    )
+    parser.add_argument("path", metavar="REPO_OR_FOLDER", help="org/name on the Hub, or a folder")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: main)")
+    parser.add_argument("--fast", action="store_true", help="download no labels")
+    asked = parser.parse_args(arguments)
+    datasets.disable_progress_bars()
+    failed = 0
+    try:
+        for check in verify(asked.path, asked.revision, asked.fast):
+            tqdm.write(str(check))
+            failed += check.passed is False
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"NOT what it claims: {failed} check{'s' if failed > 1 else ''} failed" if failed else "it is what it claims"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
