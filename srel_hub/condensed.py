@@ -177,7 +177,7 @@ class Condensed:
         for name in TEACHER_FILES:
             file, expected = store.fetch(name), self.manifest.teacher.sha256.get(name)
             if expected is not None and sha256(file) != expected:
-                raise UserError(f"{store}: {name} is not the teacher's that labelled this dataset (sha256 differs)")
+                raise UserError(f"{store}: not the teacher that labelled this dataset (the sha256 of {name} differs)")
         return classifiers.load(folder, torch.device("cpu"))
 
     def __len__(self) -> int:

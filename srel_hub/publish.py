@@ -45,7 +45,10 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
     if spec.repo_id is None or spec.teacher is None:
         run.say("publish: publish.repo_id is not set, so nothing is pushed")
         return
-    parts = part_of(spec.teacher, "model", teacher_repo), part_of(spec.repo_id, "dataset", dataset)
+    parts = (
+        part_of(spec.teacher, "model", teacher_repo, run.progress),
+        part_of(spec.repo_id, "dataset", dataset, run.progress),
+    )
     plans = retried(lambda: [plan(part, spec) for part in parts], run.say)
     print("\n".join(["", f"plan: publish {run.folder}", *(line for each in plans for line in each.lines())]))
     _require(run, plans)
@@ -81,11 +84,13 @@ def closing(spec: Publish, teacher_commit: str, dataset_commit: str) -> str:
     """What the user is told when it is there: where, and how to load it."""
     repo_id, teacher = str(spec.repo_id), str(spec.teacher)
     revision = spec.pinned or dataset_commit
+    pulls = [f"pull requests: {url(repo_id, 'dataset')}/discussions, {url(teacher, 'model')}/discussions"]
     return "\n".join(
         [
             "",
             f"published: {url(repo_id, 'dataset', revision)} (commit {dataset_commit[:7]}), read back and equal",
             f"teacher:   {url(teacher, 'model', spec.pinned or teacher_commit)} (commit {teacher_commit[:7]})",
+            *(pulls if spec.create_pr else []),
             "",
             "from datasets import load_dataset",
             f'dataset = load_dataset("{repo_id}", revision="{revision}")',

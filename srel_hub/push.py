@@ -70,9 +70,11 @@ class Part:
         return sorted(name for name in state.files if OURS[self.kind].match(name) and name not in self.files)
 
 
-def part_of(repo_id: str, kind: Kind, folder: Path) -> Part:
+def part_of(repo_id: str, kind: Kind, folder: Path, progress: Progress) -> Part:
+    """The part that a folder makes, every file of it hashed."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return Part(repo_id, kind, {file.relative_to(folder).as_posix(): local_file(file) for file in files})
+    hashed = progress(files, len(files), f"hash {kind}", "file")
+    return Part(repo_id, kind, {file.relative_to(folder).as_posix(): local_file(file) for file in hashed})
 
 
 @dataclass(frozen=True)

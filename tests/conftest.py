@@ -1,17 +1,34 @@
-"""Small real worlds for the tests: no mocks, no network, every file under a temporary folder."""
+"""Small real worlds for the tests: no mocks, no network but 127.0.0.1, every file under a temporary folder.
+
+A Hub of our own (tests/hub) is started before anything of Hugging Face is imported, since they read their environment
+then.
+"""
 
 import os
+import sys
+import tempfile
+
+import pytest
+from hub.client import OWN_FOLDERS, Hub
 
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before any import: nothing here may reach for the Hub
+if os.environ.get("HUGGINGFACE_CO_STAGING") or not os.environ.get("HF_ENDPOINT", "http://127.0.0.1:").startswith(
+    "http://127.0.0.1:"
+):
+    pytest.exit(f"these tests push: HF_ENDPOINT={os.environ.get('HF_ENDPOINT')} must be unset, or 127.0.0.1", 2)
+
+HUB = Hub()
+for name in [name for name in os.environ if name.startswith("HF_") or name in OWN_FOLDERS]:
+    del os.environ[name]
+os.environ |= HUB.environment(tempfile.mkdtemp(prefix="srel-home-"))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
-import sys  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-import pytest  # noqa: E402
+import huggingface_hub  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from test_convert import forward, random_state  # noqa: E402
@@ -24,6 +41,8 @@ from srel_hub.run import Run, cli  # noqa: E402
 from srel_hub.squeeze import squeeze  # noqa: E402
 
 
+if HUB.endpoint != huggingface_hub.constants.ENDPOINT:
+    pytest.exit(f"these tests push, and would to {huggingface_hub.constants.ENDPOINT}", 2)
 torch.set_num_threads(1)  # tiny tensors
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -83,35 +102,45 @@ def branch(recovered: tuple[Path, Path], root: Path, *overrides: str) -> Run:
 def execute(*command: str, cwd: Path, timeout: int = 280) -> subprocess.CompletedProcess[str]:
     """Run a command as a user would, in a process of its own, with this interpreter's scripts on the path."""
     environment = {
-        **os.environ,
+        **HUB.environment(cwd / ".hf", os.environ.get("HF_TOKEN")),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HF_HOME": str(cwd / ".hf"),
         "COLUMNS": "100",
     }
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def as_stranger(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run this interpreter in a process of its own that takes `folder/hub` for the Hub and has an empty cache."""
-    hub = Path(__file__).parent / "read_only_hub.py"
-    with subprocess.Popen([sys.executable, hub, folder / "hub"], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            environment = {
-                **{key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"},
-                "HF_ENDPOINT": f"http://127.0.0.1:{server.stdout.readline().strip()}",
-                "HF_HOME": str(folder / "home"),
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-                "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-                "DISABLE_SAFETENSORS_CONVERSION": "1",
-                "NO_PROXY": "127.0.0.1,localhost",
-            }
-            command = [sys.executable, *arguments]
-            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, cwd=folder)
-        finally:
-            server.terminate()
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty Hub; nobody is logged in."""
+    HUB.reset()
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield HUB
+    HUB.faults()
+
+
+def as_user(home: Path, token: str | None, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run this interpreter in a process of its own, as a user of the Hub with this home and token."""
+    environment = HUB.environment(home, token) | {"COLUMNS": "100"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, cwd=cwd)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three classes, three images each and two epochs, whose teacher knows its images."""
+    folder = tmp_path_factory.mktemp("finished")
+    file = write_recipe(folder / "colours.yaml", make_source(folder / "source", (8, 8), ["red", "green", "blue"]))
+    overrides = ["squeeze.network.width=0.3", "squeeze.epochs=20", "recover.iterations=60"]
+    run = Run(small_recipe(file, folder / "runs", *overrides))
+    condense(run)
+    return run.folder
+
+
+@pytest.fixture
+def own(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    shutil.copytree(finished, tmp_path / "runs" / finished.name)
+    return tmp_path / "runs" / finished.name
 
 
 @pytest.fixture(scope="session")
@@ -161,3 +190,8 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "evaluate.seeds=1",
         "evaluate.students=[{model: resnet18, width: 0.1}]",
     ]
+
+
+def stand_in_teacher(overrides: list[str]) -> Path:
+    """The folder of the stand-in's teacher."""
+    return Path(next(text for text in overrides if text.startswith("squeeze.pretrained.path=")).split("=", 1)[1])

@@ -1,18 +1,18 @@
 """A stranger's side, over the real clients: load a published dataset by its id."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import as_stranger, branch, make_source
+from conftest import as_user, branch, make_source
 from families import save_family
+from hub.client import Hub
 
 from srel_hub import load_condensed
+from srel_hub.assemble import assemble
 from srel_hub.evaluate import evaluate
 from srel_hub.images import encode_png
-from srel_hub.publish import publish
 from srel_hub.relabel import relabel
 
 
@@ -34,14 +34,18 @@ print(json.dumps({
 
 
 @pytest.mark.parametrize("recovered", [(8, 8)], indirect=True, ids=["8x8"])
-def test_a_stranger_loads_images_labels_and_teacher_by_id(recovered: tuple[Path, Path], tmp_path: Path) -> None:
-    run = branch(recovered, tmp_path / "runs", "publish.repo_id=org/colours", "source.eval_split=null")
+def test_a_stranger_loads_images_labels_and_teacher_by_id(
+    recovered: tuple[Path, Path], tmp_path: Path, hub: Hub
+) -> None:
+    run = branch(
+        recovered, tmp_path / "runs", "publish.repo_id=org/colours", "publish.tag=null", "source.eval_split=null"
+    )
     relabel(run)
     evaluate(run)
-    dataset, teacher_repo = publish(run)
-    shutil.copytree(dataset, tmp_path / "hub/datasets/org/colours")
-    shutil.copytree(teacher_repo, tmp_path / "hub/org/colours-teacher")
-    done = as_stranger(tmp_path, "-c", STRANGER)
+    dataset, teacher_repo = assemble(run)
+    hub.put("datasets", "org/colours", dataset)
+    hub.put("models", "org/colours-teacher", teacher_repo)
+    done = as_user(tmp_path / "home", None, "-c", STRANGER, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     own = load_condensed(dataset)
@@ -68,14 +72,15 @@ print(json.dumps([opened.class_names, len(images.pixels), origin.path, origin.re
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_of_a_hub_dataset_only_the_wanted_split_is_downloaded(tmp_path: Path, streaming: bool) -> None:
+def test_of_a_hub_dataset_only_the_wanted_split_is_downloaded(tmp_path: Path, streaming: bool, hub: Hub) -> None:
     names = ["ant", "bee", "cat"]
-    make_source(tmp_path / "hub/datasets/org/pictures", (8, 8), names)
-    (tmp_path / "hub/datasets/org/pictures/README.md").write_text("# Pictures\n")
-    save_family("resnet", tmp_path / "hub/org/net", names)
-    done = as_stranger(tmp_path, "-c", OPEN.replace("STREAMING", str(streaming)))
+    hub.put("datasets", "org/pictures", make_source(tmp_path / "pictures", (8, 8), names))
+    hub.put_file("datasets", "org/pictures", "README.md", b"# Pictures\n")
+    save_family("resnet", tmp_path / "net", names)
+    hub.put("models", "org/net", tmp_path / "net")
+    done = as_user(tmp_path / "home", None, "-c", OPEN.replace("STREAMING", str(streaming)), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    commit = "0123456789abcdef0123456789abcdef01234567"
+    commit = hub.state()["repos"]["models/org/net"]["refs"]["main"]["sha"]
     assert json.loads(done.stdout.splitlines()[-1]) == [names, 36, "org/net", commit, names]
     fetched = {path.name for path in (tmp_path / "home").rglob("*") if path.is_file() or path.is_symlink()}
     assert "train.parquet" not in fetched and ("test.parquet" in fetched) == (not streaming)
@@ -95,13 +100,14 @@ print(json.dumps([opened.class_names, told]))
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_class_folders_on_the_hub_are_read_and_unwanted_splits_left_there(tmp_path: Path, train: bool) -> None:
+def test_class_folders_on_the_hub_are_read_and_unwanted_splits_left_there(
+    tmp_path: Path, train: bool, hub: Hub
+) -> None:
     for split, grey in (("train", 10), ("test", 90)):
         for label, name in enumerate(("ant", "bee")):
-            folder = tmp_path / "hub/datasets/org/folders" / split / name
-            folder.mkdir(parents=True)
-            (folder / "x.png").write_bytes(encode_png(torch.full((3, 4, 4), grey + label, dtype=torch.uint8)))
-    done = as_stranger(tmp_path, "-c", FOLDERS.replace("TRAIN", str(train)))
+            picture = encode_png(torch.full((3, 4, 4), grey + label, dtype=torch.uint8))
+            hub.put_file("datasets", "org/folders", f"{split}/{name}/x.png", picture)
+    done = as_user(tmp_path / "home", None, "-c", FOLDERS.replace("TRAIN", str(train)), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = [[[0, 1], [10, 11]], [[0, 1], [90, 91]]][0 if train else 1 :]
     assert json.loads(done.stdout.splitlines()[-1]) == [["ant", "bee"], expected]

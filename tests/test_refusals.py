@@ -8,8 +8,9 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from conftest import SMALL, as_stranger, make_source, refused, small_recipe, write_recipe
+from conftest import SMALL, as_user, make_source, refused, small_recipe, write_recipe
 from families import save_family
+from hub.client import Hub
 from safetensors.torch import load_file, save_file
 from test_convert import random_state
 
@@ -436,13 +437,13 @@ def test_a_teacher_that_fits_is_adopted(
 # The Hub, as a stranger without a token meets it
 
 
-def test_gated_and_private_repositories_say_how_to_get_access(tmp_path: Path, recipe: Path) -> None:
-    for name, kind in (("datasets/org/closed", "gated"), ("org/net", "gated"), ("org/secret", "private")):
-        (tmp_path / "hub" / name).mkdir(parents=True)
-        (tmp_path / "hub" / name / f".{kind}").touch()
+def test_gated_and_private_repositories_say_how_to_get_access(tmp_path: Path, recipe: Path, hub: Hub) -> None:
+    hub.put_file("datasets", "org/closed", "train.parquet", b"rows", gated=True)
+    hub.put_file("models", "org/net", "config.json", b"{}", gated=True)
+    hub.put_file("models", "org/secret", "config.json", b"{}", private=True)
     command = ["-m", "srel_hub.condense", str(recipe), f"run.root={tmp_path}/runs"]
     overrides = ["source.path=org/closed", "squeeze.pretrained=org/net", "relabel.teacher=org/secret"]
-    done = as_stranger(tmp_path, *command, *overrides)
+    done = as_user(tmp_path / "home", None, *command, *overrides, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "source.path=org/closed: gated on the Hub. Ask for access on the dataset's page there, then" in done.stderr
     assert (

@@ -15,7 +15,7 @@ from srel_hub.augment import Views, sample_views
 from srel_hub.faults import UserError
 from srel_hub.recipe import Augment
 from srel_hub.relabel import relabel
-from srel_hub.run import generator, read_json
+from srel_hub.run import generator, read_json, sha256
 from srel_hub.soft_labels import LabelFile, SoftLabels, read_manifest
 
 
@@ -34,7 +34,7 @@ def write(folder: Path, epoch: int, parts: list[range], mix: str, count: int, cl
             for batch in logits[rows.start : rows.stop].split(3):
                 append(batch)
         span = (rows.start, rows.stop)
-        files.append(LabelFile(name=path.name, epoch=epoch, rows=span, bytes=path.stat().st_size, sha256=""))
+        files.append(LabelFile(name=path.name, epoch=epoch, rows=span, bytes=path.stat().st_size, sha256=sha256(path)))
     return files
 
 
@@ -79,7 +79,7 @@ def test_encode_decode_is_identity_in_one_file_or_many(
     assert [i for rows in parts for i in rows] == list(range(count))
     files = write(folder, 0, parts, mix, count, classes) + write(folder, 1, parts, mix, count, classes)
     assert all((folder / file.name).stat().st_size <= limit + 400 for file in files) or len(parts[0]) <= 3
-    labels = SoftLabels(fake_manifest(count, classes, files), lambda name: folder / name)
+    labels = SoftLabels(fake_manifest(count, classes, mix, files), lambda name: folder / name)
     for epoch in (0, 1):
         views, order, logits = an_epoch(count, classes, mix, epoch)
         stored = labels.views(epoch)
@@ -91,7 +91,7 @@ def test_encode_decode_is_identity_in_one_file_or_many(
         assert torch.equal(labels.logits(epoch, chosen), logits[chosen].half().float())
 
 
-def fake_manifest(count: int, classes: int, files: list[LabelFile]) -> soft_labels.Manifest:
+def fake_manifest(count: int, classes: int, mix: str, files: list[LabelFile]) -> soft_labels.Manifest:
     teacher = soft_labels.TeacherFacts(repo_id=None, tag=None, sha256={}, accuracy=1.0)
     return soft_labels.Manifest(
         num_images=count,
@@ -99,7 +99,7 @@ def fake_manifest(count: int, classes: int, files: list[LabelFile]) -> soft_labe
         epochs=2,
         image_size=(8, 9),
         padding=0,
-        augment=Augment(),
+        augment=Augment(mix=mix),  # type: ignore[arg-type]
         seed=0,
         encoding="float16",
         group_size=None,

@@ -79,12 +79,11 @@ class Hub:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             self.put_file(kind, name, file.relative_to(folder).as_posix(), file.read_bytes(), private)
 
-    def put_file(self, kind: str, name: str, path: str, content: bytes, private: bool = False) -> None:
-        told = {"kind": kind, "name": name, "path": path, "private": private}
+    def put_file(
+        self, kind: str, name: str, path: str, content: bytes, private: bool = False, gated: bool = False
+    ) -> None:
+        told = {"kind": kind, "name": name, "path": path, "private": private, "gated": gated}
         self._post("file", {**told, "content": base64.b64encode(content).decode()})
-
-    def gate(self, kind: str, name: str) -> None:
-        self._request(f"/api/{kind}/{name}/settings", {"gated": "auto"}, "PUT", name.split("/")[0])
 
     def _get(self, name: str) -> Any:
         return self._request(f"/_test/{name}")
@@ -92,10 +91,9 @@ class Hub:
     def _post(self, name: str, value: Any) -> Any:
         return self._request(f"/_test/{name}", value, "POST")
 
-    def _request(self, path: str, value: Any = None, method: str = "GET", user: str = "") -> Any:
+    def _request(self, path: str, value: Any = None, method: str = "GET") -> Any:
         data = None if value is None else json.dumps(value).encode()
-        headers = {"Authorization": f"Bearer hf_{user}"} if user else {}
-        request = urllib.request.Request(self.endpoint + path, data, headers, method=method)
+        request = urllib.request.Request(self.endpoint + path, data, method=method)
         with self._open(request, timeout=30) as answer:
             return json.loads(answer.read())
 

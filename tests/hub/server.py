@@ -32,12 +32,15 @@ from hub.store import DATE, TOKENS, Blob, Commit, RefusedError, Repo, Store, Use
 
 
 PAGE = 40  # entries of a tree page: small, so that every listing has several
-FAULTS = ("500", "503", "429", "cut", "lost", "hold", "corrupt", "truncate")
 
 
 @dataclass
 class Fault:
-    """Befalls the nth request from now that matches."""
+    """Befalls the nth request from now that matches.
+
+    500, 503, 429: that answer. cut: the connection. lost: carried out, but the answer is cut off. hold: no answer for
+    a minute. late: carried out, then no answer for a minute. corrupt: one bit of the body. truncate: half of it.
+    """
 
     kind: str
     nth: int = 1
@@ -512,6 +515,7 @@ def tamper(request: Request) -> Answer:
     kind, name = asked["kind"], asked["name"]
     user = User(name.split("/")[0], "write")
     repo = WORLD.store.repos.get((kind, name)) or WORLD.store.create(kind, name, asked.get("private", False), user)
+    repo.gated = asked.get("gated", False)
     content = base64.b64decode(asked["content"])
     lines: list[dict[str, Any]] = [{"key": "header", "value": {"summary": "by the back door"}}]
     if upload_mode(asked["path"], len(content), content[:512]) == "lfs":
@@ -558,8 +562,10 @@ class Handler(BaseHTTPRequestHandler):
         )
         entry["status"] = given.status
         if fault == "429":
-            given.headers["Retry-After"] = "1"
-        if fault == "lost":
+            given.headers["Retry-After"] = "3"
+        if fault == "late":
+            time.sleep(60)
+        if fault in ("lost", "late"):
             return self.cut()
         if fault == "corrupt" and given.body:
             middle = len(given.body) // 2
@@ -606,7 +612,9 @@ def answer(request: Request) -> Answer:
                 if refused.code:
                     headers["X-Error-Code"] = refused.code
                 return Answer.of({"error": refused.message, **refused.body}, refused.status, headers)
-    return Answer.of({"error": f"no such endpoint: {request.method} {request.path}"}, 404)
+    legacy = re.match("/api/(models|datasets)/[^/]+$", request.path)  # a name without a namespace
+    headers = {"X-Error-Code": "RepoNotFound"} if legacy else {}
+    return Answer.of({"error": f"no such endpoint: {request.method} {request.path}"}, 404, headers)
 
 
 class Server(ThreadingHTTPServer):
