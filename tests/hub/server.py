@@ -530,6 +530,14 @@ def tamper(request: Request) -> Answer:
     return Answer.of({"sha": WORLD.store.commit(repo, "main", lines, user, pr=False).sha})
 
 
+@route("POST", "/_test/tag")
+def tag(request: Request) -> Answer:
+    asked = request.json
+    repo = WORLD.store.repos[asked["kind"], asked["name"]]
+    repo.tags[asked["tag"]] = repo.branches["main"]
+    return Answer.of({})
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 

@@ -1,0 +1,45 @@
+"""Read a condensed dataset without srel_hub: what docs/format.md says, over numpy, safetensors, pillow and datasets.
+
+python examples/read_without_srel_hub.py my-name/my-dataset     # or a folder, such as runs/quickstart/dataset
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from datasets import load_dataset
+from huggingface_hub import snapshot_download
+from PIL import Image
+from safetensors.numpy import load_file
+
+
+def read_epoch(root: Path, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a student sees in an epoch: pixel values float32 [N, 3, H, W], the teacher's logits float32 [N, K]."""
+    manifest = json.loads((root / "soft_labels" / "manifest.json").read_text())
+    files = sorted((file["rows"], file["name"]) for file in manifest["files"] if file["epoch"] == epoch)
+    parts = [load_file(root / "soft_labels" / name) for _, name in files]
+    stored = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    height, width = manifest["image_size"]
+    views = []
+    images = load_dataset("parquet", data_files=str(root / "data" / "train-*.parquet"), split="train")["image"]
+    for image, (top, left, h, w), flip in zip(images, stored["boxes"].tolist(), stored["flips"], strict=True):
+        view = np.asarray(image.crop((left, top, left + w, top + h)).resize((width, height), Image.BILINEAR))
+        views.append(view[:, ::-1] if flip else view)
+    own = np.stack(views)
+    mixed = own.copy()
+    if "mix_boxes" in stored:  # CutMix
+        for row, (top, left, h, w) in enumerate(stored["mix_boxes"].tolist()):
+            mixed[row, top : top + h, left : left + w] = own[stored["partners"][row], top : top + h, left : left + w]
+    if "mix_weights" in stored:  # Mixup
+        share = stored["mix_weights"].astype(int).reshape(-1, 1, 1, 1)
+        mixed = ((share * own + (256 - share) * own[stored["partners"]] + 128) >> 8).astype(np.uint8)
+    table = ((np.arange(256)[:, None] / 255 - manifest["mean"]) / manifest["std"]).astype(np.float32)  # [256, 3]
+    return table[mixed, [0, 1, 2]].transpose(0, 3, 1, 2), stored["logits"].astype(np.float32)
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    root = path if path.is_dir() else Path(snapshot_download(str(path), repo_type="dataset"))
+    pixel_values, logits = read_epoch(root, epoch=0)
+    print(f"epoch 0: pixel values {pixel_values.shape}, logits {logits.shape}")
