@@ -8,6 +8,7 @@
 Any batch size, order and number of workers will do: a label belongs to its image's view, not to a batch.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -127,13 +128,13 @@ class Condensed:
         with quiet():
             images = datasets.load_dataset("parquet", data_files={"train": files})
         train, manifest = images["train"], self.manifest
-        names = getattr(train.features.get("label"), "names", None)
-        if "image" not in train.features or len(train) != manifest.num_images or names != list(manifest.class_names):
+        names = getattr(train.features.get("label"), "names", ())
+        if "image" not in train.features or len(train) != manifest.num_images or len(names) != manifest.num_classes:
             raise UserError(
-                f"{self._store}: the labels are for {manifest.num_images} images of {len(manifest.class_names)} "
-                f"classes, the dataset has {len(train)} of {len(names or ())}, or other class names: it is not the "
-                "dataset that was labelled"
+                f"{self._store}: the labels are for {manifest.num_images} images of {manifest.num_classes} classes, "
+                f"the dataset has {len(train)} of {len(names)}: it is not the dataset that was labelled"
             )
+        require_names(f"{self._store}, the dataset", names, manifest)
         return images
 
     @cached_property
@@ -229,6 +230,17 @@ def load_condensed(path: str | Path, epochs: int | None = None, revision: str | 
         print(_price(store, manifest, epochs), file=sys.stderr)
     _ = condensed.images
     return condensed
+
+
+def require_names(who: str, names: Sequence[str], manifest: Manifest) -> None:
+    """Refuse other class names than the manifest's, or another order.
+
+    Raises:
+        UserError: with the first class that differs.
+    """
+    for index, (theirs, ours) in enumerate(itertools.zip_longest(names, manifest.class_names)):
+        if theirs != ours:
+            raise UserError(f"class {index} is {theirs!r} in {who}, {ours!r} in the manifest")
 
 
 def _fetch_labels(store: Store, name: str) -> Path:

@@ -18,7 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from srel_hub.augment import normalise, render
-from srel_hub.condensed import MANIFEST, Condensed, data_files
+from srel_hub.checks import BETTER_THAN_CHANCE
+from srel_hub.condensed import MANIFEST, Condensed, data_files, require_names
 from srel_hub.faults import UserError, first_line
 from srel_hub.images import image_table_sha256
 from srel_hub.run import in_bytes, sha256
@@ -28,7 +29,6 @@ from srel_hub.training import predict, top_k
 
 
 SAMPLED_EPOCHS, SAMPLED_IMAGES = 8, 32  # crops whose labels are computed again
-BETTER_THAN_CHANCE = 0.2  # of the way from chance to perfect
 ACCURACY_MARGIN = 0.01
 KNOWN_FILES = ("README.md", ".gitattributes", "LICENSE", "LICENSE.md", "LICENSE.txt", MANIFEST)
 
@@ -156,14 +156,10 @@ def images(claim: Claim) -> str:
 def class_names(claim: Claim) -> str:
     """Dataset, manifest and teacher name the same classes in the same order."""
     dataset = tuple(claim.condensed.images["train"].features["label"].names)
-    teacher, manifest = claim.condensed.classifier.class_names, claim.manifest.class_names
-    for who, names in (("the dataset", dataset), ("the teacher", teacher)):
-        if names != manifest:
-            pairs = enumerate(zip(names, manifest, strict=False))
-            first = next((index for index, (one, other) in pairs if one != other), min(len(names), len(manifest)))
-            told = [names[first] if first < len(names) else "none" for names in (names, manifest)]
-            raise UserError(f"class {first} is {told[0]!r} in {who}, {told[1]!r} in the manifest")
-    return f"{len(manifest)}, equal in dataset, manifest and teacher"
+    teacher = claim.condensed.classifier.class_names
+    require_names("the dataset", dataset, claim.manifest)
+    require_names("the teacher", teacher, claim.manifest)
+    return f"{len(dataset)}, equal in dataset, manifest and teacher"
 
 
 def soft_labels(claim: Claim) -> str | None:
