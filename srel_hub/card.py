@@ -5,7 +5,6 @@ import io
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from srel_hub.source import described
 HERE = Path(__file__).parent
 CARDS = next(folder for folder in (HERE / "cards", HERE.parent / "cards") if folder.is_dir())
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-LIBRARIES = ("srel_hub", "torch", "transformers", "accelerate", "datasets", "pillow")
 ROW_TITLES = {
     "condensed": "condensed images, stored soft labels",
     "random-real": "random real images, the same teacher's labels",
@@ -49,6 +47,7 @@ def render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
         "bytes": in_bytes,
         "student": student_title,
         "cell": cell,
+        "bibtex": bibtex,
     }
     return f"---\n{metadata.strip()}\n---\n\n{environment.get_template(template).render(**facts)}"
 
@@ -76,7 +75,7 @@ def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
         "dataset_at": recipe.publish.repo_id or f"{local}/dataset",
         "teacher_at": recipe.publish.teacher or f"{local}/teacher_repo",
         "flops": flops(recipe, manifest, squeezed, teacher),
-        "versions": {library: version(library) for library in LIBRARIES},
+        "versions": read_json(run_folder / "versions.json"),
     }
 
 
@@ -211,6 +210,11 @@ def cell(text: str) -> str:
     """Text as it stands in a cell of a Markdown table: one line, nothing in it read as Markdown or HTML."""
     printable = "".join(letter if letter.isprintable() else " " for letter in text)
     return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", printable)
+
+
+def bibtex(text: str) -> str:
+    """Text as it stands in a BibTeX field."""
+    return re.sub(r"([\\{}$&%#_^~])", "", text)
 
 
 def amount(value: float) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from srel_hub import __version__
 from srel_hub.faults import UserError
 from srel_hub.recipe import Publish, Recipe, as_dict, canonical, load_recipe
 from srel_hub.yaml_files import to_yaml
@@ -28,6 +30,7 @@ STACKED_PIXELS = 100 * 64 * 64  # `recover.stack: auto` fills one forward pass w
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "pillow")
 ON_CARDS_ONLY = ("title", "homepage", "license", "terms", "citation")  # of the source: may change on a finished run
 
 Stage = Literal["squeeze", "recover", "relabel", "evaluate"]
@@ -55,6 +58,10 @@ class Run:
         if publish.dry_run:  # a trial leaves no trace
             publish = load_recipe(file).publish if file.is_file() else Publish()
         write_text(file, to_yaml(as_dict(replace(self.recipe, publish=publish))))
+        if not self.path("versions.json").is_file():  # the cards name those that the run began with
+            write_json(
+                self.path("versions.json"), {"srel_hub": __version__} | {name: version(name) for name in LIBRARIES}
+            )
 
     @property
     def device(self) -> torch.device:

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, execute, make_source, refused, small_recipe, write_recipe
+from conftest import ROOT, as_user, execute, make_source, refused, small_recipe, stand_in_teacher, write_recipe
 from datasets import load_dataset
+from hub.client import Hub
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 import srel_hub.models  # noqa: F401
@@ -26,6 +27,7 @@ from srel_hub import images, load_condensed, teacher
 from srel_hub.augment import normalisation_table, normalise
 from srel_hub.condense import condense
 from srel_hub.faults import UserError
+from srel_hub.publish import publish
 from srel_hub.recipe import load_recipe
 from srel_hub.run import Run, read_json
 from srel_hub.soft_labels import read_manifest
@@ -110,10 +112,13 @@ def _pixels(image: object) -> torch.Tensor:
 @pytest.mark.parametrize("card", ["dataset", "teacher_repo"])
 def test_every_code_block_of_the_cards_runs(quickstart: Quickstart, card: str) -> None:
     folder = quickstart[0]
-    blocks = code_blocks((folder / "runs/quickstart" / card / "README.md").read_text())
-    assert len(blocks) == 2
+    text = (folder / "runs/quickstart" / card / "README.md").read_text()
+    blocks, commands = code_blocks(text), code_blocks(text, "bash")
+    assert (len(blocks), len(commands)) == (2, 1 if card == "dataset" else 0)
     for block in blocks:
         run_block(block, folder)
+    for command in commands:
+        assert execute(*command.split(), cwd=folder).returncode == 0
 
 
 def test_the_cards_first_block_is_what_was_printed(quickstart: Quickstart) -> None:
@@ -170,18 +175,19 @@ def test_nothing_published_tells_where_or_when(quickstart: Quickstart) -> None:
                 assert not [word for word in words if re.search(rf"\b{word}\b", content.decode())], file
 
 
-def test_every_block_of_the_readme_runs(quickstart: Quickstart) -> None:
-    blocks = code_blocks((ROOT / "README.md").read_text())
-    assert len(blocks) >= 3
-    for block in blocks:
-        run_block(block, quickstart[0])
+def test_every_block_of_the_readme_runs(
+    quickstart: Quickstart, stand_in: list[str], tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, each as it stands, but for what would take long or is not here: that gets a small stand-in.
 
-
-def test_every_command_of_the_readme_runs(quickstart: Quickstart, stand_in: list[str], tmp_path: Path) -> None:
-    """As it stands, but for what would take long or is not here: that gets a small stand-in by overrides."""
-    folder, _ = quickstart
+    The ImageNet recipe fetches its teacher, here a small one under the name that it has in the recipe, and publishes.
+    """
+    monkeypatch.setenv("HF_TOKEN", "hf_my-name")
+    folder = shutil.copytree(quickstart[0], tmp_path / "user")
     source = make_source(tmp_path / "source", (8, 8), NAMES)
     shutil.copytree(source, folder / "my" / "flowers")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    hub.put("models", load_recipe("in1k_ipc50").squeeze.pretrained.path, stand_in_teacher(stand_in))  # type: ignore[union-attr]
     small = [
         f"run.root={tmp_path}",
         "squeeze.network.width=0.1",
@@ -196,18 +202,31 @@ def test_every_command_of_the_readme_runs(quickstart: Quickstart, stand_in: list
     stand_ins = {
         "cifar10_ipc10": [*small, f"source.path={source}"],
         "own_images": [*small, "source.image_size=8"],
-        "in1k_ipc50": [*stand_in, f"run.root={tmp_path}"],
+        "in1k_ipc50": [
+            *(override for override in stand_in if not override.startswith("squeeze.pretrained.path=")),
+            f"run.root={tmp_path}",
+            "publish.repo_id=my-name/srel-in1k-ipc50",
+        ],
     }
-    commands = [line for block in code_blocks((ROOT / "README.md").read_text(), "bash") for line in block.splitlines()]
-    assert len(commands) >= 9
-    for command in commands:
-        words = command.split()
-        if words[0] == "make":
-            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
+    ran = 0
+    for language, block in re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S):
+        if language == "python":
+            run_block(block, folder)
+            ran += 1
             continue
-        overrides = next((more for recipe, more in stand_ins.items() if recipe in command), [])
-        done = execute(*words, *overrides, cwd=folder)
-        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+        for command in block.splitlines():
+            words = command.split()
+            if words[0] == "make":
+                assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
+                continue
+            overrides = next((more for recipe, more in stand_ins.items() if recipe in command), [])
+            done = execute(*words, *overrides, cwd=folder)
+            assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+            ran += 1
+    assert ran >= 16
+    assert load_dataset("my-name/srel-in1k-ipc50")["train"].num_rows == 1000
+    fetched = [entry["path"] for entry in hub.log() if "resnet18.tv_in1k/resolve" in entry["path"]]
+    assert fetched and all(re.search("[0-9a-f]{40}", path) for path in fetched)  # by commit
 
 
 @pytest.mark.parametrize("document", ["README.md"])
@@ -222,6 +241,85 @@ def test_every_recipe_in_a_document_is_one(document: str, tmp_path: Path) -> Non
 
 def test_make_quickstart_is_the_readmes_main_command() -> None:
     assert "accelerate launch -m srel_hub.condense recipes/quickstart.yaml" in (ROOT / "Makefile").read_text()
+
+
+# Published, and seen by others
+
+STRANGER = """
+import sys, torch
+from datasets import load_dataset
+from huggingface_hub import hf_hub_download
+from srel_hub import load_condensed
+from srel_hub.augment import normalisation_table
+from srel_hub.recipe import Source
+from srel_hub.source import open_source
+from srel_hub.training import predict, top_k
+
+name = "alice/srel-digits-ipc10"
+assert load_dataset(name)["train"].num_rows == 100
+card = open(hf_hub_download(name, "README.md", repo_type="dataset")).read()
+blocks = [block.split("```")[0] for block in card.split("```python\\n")[1:]]
+torch.manual_seed(0)
+exec(blocks[0])
+exec(blocks[1])
+test = open_source(Source(builtin="digits"), lambda items, *_: iter(items)).eval.images(None)
+table = normalisation_table(condensed.manifest.mean, condensed.manifest.std)
+print("student", top_k(predict(student, test.pixels, table), test.labels, 1))
+
+import srel_hub.models
+from transformers import pipeline
+classify = pipeline("image-classification", model=condensed.manifest.teacher.repo_id, revision="v1.0")
+train = load_dataset(name, split="train")
+print("teacher", sum(classify(row["image"])[0]["label"] == str(row["label"]) for row in train) / len(train))
+from srel_hub.verify import main
+sys.exit(main([name, "--revision", "v1.0"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def published(quickstart: Quickstart, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the quickstart's run, with its cards as they are published."""
+    folder = tmp_path_factory.mktemp("published") / "runs"
+    shutil.copytree(quickstart[0] / "runs" / "quickstart", folder / "quickstart")
+    return folder / "quickstart"
+
+
+@pytest.fixture
+def on_the_hub(hub: Hub, published: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The quickstart, pushed by alice for all to see; nobody is logged in any more."""
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    overrides = [f"run.root={published.parent}", "publish.repo_id=alice/srel-digits-ipc10", "publish.private=false"]
+    publish(Run(load_recipe(published, overrides)))
+    monkeypatch.delenv("HF_TOKEN")
+    return published
+
+
+def test_a_second_user_loads_trains_and_verifies(on_the_hub: Path, tmp_path: Path) -> None:
+    """In an empty home and without a token; a student trained as the card says reaches what the card says."""
+    done = as_user(tmp_path / "home", None, "-c", STRANGER, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    told = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("student ", "teacher ")))
+    summary = read_json(on_the_hub / "evaluate/summary.json")["students"][0]["rows"][0]["top1"]
+    spread = max(0.02, 3 * summary["std"])
+    assert abs(float(told["student"]) - summary["mean"]) <= spread
+    assert float(told["teacher"]) == pytest.approx(
+        read_manifest(on_the_hub / "dataset/soft_labels/manifest.json").teacher.accuracy, abs=0.011
+    )
+    assert done.stdout.count("\nok ") + done.stdout.startswith("ok ") == 9 and "FAILED" not in done.stdout
+
+
+def test_every_block_of_the_published_cards_runs(on_the_hub: Path, tmp_path: Path) -> None:
+    ran = 0
+    for card in ("dataset", "teacher_repo"):
+        text = (on_the_hub / card / "README.md").read_text()
+        for block in code_blocks(text):
+            run_block(block, tmp_path)
+            ran += 1
+        for block in code_blocks(text, "bash"):
+            done = execute(*block.split(), cwd=tmp_path)
+            assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+            ran += 1
+    assert ran == 5
 
 
 # Mistakes
@@ -275,15 +373,18 @@ def test_a_run_directory_of_another_recipe_is_refused(colours: Path, tmp_path: P
     assert tree(run.folder) == before
 
 
-def test_what_only_the_cards_say_may_change_on_a_finished_run(colours: Path, whole: Run, tmp_path: Path) -> None:
+def test_what_only_the_cards_say_may_change_on_a_finished_run(
+    colours: Path, whole: Run, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
     shutil.copytree(whole.folder, tmp_path / "colours")
-    overrides = ["recover.stack=1", "publish.repo_id=org/later", "source.license=cc0-1.0"]
+    overrides = ["recover.stack=1", "publish.repo_id=lab/later", "publish.dry_run=true", "source.license=cc0-1.0"]
     again = Run(small_recipe(colours / "colours.yaml", tmp_path, *overrides))
     condense(again)
     card = again.path("dataset", "README.md").read_text()
-    assert "license: cc0-1.0" in card and 'load_condensed("org/later"' in card
+    assert "license: cc0-1.0" in card and 'load_condensed("lab/later"' in card
     manifest = read_manifest(again.path("dataset", "soft_labels", "manifest.json"))
-    assert manifest.teacher.repo_id == "org/later-teacher"
+    assert manifest.teacher.repo_id == "lab/later-teacher"
     assert tree(again.path("evaluate")) == tree(whole.path("evaluate"))
 
 
@@ -372,15 +473,20 @@ def test_without_an_eval_split_results_are_not_measured(colours: Path, tmp_path:
     assert read_json(run.path("dataset", "metrics.json")) == {"measured": False, "students": []}
 
 
-def test_published_cards_name_their_repositories(colours: Path, tmp_path: Path) -> None:
-    run = Run(small_recipe(colours / "colours.yaml", tmp_path, "publish.repo_id=org/colours-ipc3"))
+def test_published_cards_name_their_repositories(
+    colours: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    overrides = ["publish.repo_id=lab/colours-ipc3", "publish.dry_run=true"]
+    run = Run(small_recipe(colours / "colours.yaml", tmp_path, *overrides))
     condense(run)
+    assert hub.state()["repos"] == {}
     card = run.path("dataset", "README.md").read_text()
-    assert 'load_dataset("org/colours-ipc3")' in card and "org/colours-ipc3-teacher" in card
+    assert 'load_dataset("lab/colours-ipc3")' in card and "lab/colours-ipc3-teacher" in card
     front = yaml.safe_load(run.path("teacher_repo", "README.md").read_text().split("---")[1])
-    assert front["datasets"] == ["org/colours-ipc3"]
+    assert front["datasets"] == ["lab/colours-ipc3"]
     manifest = read_manifest(run.path("dataset", "soft_labels", "manifest.json"))
-    assert manifest.teacher.repo_id == "org/colours-ipc3-teacher"
+    assert manifest.teacher.repo_id == "lab/colours-ipc3-teacher"
 
 
 def test_the_first_rows_are_the_smaller_dataset(colours: Path, whole: Run, tmp_path: Path) -> None:

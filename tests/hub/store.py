@@ -103,6 +103,7 @@ TOKENS = {
     "hf_alice": User("alice", "write", {"lab": "write"}),
     "hf_alice_read": User("alice", "read", {"lab": "write"}),
     "hf_bob": User("bob", "write", {"lab": "read"}),
+    "hf_my-name": User("my-name", "write"),  # of the README
     "hf_carol": User("carol", "write"),
 }
 
