@@ -18,12 +18,12 @@ quickstart: install
 	$(BIN)/accelerate launch -m srel_hub.condense recipes/quickstart.yaml
 
 test: install
-	$(BIN)/python -m pytest -m 'not long'
+	$(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadfile
 
 test-long: install
 	$(BIN)/python -m pytest
 
 check: install
-	$(BIN)/ruff check srel_hub tests benchmarks
-	$(BIN)/ruff format --check srel_hub tests benchmarks
+	$(BIN)/ruff check srel_hub tests benchmarks examples
+	$(BIN)/ruff format --check srel_hub tests benchmarks examples
 	$(BIN)/mypy
