@@ -108,8 +108,8 @@ def try_fault(hub: Hub, folder: Path, nth: int, kind: str) -> tuple[str, str]:
 
 def named(entry: dict[str, Any]) -> str:
     """A request without what differs from run to run."""
-    path = re.sub("[0-9a-f]{64}", "SHA256", re.sub("[0-9a-f]{40}(?![0-9a-f])", "COMMIT", entry["path"].split("?")[0]))
-    path = re.sub(r"epoch-\d+", "epoch-N", path)
+    path = re.sub("[0-9a-f]{64}", "SHA256", entry["path"].split("?")[0])
+    path = re.sub(r"epoch-\d+", "epoch-N", re.sub("[0-9a-f]{40}", "COMMIT", path))
     return f"{entry['method']} {path}"
 
 
@@ -143,6 +143,19 @@ def test_a_retry_waits_as_long_as_the_hub_asks(alice: Hub, own: Path, monkeypatc
     alice.faults({"kind": "429", "path": "datasets/.*/commit/"})
     assert push(own) is None
     assert waited == [3.0]  # our own first pause is shorter
+
+
+@pytest.mark.parametrize("path", ["create", "objects/batch", "_lfs", "/commit/", "/tag/", "/resolve/", "_cdn"])
+def test_a_hub_that_stays_down_stops_the_push_with_a_message(alice: Hub, own: Path, path: str) -> None:
+    alice.faults({"kind": "503", "path": path, "times": 999})
+    stopped = push(own)
+    assert stopped is not None and "the Hub answers 503" in stopped and "colours-ipc3" in stopped, stopped
+    require_nothing_half(alice, own)
+    already = set(sent(alice.log()))
+    alice.faults()
+    assert push(own) is None
+    require_whole(alice, own)
+    assert not set(sent(alice.log())) & already
 
 
 def kill_at(hub: Hub, folder: Path, nth: int, kind: str) -> str:
