@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, constants, get_token, set_client_factory
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -63,8 +64,8 @@ def spoken(doing: str) -> Iterator[None]:
         raise
     except OfflineModeIsEnabled:
         raise UnavailableError(f"{doing}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
-    except (HfHubHTTPError, httpx2.TransportError, ConnectionError, RuntimeError) as error:
-        # Uploads wrap whatever happened in a RuntimeError.
+    except (HfHubHTTPError, httpx2.TransportError, ConnectionError, RuntimeError, LocalEntryNotFoundError) as error:
+        # Uploads wrap whatever happened in a RuntimeError, downloads in one that says that nothing is cached.
         answered = next((one for one in _causes(error) if isinstance(one, HfHubHTTPError)), None)
         if answered is None:
             raise UnavailableError(f"{doing}: the Hub cannot be reached: {first_line(error)}") from error
