@@ -84,7 +84,8 @@ def test_unreadable_images_are_all_named_by_row(
     said = refused(capsys, str(recipe), *SMALL, f"run.root={tmp_path}/runs", f"source.path={folder}")
     for row in (1, 2):
         assert f"{folder}, split test: row {row} is no image that Pillow can read" in said
-    assert sorted(file.name for file in (tmp_path / "runs/mine").iterdir()) == ["log.txt", "recipe.yaml", "versions.json"]
+    left = sorted(file.name for file in (tmp_path / "runs/mine").iterdir())
+    assert left == ["log.txt", "recipe.yaml", "versions.json"]
 
 
 def test_class_names_that_differ_between_the_splits(tmp_path: Path, says: Said) -> None:
