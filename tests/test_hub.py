@@ -1,11 +1,14 @@
 """A stranger's side, over the real clients: load a published dataset by its id."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import as_user, branch, make_source
+from conftest import ROOT, as_user, branch, make_source
 from families import save_family
 from hub.client import Hub
 
@@ -18,6 +21,9 @@ from srel_hub.relabel import relabel
 
 STRANGER = """
 import json
+import os
+import subprocess
+import sys
 from datasets import load_dataset
 from srel_hub import load_condensed
 
@@ -59,6 +65,9 @@ def test_a_stranger_loads_images_labels_and_teacher_by_id(
 
 OPEN = """
 import json
+import os
+import subprocess
+import sys
 from srel_hub.pretrained import load_pretrained
 from srel_hub.recipe import Pretrained, Source
 from srel_hub.source import open_source
@@ -88,6 +97,9 @@ def test_of_a_hub_dataset_only_the_wanted_split_is_downloaded(tmp_path: Path, st
 
 FOLDERS = """
 import json
+import os
+import subprocess
+import sys
 from srel_hub.recipe import Source
 from srel_hub.source import open_source
 
@@ -113,3 +125,12 @@ def test_class_folders_on_the_hub_are_read_and_unwanted_splits_left_there(
     assert json.loads(done.stdout.splitlines()[-1]) == [["ant", "bee"], expected]
     fetched = [path for path in (tmp_path / "home").rglob("*") if path.name.endswith(".png")]
     assert len(fetched) == (4 if train else 0)
+
+
+@pytest.mark.parametrize("variable", ["HF_ENDPOINT=https://huggingface.co", "HUGGINGFACE_CO_STAGING=1"])
+def test_the_suite_does_not_start_with_a_hub_that_is_not_loopback(variable: str) -> None:
+    name, value = variable.split("=")
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_layers.py"]
+    environment = {**os.environ, name: value}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "these tests push" in done.stdout + done.stderr
