@@ -16,6 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import datasets
+import pyarrow
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -23,7 +24,7 @@ from torch.utils.data import Dataset
 from srel_hub import recipe
 from srel_hub import teacher as classifiers
 from srel_hub.augment import Views, normalisation_table, normalise, render, sample_views
-from srel_hub.faults import UserError
+from srel_hub.faults import UserError, first_line
 from srel_hub.images import decode_stored, quiet
 from srel_hub.run import generator, in_bytes, sha256, total_memory
 from srel_hub.soft_labels import Manifest, SoftLabels, read_manifest
@@ -125,11 +126,16 @@ class Condensed:
             UserError: where they are not those that were labelled.
         """
         files = [str(self._store.fetch(name)) for name in data_files(self._store)]
-        with quiet():
-            images = datasets.load_dataset("parquet", data_files={"train": files})
+        try:
+            with quiet():
+                images = datasets.load_dataset("parquet", data_files={"train": files})
+        except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
         train, manifest = images["train"], self.manifest
         names = getattr(train.features.get("label"), "names", ())
-        if "image" not in train.features or len(train) != manifest.num_images or len(names) != manifest.num_classes:
+        if not isinstance(train.features.get("image"), datasets.Image):
+            raise UserError(f"{self._store}: data/ holds no column `image` of images: {', '.join(train.features)}")
+        if len(train) != manifest.num_images or len(names) != manifest.num_classes:
             raise UserError(
                 f"{self._store}: the labels are for {manifest.num_images} images of {manifest.num_classes} classes, "
                 f"the dataset has {len(train)} of {len(names)}: it is not the dataset that was labelled"
@@ -159,8 +165,16 @@ class Condensed:
 
     @cached_property
     def labels(self) -> Tensor:
-        """int64 [N]: the class of every stored image."""
-        return torch.tensor(self.images["train"]["label"][:])
+        """int64 [N]: the class of every stored image.
+
+        Raises:
+            UserError: for a row without a class.
+        """
+        labels = self.images["train"]["label"][:]
+        for index, label in enumerate(labels):
+            if label is None or not 0 <= label < self.manifest.num_classes:
+                raise UserError(f"{self._store}: the class of image {index} is {label}")
+        return torch.tensor(labels)
 
     def teacher(self) -> nn.Module:
         """The classifier that gave the labels, in eval mode.

@@ -40,16 +40,16 @@ def decode(content: bytes) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
-def decode_stored(content: bytes, size: tuple[int, int], where: str) -> Tensor:
+def decode_stored(content: bytes | None, size: tuple[int, int], where: str) -> Tensor:
     """As `decode`, of bytes from whomever: only an RGB PNG of `size` (height, width) is unpacked.
 
     Raises:
         UserError: for anything else, before its pixels are unpacked.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(content or b""), formats=["PNG"]) as image:
             if (image.height, image.width) == size and image.mode == "RGB":
-                return decode(content)
+                return decode(content or b"")
             told = f"a PNG of {image.width} x {image.height} pixels, mode {image.mode}"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         told = f"no PNG that can be read: {first_line(error)}"
