@@ -39,6 +39,8 @@ def read_epoch(root: Path, epoch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     path = Path(sys.argv[1])
     root = path if path.is_dir() else Path(snapshot_download(str(path), repo_type="dataset"))
     pixel_values, logits = read_epoch(root, epoch=0)

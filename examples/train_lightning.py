@@ -42,6 +42,8 @@ class Student(lightning.LightningModule):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     student = Student(load_condensed(sys.argv[1], epochs=int(sys.argv[2])))
     trainer = lightning.Trainer(max_epochs=len(student.condensed), reload_dataloaders_every_n_epochs=1)
     trainer.fit(student)

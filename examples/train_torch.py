@@ -36,4 +36,6 @@ def train(path: str, epochs: int) -> nn.Module:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     train(sys.argv[1], int(sys.argv[2]))

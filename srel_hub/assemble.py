@@ -11,14 +11,15 @@ from srel_hub.images import class_grid, load_pixels, read_rows, write_split
 from srel_hub.recipe import Recipe, as_dict, published
 from srel_hub.run import Run, atomic, sha256, write_json
 from srel_hub.soft_labels import OtherFile, read_manifest
+from srel_hub.source import described
 from srel_hub.yaml_files import to_yaml
 
 
 GRID_COLUMNS, GRID_ROWS, GRID_WIDTH = 20, 10, 1000
 
 
-def assemble(run: Run) -> tuple[Path, Path]:
-    """Assemble both trees anew from the stages' artefacts.
+def assemble(run: Run, place: Path) -> tuple[Path, Path]:
+    """Assemble both trees anew in the folder `place` from the stages' artefacts.
 
     Returns:
         the dataset's folder and the teacher's.
@@ -31,8 +32,7 @@ def assemble(run: Run) -> tuple[Path, Path]:
     ]
     if missing:
         raise UserError(f"{run.folder}: {', '.join(missing)} missing; run condense on it first")
-    run.begin()  # what the cards say may have changed
-    teacher_repo, dataset = run.path("teacher_repo"), run.path("dataset")
+    teacher_repo, dataset = place / "teacher_repo", place / "dataset"
     with atomic(teacher_repo) as tree:
         link_tree(run.path(run.recipe.label_folder), tree)
         if run.recipe.relabel.teacher is not None:
@@ -40,7 +40,6 @@ def assemble(run: Run) -> tuple[Path, Path]:
         (tree / "README.md").write_text(teacher_card(run.folder, run.recipe), encoding="utf-8")
     with atomic(dataset) as tree:
         assemble_dataset(run.folder, run.recipe, tree)
-    run.say(f"publish: {dataset} and {teacher_repo} are complete")
     return dataset, teacher_repo
 
 
@@ -54,7 +53,8 @@ def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
     columns, rows = min(GRID_COLUMNS, manifest.num_classes), min(GRID_ROWS, recipe.recover.ipc)
     scale = max(1, GRID_WIDTH // (columns * manifest.image_size[1]))
     class_grid(pixels, labels, columns, rows, scale).save(tree / "assets" / "grid.png", optimize=True)
-    (tree / "recipe.yaml").write_text(to_yaml(published(recipe)), encoding="utf-8")
+    told = replace(recipe, source=described(recipe.source))
+    (tree / "recipe.yaml").write_text(to_yaml(published(told)), encoding="utf-8")
     (tree / "classes.csv").write_text(classes_csv(folder, recipe), encoding="utf-8")
     link(folder / "evaluate" / "summary.json", tree / "metrics.json")
     others = tuple(

@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from srel_hub.evaluate import percent, student_title
 from srel_hub.images import quiet
 from srel_hub.recipe import Recipe, published
-from srel_hub.run import in_bytes, read_json
+from srel_hub.run import in_bytes, library_versions, read_json
 from srel_hub.soft_labels import Manifest, read_manifest
 from srel_hub.source import described
 
@@ -74,8 +74,9 @@ def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
         "published": recipe.publish.repo_id is not None,
         "dataset_at": recipe.publish.repo_id or f"{local}/dataset",
         "teacher_at": recipe.publish.teacher or f"{local}/teacher_repo",
+        "off_main": recipe.publish.revision and (recipe.publish.pinned or recipe.publish.revision),
         "flops": flops(recipe, manifest, squeezed, teacher),
-        "versions": read_json(run_folder / "versions.json"),
+        "versions": read_json(told) if (told := run_folder / "versions.json").is_file() else library_versions(),
     }
 
 
@@ -171,7 +172,7 @@ def teacher_card(run_folder: Path, recipe: Recipe) -> str:
         pipeline_tag="image-classification",
         datasets=hub_ids(recipe.source.path, recipe.publish.repo_id) or None,
         tags=["sre2l", "dataset-condensation", "srel_hub"],
-        model_name=f"{recipe.name}-teacher",
+        model_name=(recipe.publish.teacher or f"{recipe.name}-teacher").split("/")[-1],
         eval_results=results or None,
     )
     return render("teacher.md.jinja", data.to_yaml(), known)

@@ -25,7 +25,8 @@ def condense(run: Run) -> None:
     recover(run)
     relabel(run)
     evaluate(run, prepared.source)
-    dataset, teacher_repo = assemble(run)
+    run.begin()  # what the cards say may have changed
+    dataset, teacher_repo = assemble(run, run.folder)
     print(closing(dataset, read_json(run.path("evaluate", "summary.json"))))
     share(run, dataset, teacher_repo)
 

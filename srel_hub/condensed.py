@@ -8,15 +8,16 @@
 Any batch size, order and number of workers will do: a label belongs to its image's view, not to a batch.
 """
 
+import contextlib
 import itertools
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 
 import datasets
-import pyarrow
+import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -25,10 +26,10 @@ from srel_hub import recipe
 from srel_hub import teacher as classifiers
 from srel_hub.augment import Views, normalisation_table, normalise, render, sample_views
 from srel_hub.faults import UserError, first_line
-from srel_hub.images import decode_stored, quiet
+from srel_hub.images import decode_stored, quiet, read_parquet
 from srel_hub.run import generator, in_bytes, sha256, total_memory
 from srel_hub.soft_labels import Manifest, SoftLabels, read_manifest
-from srel_hub.store import Folder, Repository, Store, front_matter, open_store
+from srel_hub.store import Folder, Repository, Store, front_matter, open_repository, open_store
 from srel_hub.teacher import Classifier
 
 
@@ -109,14 +110,46 @@ class Condensed:
     Attributes:
         manifest: what is known of the labels.
         epochs: how many epochs to train; the stored ones are cycled.
-        download_bytes: what is still to be downloaded for that, without the teacher; 0 for a folder.
     """
 
     def __init__(self, store: Store, manifest: Manifest, epochs: int) -> None:
         self.manifest, self.epochs = manifest, epochs
         self._store = store
         self._labels = SoftLabels(manifest, partial(_fetch_labels, store))
-        self.download_bytes = sum(size for size, _ in _wanted(store, manifest, epochs) if size)
+
+    @cached_property
+    def download_bytes(self) -> int:
+        """What is still to be downloaded, without the teacher; 0 for a folder."""
+        return sum(size for size, _ in _wanted(self._store, self.manifest, self.epochs))
+
+    @cached_property
+    def _parquet(self) -> list[Path]:
+        return [self._store.fetch(name) for name in data_files(self._store, self.manifest)]
+
+    def require_rows(self) -> None:
+        """Refuse parquet files of other rows or columns than the manifest's, before any row is read.
+
+        Raises:
+            UserError: saying what differs.
+        """
+        try:
+            tables = [pyarrow.parquet.ParquetFile(file) for file in self._parquet]
+            rows = sum(table.metadata.num_rows for table in tables)
+            found = {str(datasets.Features.from_arrow_schema(table.schema_arrow)): table for table in tables}
+            columns = [datasets.Features.from_arrow_schema(table.schema_arrow) for table in found.values()]
+        except Exception as error:  # whatever a stranger's file makes its reader stumble over
+            raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
+        manifest = self.manifest
+        if any(set(each) != {"image", "label"} or not isinstance(each["image"], datasets.Image) for each in columns):
+            raise UserError(f"{self._store}: data/ has the columns {str(columns)[:200]}, not an image and its class")
+        names = [getattr(each["label"], "names", ()) for each in columns]
+        if rows != manifest.num_images or any(len(each) != manifest.num_classes for each in names):
+            raise UserError(
+                f"{self._store}: the labels are for {manifest.num_images} images of {manifest.num_classes} classes, "
+                f"the dataset has {rows} of {len(names[0])}: it is not the dataset that was labelled"
+            )
+        for each in names:
+            require_names(f"{self._store}, the dataset", each, manifest)
 
     @cached_property
     def images(self) -> datasets.DatasetDict:
@@ -125,31 +158,14 @@ class Condensed:
         Raises:
             UserError: where they are not those that were labelled.
         """
-        files = [str(self._store.fetch(name)) for name in data_files(self._store)]
-        try:
-            with quiet():
-                images = datasets.load_dataset("parquet", data_files={"train": files})
-        except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
-        train, manifest = images["train"], self.manifest
-        names = getattr(train.features.get("label"), "names", ())
-        if not isinstance(train.features.get("image"), datasets.Image):
-            raise UserError(f"{self._store}: data/ holds no column `image` of images: {', '.join(train.features)}")
-        if len(train) != manifest.num_images or len(names) != manifest.num_classes:
-            raise UserError(
-                f"{self._store}: the labels are for {manifest.num_images} images of {manifest.num_classes} classes, "
-                f"the dataset has {len(train)} of {len(names)}: it is not the dataset that was labelled"
-            )
-        require_names(f"{self._store}, the dataset", names, manifest)
-        return images
+        _ = self.pixels  # each image is of the right size, so that what is unpacked here is bounded
+        with quiet():
+            return datasets.load_dataset("parquet", data_files={"train": [str(file) for file in self._parquet]})
 
     @cached_property
-    def pixels(self) -> Tensor:
-        """All stored images, decoded once: uint8 [N, 3, H, W].
-
-        Raises:
-            UserError: for an image of another size or kind than the manifest says, or more than fit into memory.
-        """
+    def _decoded(self) -> tuple[Tensor, Tensor]:
+        """Pixels and labels, straight from the files: a cache of `datasets` goes by their names and dates."""
+        self.require_rows()
         N, (H, W) = self.manifest.num_images, self.manifest.image_size
         needed = N * 3 * H * W
         if needed > total_memory():
@@ -157,24 +173,36 @@ class Condensed:
                 f"{self._store}: {N} images of {W} x {H} pixels need {in_bytes(needed)} of memory, the machine "
                 f"has {in_bytes(total_memory())}"
             )
-        train = self.images["train"].cast_column("image", datasets.Image(decode=False))
-        pixels = torch.empty(N, 3, H, W, dtype=torch.uint8)
-        for index, image in enumerate(train["image"]):
-            pixels[index] = decode_stored(image["bytes"], (H, W), f"{self._store}: image {index}")
-        return pixels
+        pixels, labels = torch.empty(N, 3, H, W, dtype=torch.uint8), torch.empty(N, dtype=torch.int64)
+        rows = (row for file in self._parquet for row in read_parquet(file))
+        try:
+            for index, (content, label) in enumerate(rows):
+                where = f"{self._store}: image {index}"
+                pixels[index] = decode_stored(content, (H, W), where)
+                if label is None or not 0 <= label < self.manifest.num_classes:
+                    raise UserError(f"{where}: its class is {label}")
+                labels[index] = label
+        except (pyarrow.ArrowException, OSError, TypeError) as error:
+            raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
+        return pixels, labels
 
-    @cached_property
+    @property
+    def pixels(self) -> Tensor:
+        """All stored images, decoded once: uint8 [N, 3, H, W].
+
+        Raises:
+            UserError: for an image of another size or kind than the manifest says, or more than fit into memory.
+        """
+        return self._decoded[0]
+
+    @property
     def labels(self) -> Tensor:
         """int64 [N]: the class of every stored image.
 
         Raises:
-            UserError: for a row without a class.
+            UserError: as `pixels`, and for a row without a class.
         """
-        labels = self.images["train"]["label"][:]
-        for index, label in enumerate(labels):
-            if label is None or not 0 <= label < self.manifest.num_classes:
-                raise UserError(f"{self._store}: the class of image {index} is {label}")
-        return torch.tensor(labels)
+        return self._decoded[1]
 
     def teacher(self) -> nn.Module:
         """The classifier that gave the labels, in eval mode.
@@ -209,12 +237,16 @@ class Condensed:
         return stored_epoch(self.pixels, table, self._labels, epoch % manifest.epochs)
 
     def __iter__(self) -> Iterator[Epoch]:
-        with ThreadPoolExecutor(1, "prefetch") as ahead:
-            for epoch in range(self.epochs):
-                current = self[epoch]
-                if epoch + 1 < min(self.epochs, self.manifest.epochs):
-                    ahead.submit(self._labels.prepare, epoch + 1)  # a fault of it is told when its turn comes
-                yield current
+        for epoch in range(self.epochs):
+            current = self[epoch]
+            if epoch + 1 < min(self.epochs, self.manifest.epochs):
+                # A daemon, so that nobody who leaves waits for it.
+                threading.Thread(target=self._prefetch, args=(epoch + 1,), daemon=True).start()
+            yield current
+
+    def _prefetch(self, epoch: int) -> None:
+        with contextlib.suppress(Exception):  # told when the epoch's turn comes
+            self._labels.prepare(epoch)
 
 
 def load_condensed(path: str | Path, epochs: int | None = None, revision: str | None = None) -> Condensed:
@@ -230,19 +262,19 @@ def load_condensed(path: str | Path, epochs: int | None = None, revision: str | 
             labels that do not fit the images.
         UnavailableError: an OSError, where the Hub cannot be reached and the cache does not have what is asked for.
     """
-    store = open_store(path, "dataset", revision, MANIFEST)
+    store = open_store(path, "dataset", revision or None, MANIFEST)
     if isinstance(store, Folder) and (store.path / "dataset" / "data").is_dir():
         raise UserError(f"{path} is a run; the dataset in it is {store.path / 'dataset'}")
     manifest = read_manifest(store.fetch(MANIFEST))
     front_matter(store)
     if epochs is None:
         epochs = manifest.epochs
-    if epochs < 1:
+    if not isinstance(epochs, int) or epochs < 1:
         raise UserError(f"epochs={epochs}: give the number of epochs to train (stored: {manifest.epochs})")
     condensed = Condensed(store, manifest, epochs)
     if condensed.download_bytes:
         print(_price(store, manifest, epochs), file=sys.stderr)
-    _ = condensed.images
+    condensed.require_rows()
     return condensed
 
 
@@ -261,13 +293,16 @@ def _fetch_labels(store: Store, name: str) -> Path:
     return store.fetch(f"soft_labels/{name}")
 
 
-def data_files(store: Store) -> list[str]:
+def data_files(store: Store, manifest: Manifest) -> list[str]:
     """The parquet files of the split `train`, in order.
 
     Raises:
         UserError: where there are none, or one of several is missing.
     """
-    names = [name for name in store.names() if name.startswith("data/train-") and name.endswith(".parquet")]
+    there = [
+        other.name for other in manifest.others
+    ] or store.names()  # the manifest's list is whole, a cache may not be
+    names = sorted(name for name in there if name.startswith("data/train-") and name.endswith(".parquet"))
     count = len(names)
     if names != [f"data/train-{index:05d}-of-{count:05d}.parquet" for index in range(count)] or not names:
         raise UserError(f"{store}: data/ holds {', '.join(names) or 'no train-*.parquet'}: it is not complete")
@@ -288,14 +323,14 @@ def teacher_store(store: Store, manifest: Manifest) -> Store:
             raise UserError(f"{store}: its teacher was not published, and there is no {beside}")
     if manifest.teacher.repo_id is None:
         raise UserError(f"{store}: its teacher was not published")
-    return open_store(manifest.teacher.repo_id, "model", manifest.teacher.tag, "config.json")
+    return open_repository(manifest.teacher.repo_id, "model", manifest.teacher.tag, "config.json")
 
 
 def _wanted(store: Store, manifest: Manifest, epochs: int) -> Iterator[tuple[int, str]]:
     """Size and kind of every file that is needed for these epochs and not here yet."""
     if isinstance(store, Repository) and store.files is not None:
         labels = [f"soft_labels/{file.name}" for file in manifest.files if file.epoch < epochs]
-        for kind, names in (("images", data_files(store)), ("soft labels", labels)):
+        for kind, names in (("images", data_files(store, manifest)), ("soft labels", labels)):
             for name in names:
                 blob = store.blob(name)
                 if blob is not None and not (store.snapshot / name).exists():

@@ -43,13 +43,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+MOST_TOLD = 100  # faults of one file
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 
 def told(error: ValidationError, schema: type) -> list[str]:
     """One line a field, all of them. `schema` is the dataclass, of dataclasses, that was validated."""
     messages: dict[str, list[str]] = {}
-    for detail in error.errors():
+    for detail in error.errors()[:MOST_TOLD]:
         if detail["type"] == "too_short" and detail["input"]:
             continue  # the elements that were left out have faults of their own
         section: Any = schema

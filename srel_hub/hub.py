@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from srel_hub.faults import UserError, first_line
 
 TIMEOUT = 60.0  # seconds without an answer or another byte; large files may take as long as they like
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before another try
+LONGEST_WAIT = 600.0
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 WRITING_ROLES = ("admin", "write", "contributor")
 
@@ -39,6 +41,10 @@ class UnavailableError(OSError):
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class OfflineError(UnavailableError):
+    """The user asked not to use the network."""
 
 
 @functools.cache
@@ -63,13 +69,15 @@ def spoken(doing: str) -> Iterator[None]:
     except UserError:
         raise
     except OfflineModeIsEnabled:
-        raise UnavailableError(f"{doing}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
-    except (HfHubHTTPError, httpx2.TransportError, ConnectionError, RuntimeError, LocalEntryNotFoundError) as error:
+        raise OfflineError(f"{doing}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
+    except (HfHubHTTPError, httpx2.RequestError, ConnectionError, RuntimeError, LocalEntryNotFoundError) as error:
         # Uploads wrap whatever happened in a RuntimeError, downloads in one that says that nothing is cached.
         answered = next((one for one in _causes(error) if isinstance(one, HfHubHTTPError)), None)
         if answered is None:
             raise UnavailableError(f"{doing}: the Hub cannot be reached: {first_line(error)}") from error
         raise _refusal(doing, answered) from error
+    except json.JSONDecodeError as error:
+        raise UnavailableError(f"{doing}: the answer is not a Hub's; is there another page in between?") from error
     except ValueError as error:
         raise UserError(f"{doing}: {error}") from error
 
@@ -84,7 +92,8 @@ def _refusal(doing: str, error: HfHubHTTPError) -> Exception:
     status, said = error.response.status_code, error.server_message or first_line(error)
     if status in (408, 429) or status >= 500:
         wait = error.response.headers.get("Retry-After", "")
-        return UnavailableError(f"{doing}: the Hub answers {status}", float(wait) if wait.isdigit() else 0.0)
+        pause = min(float(wait), LONGEST_WAIT) if wait.isdecimal() else 0.0
+        return UnavailableError(f"{doing}: the Hub answers {status}", pause)
     if isinstance(error, GatedRepoError):
         return UserError(f"{doing}: it is gated. Ask for access on its page on the Hub, then {LOGIN}")
     reasons = {
@@ -105,6 +114,8 @@ def retried(work: Callable[[], Result], say: Callable[[str], None], waits: Seque
     for wait in waits:
         try:
             return work()
+        except OfflineError:
+            raise
         except UnavailableError as error:
             pause = max(wait, error.retry_after)
             say(f"{error}; again in {pause:.0f} s")
@@ -162,6 +173,7 @@ class State:
     sha: str
     private: bool
     files: Mapping[str, Blob]
+    tags: frozenset[str] = frozenset()  # of its card
 
 
 def look(repo_id: str, kind: Kind, revision: str | None = None) -> State | None:
@@ -183,7 +195,9 @@ def look(repo_id: str, kind: Kind, revision: str | None = None) -> State | None:
         file.rfilename: Blob(file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "")
         for file in getattr(info, "siblings", None) or []
     }
-    return State(info.sha or "", bool(info.private), files)
+    card = getattr(info, "card_data", None)
+    tags = frozenset(str(tag) for tag in [*(getattr(info, "tags", None) or []), *((card and card.get("tags")) or [])])
+    return State(info.sha or "", bool(info.private), files, tags)
 
 
 def url(repo_id: str, kind: Kind, revision: str | None = None) -> str:

@@ -84,7 +84,7 @@ def quiet() -> Iterator[None]:
 def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:
     """The PNG bytes and label of every row, a row group at a time."""
     with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024, columns=["image", "label"]):
+        for batch in file.iter_batches(batch_size=64, columns=["image", "label"]):
             for row in batch.to_pylist():
                 yield row["image"]["bytes"], row["label"]
 

@@ -6,6 +6,7 @@
 Leaves `dataset/` and `teacher_repo/`, which are byte for byte what the Hub gets; without `publish.repo_id` no more.
 """
 
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from srel_hub.assemble import assemble
 from srel_hub.faults import UserError
 from srel_hub.hub import LOGIN, account, retried, url
-from srel_hub.push import Plan, collect, part_of, plan, push, require_licence
+from srel_hub.push import Plan, collect, part_of, plan, push, require_licence, require_permission
 from srel_hub.read_back import read_back
 from srel_hub.recipe import Publish
 from srel_hub.run import Run, cli
@@ -21,7 +22,7 @@ from srel_hub.source import described
 
 
 def publish(run: Run) -> tuple[Path, Path]:
-    """Assemble both repositories and, where the recipe names them, push them.
+    """Assemble both repositories and, where the recipe names them, push them. A dry run leaves everything as it is.
 
     Returns:
         the dataset's folder and the teacher's.
@@ -29,9 +30,20 @@ def publish(run: Run) -> tuple[Path, Path]:
     Raises:
         UserError, UnavailableError: as `assemble` and `share`.
     """
-    folders = assemble(run)
-    share(run, *folders)
-    return folders
+    spec = run.recipe.publish
+    if spec.dry_run:
+        with tempfile.TemporaryDirectory(prefix=".plan-", dir=run.folder) as place:
+            _plan(run, *assemble(run, Path(place)))
+        run.say("publish: dry run, nothing was changed or pushed")
+        return run.path("dataset"), run.path("teacher_repo")
+    require_permission(spec, described(run.recipe.source).license)
+    run.begin()  # what the cards say may have changed
+    dataset, teacher_repo = assemble(run, run.folder)
+    run.say(f"publish: {dataset} and {teacher_repo} are complete")
+    if spec.repo_id is None:
+        run.say("publish: publish.repo_id is not set, so nothing is pushed")
+    share(run, dataset, teacher_repo)
+    return dataset, teacher_repo
 
 
 def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
@@ -42,9 +54,29 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
         UnavailableError: where the Hub cannot be reached; the same command goes on from there.
     """
     spec = run.recipe.publish
-    if spec.repo_id is None or spec.teacher is None:
-        run.say("publish: publish.repo_id is not set, so nothing is pushed")
+    if spec.repo_id is None:
         return
+    plans = _plan(run, dataset, teacher_repo)
+    if spec.dry_run:
+        run.say("publish: dry run, nothing was pushed")
+        return
+    teacher_commit = push(plans[0], f"The teacher of {spec.repo_id}", run.say, run.progress)
+    dataset_commit = push(plans[1], f"Teacher: {spec.teacher} at {teacher_commit}", run.say, run.progress)
+    parts = [each.part for each in plans]
+    retried(partial(collect, spec, parts), run.say)
+    read_back(run, parts[1], parts[0], {"model": teacher_commit, "dataset": dataset_commit})
+    print(closing(spec, teacher_commit, dataset_commit))
+
+
+def _plan(run: Run, dataset: Path, teacher_repo: Path) -> list[Plan]:
+    """Look at both repositories and show what a push would do.
+
+    Raises:
+        UserError: where it cannot be made.
+    """
+    spec = run.recipe.publish
+    if spec.repo_id is None or spec.teacher is None:
+        raise UserError("publish.dry_run=true: publish.repo_id is not set, so there is nothing to plan")
     parts = (
         part_of(spec.teacher, "model", teacher_repo, run.progress),
         part_of(spec.repo_id, "dataset", dataset, run.progress),
@@ -52,14 +84,7 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
     plans = retried(lambda: [plan(part, spec) for part in parts], run.say)
     print("\n".join(["", f"plan: publish {run.folder}", *(line for each in plans for line in each.lines())]))
     _require(run, plans)
-    if spec.dry_run:
-        run.say("publish: dry run, nothing was pushed")
-        return
-    teacher_commit = push(plans[0], f"The teacher of {spec.repo_id}", run.say, run.progress)
-    dataset_commit = push(plans[1], f"Teacher: {spec.teacher} at {teacher_commit}", run.say, run.progress)
-    retried(partial(collect, spec, parts), run.say)
-    read_back(run, parts[1], parts[0], {"model": teacher_commit, "dataset": dataset_commit})
-    print(closing(spec, teacher_commit, dataset_commit))
+    return plans
 
 
 def _require(run: Run, plans: Sequence[Plan]) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
 
 from srel_hub.faults import Faults, UserError
 from srel_hub.hub import (
@@ -35,12 +35,11 @@ from srel_hub.run import in_bytes
 INERT = re.compile(r"\.gitattributes$|README\.md$|LICENSE")  # may lie in a repository that is not ours yet
 OURS: Mapping[Kind, re.Pattern[str]] = {  # what a push may remove when it is ours no more
     "dataset": re.compile("(data|soft_labels|assets)/"),
-    "model": re.compile(r"recover/|[^/]+\.(safetensors|json|py)$"),
+    "model": re.compile(
+        r"recover/|((preprocessor_)?config|metrics)\.json$|model[^/]*\.safetensors(\.index\.json)?$|(convnet|resnet)\.py$"
+    ),
 }
-PROOF: Mapping[Kind, str] = {
-    "dataset": "soft_labels/manifest.json",
-    "model": "metrics.json",
-}  # of a repository of ours
+CARD_TAG = "srel_hub"  # by which a repository is known to be ours
 UPLOADED_TOGETHER = 20  # files
 LATEST_PULL_REQUESTS = 20
 
@@ -102,7 +101,7 @@ class Plan:
                 f"{asked}; set publish.private={str(self.repo.private).lower()}, or another repo_id"
             )
         there_now = [] if self.target is None else [name for name in self.target.files if not INERT.match(name)]
-        if there_now and PROOF[self.part.kind] not in there_now:
+        if self.target is not None and there_now and CARD_TAG not in self.target.tags:
             found.append(
                 f"{self.part} is there already and holds something else ({', '.join(there_now[:3])}); nothing of it "
                 "will be overwritten; choose another repo_id"
@@ -112,6 +111,8 @@ class Plan:
                 f"publish.tag={self.spec.tag}: {self.part} has this tag on another content, and a tag never moves; "
                 "set publish.tag to a new one for a new version"
             )
+        if self.repo is None and self.spec.create_pr:
+            found.append(f"publish.create_pr=true: {self.part} is not there, or you may not see it")
         return found
 
     @property
@@ -137,7 +138,9 @@ class Plan:
         tag = f", tag {spec.pinned}" if spec.pinned else ""
         yield f"{self.part} ({state}); to {branch}{tag}"
         for name, file in self.part.files.items():
-            yield f"{in_bytes(file.size):>12}  {name}{'' if name in sent else '  (there already)'}"
+            there = self.target is not None and name in self.target.files
+            note = "  (there already)" if name not in sent else "  (in place of what is there)" if there else ""
+            yield f"{in_bytes(file.size):>12}  {name}{note}"
         for name in self.removed:
             yield f"{'':>12}  {name}  (will be removed)"
         if self.done:
@@ -221,8 +224,9 @@ def _push(first: Plan, description: str, progress: Progress) -> str:
 def _commit(now: Plan, target: State, first: Plan, description: str, progress: Progress) -> str:
     """One commit on top of the state that the plan was made for."""
     part, spec = now.part, now.spec
+    seen = first.target or first.repo  # a new branch begins as the repository's main one
     empty = all(INERT.match(name) for name in target.files)
-    if target.sha != first.target.sha if first.target is not None else not empty:
+    if target.sha != seen.sha if seen is not None else not empty:
         raise UserError(f"{part}: somebody else changed it meanwhile; look at what is there now, then run this again")
     where: dict[str, Any] = {"repo_id": part.repo_id, "repo_type": part.kind, "create_pr": spec.create_pr}
     where["revision"] = spec.revision
@@ -268,6 +272,10 @@ def require_permission(spec: Publish, licence: str) -> list[str]:
     """
     if spec.repo_id is None or spec.teacher is None:
         return []
+    if constants.is_offline_mode():
+        raise UserError(
+            f"publish.repo_id={spec.repo_id}: HF_HUB_OFFLINE is set; unset it, or set publish.dry_run=true"
+        )
     faults, remarks = Faults(), list[str]()
     with faults.collected():
         require_licence(spec, licence)
@@ -306,8 +314,6 @@ def _require_place(spec: Publish, repo_id: str, kind: Kind, field: str, who: Acc
     found = Plan(Part(repo_id, kind, {}), spec, repo := look(repo_id, kind), repo, None, None).faults()
     if found:
         raise UserError("\n".join(found))
-    if repo is None and spec.create_pr:
-        raise UserError(f"publish.create_pr=true: {kind} {repo_id} is not there, or you may not see it")
     if repo is not None and spec.pinned is not None and look(repo_id, kind, spec.pinned) is not None:
         return [
             f"note: {kind} {repo_id} has the tag {spec.pinned} already; unless its content comes out the same, the "

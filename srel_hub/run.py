@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from srel_hub import __version__
 from srel_hub.faults import UserError
-from srel_hub.recipe import Publish, Recipe, as_dict, canonical, load_recipe
+from srel_hub.recipe import Recipe, as_dict, canonical, load_recipe
 from srel_hub.yaml_files import to_yaml
 
 
@@ -53,15 +53,19 @@ class Run:
         torch.set_num_threads(threads)
 
     def begin(self) -> None:
-        """Make the directory and keep the recipe in it; called when all checks that cost nothing are behind."""
-        file, publish = self.path("recipe.yaml"), self.recipe.publish
-        if publish.dry_run:  # a trial leaves no trace
-            publish = load_recipe(file).publish if file.is_file() else Publish()
-        write_text(file, to_yaml(as_dict(replace(self.recipe, publish=publish))))
+        """Make the directory and keep the recipe in it; called when all checks that cost nothing are behind.
+
+        Where to publish, and the way to the directory, stay as they were when the run began: what a later command says
+        of them holds for that command.
+        """
+        file, kept = self.path("recipe.yaml"), self.recipe
+        if file.is_file():
+            before = load_recipe(file)
+            kept = replace(kept, publish=before.publish, run=replace(kept.run, root=before.run.root))
+        kept = replace(kept, publish=replace(kept.publish, dry_run=False))
+        write_text(file, to_yaml(as_dict(kept)))
         if not self.path("versions.json").is_file():  # the cards name those that the run began with
-            write_json(
-                self.path("versions.json"), {"srel_hub": __version__} | {name: version(name) for name in LIBRARIES}
-            )
+            write_json(self.path("versions.json"), library_versions())
 
     @property
     def device(self) -> torch.device:
@@ -204,6 +208,11 @@ def settle_stack(run: Run, size: tuple[int, int], num_classes: int) -> int:
     return stack
 
 
+def library_versions() -> dict[str, str]:
+    """What runs here, for the cards."""
+    return {"srel_hub": __version__} | {name: version(name) for name in LIBRARIES}
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -315,6 +324,9 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
         print("python -m srel_hub.recipe schema lists every field")
         sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
     folder, overrides = Path(arguments[0]), arguments[1:]
+    if folder.is_dir() and folder.resolve().name in ("dataset", "teacher_repo"):
+        print(f"error: {folder} lies in a run; give the run: {folder.parent}", file=sys.stderr)
+        sys.exit(2)
     if folder.is_dir():
         overrides = [f"run.root={os.path.relpath(folder.resolve().parent)}", *overrides]
     try:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import datasets
 
+from srel_hub.hub import client
+
 
 DIFFERENT = 3  # exit status; others mean that it could not be found out
 
@@ -29,6 +31,7 @@ def difference(repo_id: str, commit: str, folder: str) -> str | None:
 
 
 def main(arguments: Sequence[str]) -> int:
+    client()  # with timeouts
     datasets.disable_progress_bars()
     found = difference(*arguments)
     if found is not None:

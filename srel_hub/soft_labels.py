@@ -21,7 +21,7 @@ from torch import Tensor
 
 from srel_hub.augment import Views
 from srel_hub.faults import UserError, told
-from srel_hub.recipe import Augment, canonical
+from srel_hub.recipe import REF, Augment, canonical
 from srel_hub.run import blocks, sha256
 
 
@@ -30,7 +30,8 @@ VERSION = 1
 ENCODINGS = ("float16",)
 LARGEST_FLOAT16 = 65504.0
 LARGEST_COUNT = 2**31 - 1  # indices are int32
-LARGEST_MANIFEST = 100_000_000  # bytes; 300 epochs of ImageNet-21K in 40 files each are 3 million
+LARGEST_MANIFEST = 20_000_000  # bytes; 300 epochs of ImageNet-21K in 40 files each are 3 million
+PRECISIONS = ("float32", "bfloat16", "float16")
 MOST_FAULTS = 10
 TEACHER_FILES = ("model.safetensors", "config.json")
 FILE_BYTES = 2 * 1024**3  # a larger epoch is split by rows
@@ -120,6 +121,7 @@ def read_manifest(path: Path) -> Manifest:
         if mapping.get(key) not in allowed:
             choices = ", ".join(str(value) for value in allowed)
             raise UserError(f"{path}: {key} {mapping.get(key)!r} is unknown here (known: {choices}); update srel_hub")
+    _require_entries(mapping, path)
     try:
         manifest = TypeAdapter(Manifest).validate_python(mapping)
     except ValidationError as error:
@@ -130,12 +132,39 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
+def _require_entries(mapping: Mapping[str, Any], path: Path) -> None:
+    """Check long lists one by one, up to the first fault: a million faults would not fit into memory."""
+    for key, kind in (("files", LabelFile), ("others", OtherFile), ("class_names", str)):
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        entries = mapping.get(key, [])
+        if not isinstance(entries, list):
+            raise UserError(f"{path}: not a valid manifest\n{key}: must be a list")
+        for index, entry in enumerate(entries):
+            try:
+                adapter.validate_python(entry)
+            except ValidationError as error:
+                lines = [f"{key}.{index}.{line}" for line in told(error, kind)]
+                raise UserError("\n".join([f"{path}: not a valid manifest", *lines])) from None
+
+
 def _contradictions(manifest: Manifest) -> Iterator[str]:
     """What in a manifest cannot be, a line each."""
     N, K = manifest.num_images, manifest.num_classes
     if not 1 <= N <= LARGEST_COUNT or not 1 <= K <= LARGEST_COUNT or not 0 <= manifest.epochs <= LARGEST_COUNT:
         yield f"num_images {N}, num_classes {K}, epochs {manifest.epochs}: out of range"
         return
+    if manifest.epochs > len(manifest.files):
+        yield f"epochs: {manifest.epochs}, but there are {len(manifest.files)} files of labels"
+        return
+    if manifest.precision not in PRECISIONS:
+        yield f"precision {manifest.precision[:50]!r}: must be one of {', '.join(PRECISIONS)}"
+    teacher = manifest.teacher
+    if teacher.repo_id is not None and not re.fullmatch(
+        r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", teacher.repo_id, re.A
+    ):
+        yield f"teacher.repo_id {teacher.repo_id[:100]!r}: must be namespace/name"
+    if teacher.tag is not None and not re.fullmatch(REF, teacher.tag):
+        yield f"teacher.tag {teacher.tag[:100]!r}: is no tag"
     names = manifest.class_names
     if not len(set(names)) == len(names) == K:
         yield f"num_classes: {K}, but class_names has {len(names)} names, {len(set(names))} of them different"
@@ -287,7 +316,10 @@ class SoftLabels:
     def __init__(self, manifest: Manifest, fetch: Callable[[str], Path]) -> None:
         self.manifest = manifest
         self._fetch = fetch
-        self._checked: set[str] = set()
+        self._paths: dict[str, Path] = {}  # of files that were checked
+        self._of_epoch: dict[int, list[LabelFile]] = {}
+        for file in sorted(manifest.files, key=lambda file: file.rows):
+            self._of_epoch.setdefault(file.epoch, []).append(file)
 
     def prepare(self, epoch: int) -> None:
         """Have an epoch's files here and checked.
@@ -327,16 +359,15 @@ class SoftLabels:
     def _files(self, epoch: int) -> Sequence[LabelFile]:
         if not 0 <= epoch < self.manifest.epochs:
             raise IndexError(f"epoch {epoch} is not stored; there are {self.manifest.epochs}")
-        files = [file for file in self.manifest.files if file.epoch == epoch]
-        return sorted(files, key=lambda file: file.rows)
+        return self._of_epoch[epoch]
 
     def _path(self, file: LabelFile) -> Path:
         """The local file, checked at its first use."""
-        path = self._fetch(file.name)
-        if file.name not in self._checked:
+        if file.name not in self._paths:
+            path = self._fetch(file.name)
             _require_file(path, file, self.manifest)
-            self._checked.add(file.name)
-        return path
+            self._paths[file.name] = path
+        return self._paths[file.name]
 
     def _read(self, file: LabelFile) -> dict[str, Tensor]:
         with safe_open(self._path(file), framework="pt") as tensors:
@@ -352,9 +383,9 @@ def _require_file(path: Path, file: LabelFile, manifest: Manifest) -> None:
     """
     size = path.stat().st_size
     if size != file.bytes:
-        raise UserError(f"{path}: {size} bytes, the manifest says {file.bytes}: remove it and download it again")
+        raise UserError(f"{path}: {size} bytes, the manifest says {file.bytes}: it is damaged")
     if sha256(path) != file.sha256:
-        raise UserError(f"{path}: its sha256 is not the manifest's: it was altered; remove it and download it again")
+        raise UserError(f"{path}: its sha256 is not the manifest's: it was altered")
     expected = _layout(file.rows[1] - file.rows[0], manifest.num_classes, manifest.augment.mix)
     try:
         with safe_open(path, framework="pt") as tensors:

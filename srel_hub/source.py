@@ -52,8 +52,11 @@ class Source:
 
 
 def described(spec: recipe.Source) -> recipe.Source:
-    """The section with what is known of a built-in dataset filled in."""
-    return spec if spec.builtin is None else replace(spec, **DIGITS)  # type: ignore[arg-type]
+    """The section with what is known of a built-in dataset filled in, where the recipe does not say otherwise."""
+    if spec.builtin is None:
+        return spec
+    known = {name: value for name, value in DIGITS.items() if getattr(spec, name) in (None, "unknown")}
+    return replace(spec, **known)  # type: ignore[arg-type]
 
 
 def open_source(spec: recipe.Source, progress: Progress, train: bool = True) -> Source:

@@ -15,8 +15,8 @@ from srel_hub.faults import UserError
 from srel_hub.hub import LOGIN, Blob, Kind, UnavailableError, client, local_file, look, retried, spoken
 
 
-COMMIT = re.compile("[0-9a-f]{40}")
 DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+LARGEST_TEXT = 20_000_000  # bytes of a manifest; 300 epochs of ImageNet-21K in 40 files each are 3 million
 LARGEST_CARD = 2_000_000  # bytes; a thousand class names are 30,000
 MOST_YAML_NODES = 1_000_000  # after its aliases are written out
 
@@ -87,6 +87,11 @@ class Repository:
         path = self._download(name)
         if name not in self.checked:
             if not self._is_whole(name, path):
+                if self.files is None:
+                    raise UserError(
+                        f"{self}: {name} is damaged in the cache, and the Hub cannot be reached to fetch it anew; "
+                        f"remove {path}, and load the dataset once with the Hub"
+                    )
                 path = self._download(name, anew=True)
             if not self._is_whole(name, path):
                 raise UserError(
@@ -136,30 +141,37 @@ def open_store(path: str | Path, kind: Kind, revision: str | None = None, probe:
         if revision is not None:
             raise UserError(f"{path} is a local folder and has no revision {revision}; leave that out")
         return Folder(folder)
-    repo_id = str(path)
+    return open_repository(str(path), kind, revision, probe)
+
+
+def open_repository(repo_id: str, kind: Kind, revision: str | None, probe: str) -> Repository:
+    """As `open_store`, of the Hub alone."""
+    path = repo_id
     if repo_id.startswith(("/", ".", "~")) or repo_id.count("/") > 1:
-        raise UserError(f"{path}: there is no such folder")
-    if COMMIT.fullmatch(revision or "") and (cached := _cached(repo_id, kind, str(revision), probe)):
-        return cached  # a commit does not change
+        raise UserError(f"{path}: there is no such folder; a {kind} on the Hub is named namespace/name")
     try:
         state = retried(partial(look, repo_id, kind, revision), lambda _: None, waits=(1.0,))
     except UnavailableError as error:
         cached = _cached(repo_id, kind, revision or "main", probe)
         if cached is None:
-            raise
-        warnings.warn(
-            f"{error}; using {repo_id} as it was when last seen here: {revision or 'main'} was commit "
-            f"{cached.commit[:7]}",
-            stacklevel=3,
-        )
+            raise UnavailableError(f"{error}; {revision or 'main'} of {repo_id} is not in the cache") from error
+        if cached.commit != revision:  # a commit does not change, what it is called may
+            warnings.warn(
+                f"{error}; using {repo_id} as it was when last seen here: {revision or 'main'} was commit "
+                f"{cached.commit[:7]}",
+                stacklevel=3,
+            )
         return cached
     if state is None:
         raise UserError(_not_found(repo_id, kind, revision))
+    if probe in state.files and state.files[probe].size > LARGEST_TEXT:
+        raise UserError(f"{repo_id}: {probe} has {state.files[probe].size} bytes, more than {LARGEST_TEXT}")
     with spoken(f"{kind} {repo_id}"):  # by revision, so that the cache learns which commit that is
         try:
             file = Path(hf_hub_download(repo_id, probe, repo_type=kind, revision=revision))
         except EntryNotFoundError:
-            raise UserError(f"{kind} {repo_id} has no {probe}: it was not published by srel_hub") from None
+            where = "on main" if revision is None else f"at {revision}"
+            raise UserError(f"{kind} {repo_id} has no {probe} {where}; its tags: {_tags(repo_id, kind)}") from None
     snapshot = file.parents[probe.count("/")]
     if snapshot.name != state.sha:
         snapshot = snapshot.with_name(state.sha)  # somebody pushed meanwhile
@@ -177,13 +189,19 @@ def _cached(repo_id: str, kind: Kind, revision: str, probe: str) -> Repository |
 
 def _not_found(repo_id: str, kind: Kind, revision: str | None) -> str:
     if revision is not None and look(repo_id, kind) is not None:
-        with spoken(f"{kind} {repo_id}"):
-            tags = [tag.name for tag in client().list_repo_refs(repo_id, repo_type=kind).tags]
-        return f"{repo_id} has no revision {revision}; its tags: {', '.join(tags) or 'none'}"
+        return f"{repo_id} has no revision {revision}; its tags: {_tags(repo_id, kind)}"
+    other: Kind = "model" if kind == "dataset" else "dataset"
+    if look(repo_id, other) is not None:
+        return f"{repo_id} is a {other} on the Hub, not a {kind}"
     return (
         f"{repo_id}: no local folder, and no {kind} on the Hub that you may read; check the spelling; if it is "
         f"private, {LOGIN}"
     )
+
+
+def _tags(repo_id: str, kind: Kind) -> str:
+    with spoken(f"{kind} {repo_id}"):
+        return ", ".join(tag.name for tag in client().list_repo_refs(repo_id, repo_type=kind).tags) or "none"
 
 
 def front_matter(store: Store) -> object:
@@ -204,7 +222,9 @@ def front_matter(store: Store) -> object:
         if _nodes(root, {}) > MOST_YAML_NODES:
             raise UserError(f"{store}: README.md: its metadata unfolds to more than {MOST_YAML_NODES} values")
         return yaml.safe_load(found[1])
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever a stranger's YAML makes its reader stumble over
         raise UserError(f"{store}: README.md: its metadata is no plain YAML ({type(error).__name__})") from None
 
 

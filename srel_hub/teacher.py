@@ -19,7 +19,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from transformers.utils import logging
 
 from srel_hub.augment import normalisation_table
-from srel_hub.faults import UserError
+from srel_hub.faults import UserError, first_line
 from srel_hub.models import (
     SrelConvNetConfig,
     SrelConvNetForImageClassification,
@@ -143,27 +143,36 @@ def _processor(classifier: Classifier) -> Any:
 
 
 def load(folder: Path, device: torch.device) -> Classifier:
-    """Load a saved classifier in eval mode, in float32, with frozen weights.
+    """Load a saved classifier in eval mode, in float32, with frozen weights. Whoever made it, no code of theirs runs.
 
     Raises:
-        UserError: where the folder holds none.
+        UserError: where the folder holds none, or not all of its weights.
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError("its weights are quantised")
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        model = AutoModelForImageClassification.from_pretrained(
-            folder, config=config, dtype=torch.float32, trust_remote_code=False
+        model, found = AutoModelForImageClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no classifier that transformers can load: {error}") from None
-    model.requires_grad_(False)
-    resized, shown = processor.size, processor.crop_size or processor.size
-    return Classifier(
-        model=model.eval().to(device),
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
-        class_names=tuple(config.id2label[index] for index in range(config.num_labels)),
-        size=(shown["height"], shown["width"]),
-        resize=resized.get("shortest_edge"),
-        resample=int(processor.resample),
-    )
+        if found["missing_keys"]:
+            raise ValueError(f"its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
+        resized, shown = processor.size, processor.crop_size or processor.size
+        model.requires_grad_(False)
+        return Classifier(
+            model=model.eval().to(device),
+            mean=_three(processor.image_mean),
+            std=_three(processor.image_std),
+            class_names=tuple(str(config.id2label[index]) for index in range(config.num_labels)),
+            size=(int(shown["height"]), int(shown["width"])),
+            resize=resized.get("shortest_edge"),
+            resample=int(processor.resample),
+        )
+    except Exception as error:  # whatever a stranger's files make transformers stumble over
+        raise UserError(f"{folder}: no classifier that transformers can load: {first_line(error)}") from error
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -23,7 +23,7 @@ from srel_hub.publish import publish
 from srel_hub.recipe import load_recipe
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
-from srel_hub.run import Run, cli
+from srel_hub.run import Run, cli, sha256
 
 
 DATASET, TEACHER = "alice/colours-ipc3", "alice/colours-ipc3-teacher"
@@ -32,8 +32,9 @@ DATASET, TEACHER = "alice/colours-ipc3", "alice/colours-ipc3-teacher"
 def push(run_folder: Path, *overrides: str) -> str:
     """What `python -m srel_hub.publish RUN OVERRIDES` prints, in this process."""
     told = io.StringIO()
+    more = [f"run.root={run_folder.parent}", f"publish.repo_id={DATASET}", *overrides]
     with contextlib.redirect_stdout(told):
-        publish(Run(load_recipe(run_folder, [f"run.root={run_folder.parent}", *overrides])))
+        publish(Run(load_recipe(run_folder, more)))
     return told.getvalue()
 
 
@@ -41,7 +42,7 @@ def not_pushed(capsys: pytest.CaptureFixture[str], run_folder: Path, *overrides:
     """What a refused push says; the exit status is 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
-        cli(publish, [str(run_folder), *overrides])
+        cli(publish, [str(run_folder), f"publish.repo_id={DATASET}", *overrides])
     said = capsys.readouterr().err
     assert caught.value.code == 2 and "Traceback" not in said, said
     return said[said.index("error: ") :]
@@ -59,6 +60,11 @@ def repos(hub: Hub) -> dict[str, Any]:
     return found
 
 
+def digests(folder: Path) -> dict[Path, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "log.txt")
+    return {path: sha256(path) for path in files}
+
+
 def writes(hub: Hub) -> list[str]:
     """What the requests since the last `faults` changed."""
     paths = [f"{entry['method']} {entry['path'].split('?')[0]}" for entry in hub.log() if entry["method"] != "HEAD"]
@@ -69,7 +75,7 @@ def writes(hub: Hub) -> list[str]:
 
 
 def test_both_folders_arrive_whole_tagged_and_private(alice: Hub, own: Path) -> None:
-    told = push(own, f"publish.repo_id={DATASET}")
+    told = push(own)
     found = repos(alice)
     for name, folder in ((f"datasets/{DATASET}", "dataset"), (f"models/{TEACHER}", "teacher_repo")):
         assert found[name]["private"]
@@ -84,13 +90,13 @@ def test_both_folders_arrive_whole_tagged_and_private(alice: Hub, own: Path) -> 
 
 
 def test_the_teacher_is_there_before_the_dataset(alice: Hub, own: Path) -> None:
-    push(own, f"publish.repo_id={DATASET}")
+    push(own)
     commits = [path for path in writes(alice) if "/commit/" in path]
     assert commits == [f"POST /api/models/{TEACHER}/commit/main", f"POST /api/datasets/{DATASET}/commit/main"]
 
 
 def test_pushing_again_sends_nothing(alice: Hub, own: Path) -> None:
-    push(own, f"publish.repo_id={DATASET}")
+    push(own)
     before = repos(alice)
     alice.faults()
     told = push(own)
@@ -99,19 +105,20 @@ def test_pushing_again_sends_nothing(alice: Hub, own: Path) -> None:
 
 
 def test_a_dry_run_shows_every_file_and_leaves_no_trace(alice: Hub, own: Path) -> None:
-    kept = load_recipe(own).publish
-    told = push(own, f"publish.repo_id={DATASET}", "publish.dry_run=true")
+    kept, before = load_recipe(own).publish, digests(own)
+    told = push(own, "publish.dry_run=true")
     for folder in ("dataset", "teacher_repo"):
         for file in (path for path in (own / folder).rglob("*") if path.is_file()):
             assert re.search(rf"B  {re.escape(file.relative_to(own / folder).as_posix())}\n", told), file
     assert f"dataset {DATASET} (new, private); to branch main, tag v1.0" in told and "to send: " in told
     assert repos(alice) == {} and writes(alice) == []
     assert load_recipe(own).publish == kept and kept.repo_id is None
+    assert digests(own) == before
 
 
 def test_two_versions_and_a_second_size_live_in_one_repository(alice: Hub, own: Path, finished: Path) -> None:
     """Old tags still load, each with its own rows; what the new state does not have is removed from the branch."""
-    push(own, f"publish.repo_id={DATASET}", "publish.tag=ipc3-v1")
+    push(own, "publish.tag=ipc3-v1")
     push(own, "publish.tag=ipc3-v2", "source.terms=Corrected.")
     other = own.parent / "smaller" / "colours"
     for part in ("teacher", "units/squeeze"):
@@ -141,26 +148,63 @@ def test_two_versions_and_a_second_size_live_in_one_repository(alice: Hub, own: 
 
 
 def test_a_branch_a_message_and_a_collection(alice: Hub, own: Path) -> None:
-    push(
-        own,
-        f"publish.repo_id={DATASET}",
+    options = [
         "publish.revision=next",
         "publish.commit_message=For review",
         "publish.collection=Condensed sets",
         "publish.teacher_repo_id=lab/net",
-    )
+    ]
+    push(own, *options)
     found = repos(alice)
     assert set(found) == {f"datasets/{DATASET}", "models/lab/net"}
     assert found[f"datasets/{DATASET}"]["refs"]["main"]["files"] == {}
     assert found[f"datasets/{DATASET}"]["refs"]["next"]["titles"][0].startswith("For review")
     (collection,) = alice.state()["collections"].values()
     assert [item["id"] for item in collection["items"]] == ["lab/net", DATASET]
-    push(own)  # the collection and its items are there already
+    push(own, *options)  # the collection and its items are there already
     assert len(alice.state()["collections"]) == 1
 
 
+def test_a_new_branch_of_a_repository_that_is_there(alice: Hub, own: Path) -> None:
+    push(own)
+    told = push(own, "publish.revision=next", "publish.tag=v2.0", "source.terms=Corrected.")
+    refs = repos(alice)[f"datasets/{DATASET}"]["refs"]
+    assert refs["next"] == refs["v2.0"] != refs["main"] == refs["v1.0"] and "published: " in told
+    card = (own / "dataset" / "README.md").read_text()
+    assert f'load_dataset("{DATASET}", revision="v2.0")' in card and f"{DATASET} --revision v2.0" in card
+
+
+def test_what_one_command_says_does_not_stick_to_the_run(alice: Hub, own: Path) -> None:
+    push(own, "publish.private=false", "publish.teacher_repo_id=alice/other", "publish.tag=v7")
+    push(own, "publish.repo_id=alice/second")
+    found = repos(alice)
+    assert set(found) == {
+        f"datasets/{DATASET}",
+        "models/alice/other",
+        "datasets/alice/second",
+        "models/alice/second-teacher",
+    }
+    assert found["datasets/alice/second"]["private"] and "v1.0" in found["datasets/alice/second"]["refs"]
+    assert load_recipe(own).publish.repo_id is None and load_recipe(own).run.root != str(own.parent)
+
+
+def test_somebody_elses_model_is_not_taken_over(alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("README.md", "config.json", "metrics.json", "model.safetensors", "train.py"):
+        alice.put_file("models", "alice/mine", name, b"{}", private=True)
+    before = repos(alice)
+    said = not_pushed(capsys, own, "publish.teacher_repo_id=alice/mine")
+    assert "model alice/mine is there already and holds something else (config.json, metrics.json" in said
+    assert repos(alice) == before
+
+
+def test_the_folder_in_a_run_is_not_the_run(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli(publish, [str(own / "dataset")])
+    assert caught.value.code == 2 and f"lies in a run; give the run: {own}" in capsys.readouterr().err
+
+
 def test_a_pull_request_is_opened_once_and_gets_no_tag(alice: Hub, own: Path) -> None:
-    push(own, f"publish.repo_id={DATASET}")
+    push(own)
     more = ["publish.create_pr=true", "source.terms=Corrected."]
     told = push(own, *more)
     refs = repos(alice)[f"datasets/{DATASET}"]["refs"]
@@ -267,7 +311,7 @@ def test_a_repository_of_the_other_visibility_is_refused(
     alice.put_file("models", TEACHER, "README.md", b"# Mine", private=private)
     asked = f"publish.private={str(private).lower()}"
     other = f"publish.private={str(not private).lower()}"
-    said = not_pushed(capsys, own, f"publish.repo_id={DATASET}", other)
+    said = not_pushed(capsys, own, other)
     assert f"{other}: model {TEACHER} is there already" in said and f"set {asked}" in said
     assert list(repos(alice)) == [f"models/{TEACHER}"]
     push(own, asked)
@@ -275,7 +319,7 @@ def test_a_repository_of_the_other_visibility_is_refused(
 
 
 def test_a_tag_never_moves(alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    push(own, f"publish.repo_id={DATASET}")
+    push(own)
     before = repos(alice)
     said = not_pushed(capsys, own, "source.terms=Corrected.")
     assert f"publish.tag=v1.0: dataset {DATASET} has this tag on another content, and a tag never moves" in said
@@ -287,14 +331,14 @@ def test_a_private_repository_of_somebody_else_is_no_name_to_take(
 ) -> None:
     hub.put_file("datasets", DATASET, "README.md", b"# Mine", private=True)
     monkeypatch.setenv("HF_TOKEN", "hf_carol")
-    assert "carol is no member of alice" in not_pushed(capsys, own, f"publish.repo_id={DATASET}")
+    assert "carol is no member of alice" in not_pushed(capsys, own)
 
 
 def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(
     alice: Hub, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two publishers: the second looked before the first one's commit."""
-    push(own, f"publish.repo_id={DATASET}")
+    push(own)
     upload = push_module.client().preupload_lfs_files
 
     def meanwhile(*arguments: Any, **named: Any) -> None:
@@ -308,7 +352,7 @@ def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(
     assert "NOTES.md" in refs["main"]["files"] and "v1.1" not in refs
     monkeypatch.undo()
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    push(own)
+    push(own, "publish.tag=v1.1", "source.terms=Corrected.")
     refs = repos(alice)[f"datasets/{DATASET}"]["refs"]
     assert refs["v1.1"] == refs["main"] and "NOTES.md" in refs["main"]["files"]
 
@@ -316,7 +360,7 @@ def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(
 def test_what_comes_back_otherwise_is_not_called_published(alice: Hub, own: Path) -> None:
     alice.faults({"kind": "corrupt", "method": "GET", "path": "_cdn", "times": 99})
     with pytest.raises(UserError, match="model.safetensors comes back as .* Do not use commit"):
-        push(own, f"publish.repo_id={DATASET}")
+        push(own)
     alice.faults()
     assert "published: " in push(own)
 
@@ -330,7 +374,7 @@ def test_a_hub_that_hangs_is_not_waited_for(
     try:
         alice.faults({"kind": "hold", "path": "repos/create", "times": 9})
         with pytest.raises(UnavailableError, match=f"creating model {TEACHER}: the Hub cannot be reached"):
-            push(own, f"publish.repo_id={DATASET}")
+            push(own)
     finally:
         monkeypatch.undo()
         hub_module.client.cache_clear()

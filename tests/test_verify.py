@@ -1,6 +1,7 @@
 """`verify` passes what is whole, and names what was tampered with; hostile files give an error, and nothing else."""
 
 import json
+import os
 import resource
 import shutil
 import struct
@@ -11,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 from conftest import branch
 from hub.client import Hub
@@ -94,7 +96,7 @@ def test_mixed_labels_are_computed_again_too(recovered: tuple[Path, Path], tmp_p
     run = branch(recovered, tmp_path, "source.eval_split=null", f"relabel.augment={{mix: {mix}, mix_alpha: 1}}")
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run)
+    dataset, _ = assemble(run, run.folder)
     assert set(failures(dataset)) <= {"accuracy"}  # of a teacher that was hardly trained
 
 
@@ -178,8 +180,19 @@ def a_card_with_another_count(run: Path) -> None:
     change(file, file.read_bytes().replace(b"num_examples: 9", b"num_examples: 8"))
 
 
-def a_boasted_accuracy(run: Path) -> None:
-    change_manifest(run / "dataset", image_table_sha256="0" * 64)
+def classes_swapped_on_the_card(run: Path) -> None:
+    """The card's features win over those of the parquet files in `load_dataset`."""
+    file = run / "dataset" / "README.md"
+    change(file, file.read_bytes().replace(b"'0': red", b"'0': green").replace(b"'1': green", b"'1': red"))
+
+
+def logits_beyond_all_numbers(run: Path) -> None:
+    weights = load_file(run / "teacher_repo" / "model.safetensors")
+    change(run / "teacher_repo" / "model.safetensors", b"")
+    huge = {k: np.asarray(v * (1e38 if "classifier" in k else 1), v.dtype) for k, v in weights.items()}
+    save_file(huge, run / "teacher_repo" / "model.safetensors", {"format": "pt"})
+    change_manifest(run / "dataset", precision="bfloat16")
+    reseal(run)
 
 
 TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {
@@ -197,7 +210,8 @@ TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {
     a_changed_result: ("files", "metrics.json is another file: its sha256 is not the manifest's"),
     an_image_too_many: ("files", "data/train-extra.parquet is not named by the manifest"),
     a_card_with_another_count: ("card", "dataset_info counts [('train', 8)], the manifest has 9 images"),
-    a_boasted_accuracy: ("images", "sha256 of the image table differs"),
+    classes_swapped_on_the_card: ("card", "dataset_info names the features"),
+    logits_beyond_all_numbers: ("replay", "the teacher's logits are not all numbers"),
 }
 
 
@@ -212,6 +226,37 @@ def test_what_was_tampered_with_is_named(
     assert main([str(own / "dataset")]) == 1
     said = capsys.readouterr().out
     assert "FAILED " in said and "NOT what it claims: " in said
+
+
+def test_rows_swapped_behind_an_unchanged_date_are_noticed(own: Path) -> None:
+    """`datasets` keeps its copies by path and date."""
+    file = own / "dataset" / DATA
+    _ = load_condensed(own / "dataset").images
+    before = file.stat()
+    one_swapped_image(own)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "sha256 of the image table differs" in failures(own / "dataset")["images"]
+
+
+def test_fast_hashes_what_lies_here(own: Path) -> None:
+    one_flipped_byte(own)
+    assert f"{LABELS} is another file" in results(own / "dataset", fast=True)["files"].told
+
+
+def test_a_line_stays_a_line(own: Path) -> None:
+    file = own / "dataset" / "README.md"
+    change(file, file.read_bytes().replace(b"license: mit", b'license: "mit\\nall is well\\e[2J"'))
+    assert str(results(own / "dataset")["card"]) == "ok     card: licence mit?all is well?[2J, 9 examples"
+
+
+def test_which_labels_are_computed_again_nobody_knows_beforehand(own: Path) -> None:
+    """Wrong labels in one row of nine: some of many samples meet it."""
+    file = own / "dataset/soft_labels/epoch-00000.safetensors"
+    stored = load_file(file)
+    change(file, b"")
+    save_file(stored | {"logits": stored["logits"] + np.eye(9, 3, dtype=np.float16) * 9}, file)
+    reseal(own)
+    assert any("replay" in failures(own / "dataset") for _ in range(5))
 
 
 def test_an_accuracy_below_the_manifests_is_caught(own: Path) -> None:
@@ -330,6 +375,21 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         manifest_with(teacher={"repo_id": None, "tag": None, "sha256": {"../../x": ""}, "accuracy": 1.0}),
         "teacher.sha256: must name model.safetensors, config.json, got ../../x",
     ),
+    "too many epochs": (manifest_with(epochs=2**31 - 1), "epochs: 2147483647, but there are 2 files of labels"),
+    "an unheard-of precision": (manifest_with(precision="any"), "precision 'any': must be one of float32"),
+    "faults beyond counting": (manifest_with(files=[{}] * 100_000), "files.0.name: must be set"),
+    "a teacher on the reader's disk": (
+        manifest_with(
+            teacher={
+                "repo_id": "/home/me",
+                "tag": None,
+                "sha256": {"model.safetensors": "", "config.json": ""},
+                "accuracy": 1.0,
+            }
+        ),
+        "teacher.repo_id '/home/me': must be namespace/name",
+    ),
+    "YAML of a wrong type": (card_with("a: !!int ''"), "its metadata is no plain YAML"),
     "too many images": (manifest_with(num_images=2**40), "out of range"),
     "more images than there are": (manifest_with(num_images=10), "not all of [0, 10)"),
     "images of a gigapixel": (manifest_with(image_size=[32767, 32767]), "of memory, the machine has"),
@@ -397,7 +457,7 @@ def test_mixes_out_of_range_are_refused(
     run = branch(recovered, tmp_path, "source.eval_split=null", f"relabel.augment={{mix: {mix}, mix_alpha: 1}}")
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run)
+    dataset, _ = assemble(run, run.folder)
     value = [0, 0, 99, 1] if tensor == "mix_boxes" else value
     epoch_with(**{tensor: set_row(1, value)})(run.folder)
     with pytest.raises(UserError, match=f"{tensor} of image 1 is .*: out of range"):
@@ -414,3 +474,59 @@ def test_a_hostile_dataset_on_the_hub_writes_nothing_but_its_cache(
         load_condensed("alice/harm")
     assert not list(tmp_path.rglob("escaped*"))
     assert all("cache" in path.parts or "runs" in path.parts for path in tmp_path.rglob("*") if path.is_file())
+
+
+def parquet_of(rows: list[dict[str, Any]]) -> Callable[[Path], None]:
+    def harm(run: Path) -> None:
+        table = pyarrow.Table.from_pylist(rows, pyarrow.parquet.read_schema(run / "dataset" / DATA))
+        pyarrow.parquet.write_table(table, run / "dataset" / DATA)
+        reseal(run)
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([{"image": {"bytes": b"x" * 10**6, "path": None}, "label": 0}] * 400, "the dataset has 400 of 3"),
+        ([{"image": {"bytes": b"", "path": "/etc/hostname"}, "label": 0}] * 9, "image 0: must be an RGB PNG"),
+        ([{"image": {"bytes": None, "path": "/etc/hostname"}, "label": 0}] * 9, "image 0: must be an RGB PNG"),
+    ],
+    ids=["too many rows", "a path", "no bytes"],
+)
+def test_hostile_parquet_files_are_refused(own: Path, rows: list[dict[str, Any]], reason: str) -> None:
+    parquet_of(rows)(own)
+    with pytest.raises(UserError, match=reason):
+        _ = load_condensed(own / "dataset").images
+    assert any(reason in told for told in failures(own / "dataset").values())
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("config.json", {"id2label": {"0": "red", "7": "x", "9": "y"}}),
+        ("config.json", {"quantization_config": {"quant_method": "gptq"}}),
+        ("config.json", {"hidden_size": "x"}),
+        ("config.json", {"hidden_size": 100_000}),
+        ("preprocessor_config.json", {"size": None}),
+        ("preprocessor_config.json", {"image_mean": "abc"}),
+        ("preprocessor_config.json", {"image_processor_type": 5}),
+    ],
+)
+def test_hostile_teachers_are_refused(own: Path, file: str, fields: dict[str, Any]) -> None:
+    path = own / "teacher_repo" / file
+    path.write_text(json.dumps(read_json(path) | fields))
+    reseal(own)
+    with pytest.raises(UserError, match="no classifier that transformers can load"):
+        load_condensed(own / "dataset").teacher()
+    assert "teacher" in failures(own / "dataset")
+
+
+def test_a_teacher_without_all_its_weights_is_refused(own: Path) -> None:
+    weights = load_file(own / "teacher_repo" / "model.safetensors")
+    change(own / "teacher_repo" / "model.safetensors", b"")
+    kept = {name: value for name, value in weights.items() if "classifier" not in name}
+    save_file(kept, own / "teacher_repo" / "model.safetensors", {"format": "pt"})
+    reseal(own)
+    with pytest.raises(UserError, match="its weights lack classifier.bias, classifier.weight"):
+        load_condensed(own / "dataset").teacher()
