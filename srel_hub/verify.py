@@ -89,8 +89,8 @@ def _checked(name: str, check: "Callable[[Claim], str | None]", claim: Claim) ->
 
 def _described(store: Store, manifest: Manifest) -> str:
     return (
-        f"{store}: {manifest.num_images} images of {manifest.num_classes} classes, {manifest.epochs} epochs of labels "
-        f"({manifest.encoding}), format {manifest.version}"
+        f"{store}: format {manifest.version}, {manifest.num_images} images of {manifest.num_classes} classes, "
+        f"{manifest.epochs} stored epoch{'s' if manifest.epochs != 1 else ''} of labels ({manifest.encoding})"
     )
 
 
@@ -184,7 +184,7 @@ def soft_labels(claim: Claim) -> str | None:
                 raise UserError(f"epoch {epoch}: the logits of image {row} are not all numbers")
     if epochs == 0:
         return "none stored: the student asks the teacher, nothing is replayed"
-    return f"{epochs} epochs: every file as the manifest says, crops, partners and order in range"
+    return "every file as the manifest says; crops, partners and order in range; all logits are numbers"
 
 
 def teacher(claim: Claim) -> str:
@@ -237,9 +237,7 @@ def replay(claim: Claim) -> str | None:
         computed = found.model(normalise(crops.to(device), found.table(device))).logits.float().cpu()
         _require_close(claim.labels.logits(epoch, rows), computed, claim.manifest.precision, rows, epoch)
         count += len(rows)
-    return (
-        f"the labels of {count} crops drawn at random from {len(chosen)} epochs, computed again, are the stored ones"
-    )
+    return f"the labels of {count} crops drawn at random from {len(chosen)} of {epochs} epochs, computed again, are those stored"
 
 
 def _require_close(stored: Tensor, computed: Tensor, precision: str, rows: Tensor, epoch: int) -> None:
