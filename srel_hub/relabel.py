@@ -55,6 +55,7 @@ def relabel(run: Run) -> Path:
     on_device = pixels.to(run.device)
     for epoch, _, rows, name in run.progress(work, len(work), "relabel", "epoch"):
         if not run.is_done("relabel", name):
+            torch.backends.cudnn.allow_tf32 = False  # the labels are float32, as the manifest says
             views, order = sample_epoch(spec.augment, on_device, run.recipe.seed, epoch)
             with (
                 atomic(folder / name) as temporary,

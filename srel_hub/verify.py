@@ -237,7 +237,7 @@ def replay(claim: Claim) -> str | None:
         computed = found.model(normalise(crops.to(device), found.table(device))).logits.float().cpu()
         _require_close(claim.labels.logits(epoch, rows), computed, claim.manifest.precision, rows, epoch)
         count += len(rows)
-    return f"the labels of {count} crops drawn at random from {len(chosen)} of {epochs} epochs, computed again, are those stored"
+    return f"labels of {count} crops, drawn at random from {len(chosen)} of {epochs} epochs, computed again: the same"
 
 
 def _require_close(stored: Tensor, computed: Tensor, precision: str, rows: Tensor, epoch: int) -> None:
