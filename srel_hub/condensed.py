@@ -28,14 +28,14 @@ from srel_hub.augment import Views, normalisation_table, normalise, render, samp
 from srel_hub.faults import UserError, first_line
 from srel_hub.images import decode_stored, quiet, read_parquet
 from srel_hub.run import generator, in_bytes, sha256, total_memory
-from srel_hub.soft_labels import Manifest, SoftLabels, read_manifest
+from srel_hub.soft_labels import TEACHER_FILES, Manifest, SoftLabels, read_manifest
 from srel_hub.store import Folder, Repository, Store, front_matter, open_repository, open_store
 from srel_hub.teacher import Classifier
 
 
 Logits = Callable[[Tensor, Tensor], Tensor]
 MANIFEST = "soft_labels/manifest.json"
-TEACHER_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")
+READ_OF_TEACHER = (*TEACHER_FILES, "preprocessor_config.json")
 
 
 class Epoch(Dataset[dict[str, Tensor]]):
@@ -133,10 +133,9 @@ class Condensed:
             UserError: saying what differs.
         """
         try:
-            tables = [pyarrow.parquet.ParquetFile(file) for file in self._parquet]
-            rows = sum(table.metadata.num_rows for table in tables)
-            found = {str(datasets.Features.from_arrow_schema(table.schema_arrow)): table for table in tables}
-            columns = [datasets.Features.from_arrow_schema(table.schema_arrow) for table in found.values()]
+            rows = sum(pyarrow.parquet.read_metadata(file).num_rows for file in self._parquet)
+            schemas = [pyarrow.parquet.read_schema(file) for file in self._parquet]
+            columns = [datasets.Features.from_arrow_schema(schema) for schema in schemas]
         except Exception as error:  # whatever a stranger's file makes its reader stumble over
             raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
         manifest = self.manifest
@@ -217,7 +216,7 @@ class Condensed:
         """The teacher with its class names and normalisation, on the CPU."""
         store = teacher_store(self._store, self.manifest)
         folder = store.fetch("config.json").parent
-        for name in TEACHER_FILES:
+        for name in READ_OF_TEACHER:
             file, expected = store.fetch(name), self.manifest.teacher.sha256.get(name)
             if expected is not None and sha256(file) != expected:
                 raise UserError(f"{store}: not the teacher that labelled this dataset (the sha256 of {name} differs)")

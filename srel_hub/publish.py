@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from srel_hub.assemble import assemble
-from srel_hub.faults import UserError
+from srel_hub.faults import Faults, UserError
 from srel_hub.hub import LOGIN, account, retried, url
 from srel_hub.push import Plan, collect, part_of, plan, push, require_licence, require_permission
 from srel_hub.read_back import read_back
@@ -90,11 +90,10 @@ def _plan(run: Run, dataset: Path, teacher_repo: Path) -> list[Plan]:
 def _require(run: Run, plans: Sequence[Plan]) -> None:
     """Refuse what the plan shows to be impossible, all of it at once."""
     spec = run.recipe.publish
-    faults = [fault for each in plans for fault in each.faults()]
-    try:
+    found = Faults()
+    with found.collected():
         require_licence(spec, described(run.recipe.source).license)
-    except UserError as error:
-        faults.append(str(error))
+    faults = [*found.found, *(fault for each in plans for fault in each.faults())]
     who = retried(account, run.say)
     if who is None:
         faults.append(f"you are not logged in on the Hub; {LOGIN}, role write")

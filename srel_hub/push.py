@@ -58,6 +58,11 @@ class Part:
     def __str__(self) -> str:
         return f"{self.kind} {self.repo_id}"
 
+    @property
+    def field(self) -> str:
+        """The recipe's name of the repository."""
+        return "publish.repo_id" if self.kind == "dataset" else "publish.teacher_repo_id"
+
     def is_at(self, state: State | None) -> bool:
         """Whether a state holds all of our files, and nothing of ours besides."""
         if state is None:
@@ -98,13 +103,13 @@ class Plan:
             there, asked = ("private" if private else "public" for private in (self.repo.private, self.spec.private))
             found.append(
                 f"publish.private={str(self.spec.private).lower()}: {self.part} is there already and {there}, not "
-                f"{asked}; set publish.private={str(self.repo.private).lower()}, or another repo_id"
+                f"{asked}; set publish.private={str(self.repo.private).lower()}, or {self.part.field} to another name"
             )
         there_now = [] if self.target is None else [name for name in self.target.files if not INERT.match(name)]
         if self.target is not None and there_now and CARD_TAG not in self.target.tags:
             found.append(
                 f"{self.part} is there already and holds something else ({', '.join(there_now[:3])}); nothing of it "
-                "will be overwritten; choose another repo_id"
+                f"will be overwritten; set {self.part.field} to another name"
             )
         if self.tagged is not None and self.done is None:
             found.append(

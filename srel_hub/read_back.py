@@ -4,12 +4,13 @@ The Hub's clients compare sizes only, and a cache would show us our own files; s
 this has been done.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -64,15 +65,15 @@ def _compare(part: Part, name: str, commit: str, home: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-class without_bars:  # noqa: N801
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
     """One bar for all files instead of one each."""
-
-    def __enter__(self) -> None:
-        self.were_off = are_progress_bars_disabled()
-        disable_progress_bars()
-
-    def __exit__(self, *_: object) -> None:
-        if not self.were_off:
+    were_off = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
             enable_progress_bars()
 
 

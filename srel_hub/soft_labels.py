@@ -23,6 +23,7 @@ from srel_hub.augment import Views
 from srel_hub.faults import UserError, told
 from srel_hub.recipe import REF, Augment, canonical
 from srel_hub.run import blocks, sha256
+from srel_hub.store import LARGEST_TEXT
 
 
 FORMAT = "srel-soft-labels"
@@ -30,7 +31,6 @@ VERSION = 1
 ENCODINGS = ("float16",)
 LARGEST_FLOAT16 = 65504.0
 LARGEST_COUNT = 2**31 - 1  # indices are int32
-LARGEST_MANIFEST = 20_000_000  # bytes; 300 epochs of ImageNet-21K in 40 files each are 3 million
 PRECISIONS = ("float32", "bfloat16", "float16")
 MOST_FAULTS = 10
 TEACHER_FILES = ("model.safetensors", "config.json")
@@ -108,8 +108,8 @@ def read_manifest(path: Path) -> Manifest:
         UserError: for another format, an unknown version or encoding (by name), a field of the wrong type, or fields
             that contradict each other.
     """
-    if path.stat().st_size > LARGEST_MANIFEST:
-        raise UserError(f"{path}: {path.stat().st_size} bytes; a manifest has at most {LARGEST_MANIFEST}")
+    if path.stat().st_size > LARGEST_TEXT:
+        raise UserError(f"{path}: {path.stat().st_size} bytes; a manifest has at most {LARGEST_TEXT}")
     try:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):

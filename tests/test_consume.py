@@ -187,8 +187,14 @@ def test_a_damaged_cache_is_told_as_such_without_the_hub(shared: Hub, tmp_path: 
 
 
 def test_a_page_in_between_is_no_answer_of_a_hub(shared: Hub) -> None:
-    shared.faults({"kind": "truncate", "path": "api/datasets", "times": 9})
-    with pytest.raises(UnavailableError):
+    shared.faults({"kind": "page", "path": "api/datasets", "times": 9})
+    with pytest.raises(UnavailableError, match="the answer is not a Hub's"):
+        load_condensed(DATASET)
+
+
+def test_a_gated_dataset_says_how_to_get_access(shared: Hub) -> None:
+    shared.put_file("datasets", DATASET, "NOTES.md", b"", gated=True)
+    with pytest.raises(UserError, match="it is gated. Ask for access on its page on the Hub, then log in with"):
         load_condensed(DATASET)
 
 

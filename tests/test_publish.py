@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from conftest import SMALL, make_source, refused, write_recipe
 from hub.client import Hub
+from test_pipeline import tree
 
 from srel_hub import hub as hub_module
 from srel_hub import load_condensed
@@ -23,7 +24,7 @@ from srel_hub.publish import publish
 from srel_hub.recipe import load_recipe
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
-from srel_hub.run import Run, cli, sha256
+from srel_hub.run import Run, cli
 
 
 DATASET, TEACHER = "alice/colours-ipc3", "alice/colours-ipc3-teacher"
@@ -60,9 +61,9 @@ def repos(hub: Hub) -> dict[str, Any]:
     return found
 
 
-def digests(folder: Path) -> dict[Path, str]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "log.txt")
-    return {path: sha256(path) for path in files}
+def lasting(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a run but its log."""
+    return {name: digest for name, digest in tree(folder).items() if name != "log.txt"}
 
 
 def writes(hub: Hub) -> list[str]:
@@ -105,7 +106,7 @@ def test_pushing_again_sends_nothing(alice: Hub, own: Path) -> None:
 
 
 def test_a_dry_run_shows_every_file_and_leaves_no_trace(alice: Hub, own: Path) -> None:
-    kept, before = load_recipe(own).publish, digests(own)
+    kept, before = load_recipe(own).publish, lasting(own)
     told = push(own, "publish.dry_run=true")
     for folder in ("dataset", "teacher_repo"):
         for file in (path for path in (own / folder).rglob("*") if path.is_file()):
@@ -113,7 +114,7 @@ def test_a_dry_run_shows_every_file_and_leaves_no_trace(alice: Hub, own: Path) -
     assert f"dataset {DATASET} (new, private); to branch main, tag v1.0" in told and "to send: " in told
     assert repos(alice) == {} and writes(alice) == []
     assert load_recipe(own).publish == kept and kept.repo_id is None
-    assert digests(own) == before
+    assert lasting(own) == before
 
 
 def test_two_versions_and_a_second_size_live_in_one_repository(alice: Hub, own: Path, finished: Path) -> None:

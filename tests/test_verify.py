@@ -25,7 +25,9 @@ from srel_hub.faults import UserError
 from srel_hub.images import features, quiet, read_parquet, write_parquet
 from srel_hub.relabel import relabel
 from srel_hub.run import read_json, sha256
-from srel_hub.verify import main, verify
+from srel_hub.soft_labels import read_manifest
+from srel_hub.store import Folder
+from srel_hub.verify import MANIFEST, Claim, main, replay, verify
 
 
 LABELS = "soft_labels/epoch-00001.safetensors"
@@ -249,14 +251,21 @@ def test_a_line_stays_a_line(own: Path) -> None:
     assert str(results(own / "dataset")["card"]) == "ok     card: licence mit?all is well?[2J, 9 examples"
 
 
-def test_which_labels_are_computed_again_nobody_knows_beforehand(own: Path) -> None:
-    """Wrong labels in one row of nine: some of many samples meet it."""
-    file = own / "dataset/soft_labels/epoch-00000.safetensors"
-    stored = load_file(file)
-    change(file, b"")
-    save_file(stored | {"logits": stored["logits"] + np.eye(9, 3, dtype=np.float16) * 9}, file)
-    reseal(own)
-    assert any("replay" in failures(own / "dataset") for _ in range(5))
+def test_which_labels_are_computed_again_nobody_knows_beforehand(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 18 labels is wrong and one is looked at: now and then it is that one."""
+    monkeypatch.setattr("srel_hub.verify.SAMPLED_EPOCHS", 1)
+    monkeypatch.setattr("srel_hub.verify.SAMPLED_IMAGES", 1)
+    epoch_with(logits=set_row(4, [9, -9, 9]))(own)
+    store = Folder(own / "dataset")
+    claim = Claim(store, read_manifest(store.fetch(MANIFEST)), fast=False)
+
+    def passes() -> bool:
+        try:
+            return replay(claim) is not None
+        except UserError:
+            return False
+
+    assert {passes() for _ in range(400)} == {True, False}
 
 
 def test_an_accuracy_below_the_manifests_is_caught(own: Path) -> None:

@@ -39,7 +39,8 @@ class Fault:
     """Befalls the nth request from now that matches.
 
     500, 503, 429: that answer. cut: the connection. lost: carried out, but the answer is cut off. hold: no answer for
-    a minute. late: carried out, then no answer for a minute. corrupt: one bit of the body. truncate: half of it.
+    a minute. late: carried out, then no answer for a minute. page: one that is no Hub's. corrupt: one bit of the body.
+    truncate: half of it.
     """
 
     kind: str
@@ -575,6 +576,8 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(60)
         if fault in ("lost", "late"):
             return self.cut()
+        if fault == "page":
+            given = Answer(200, b"<html>Please log in to this network</html>", {"Content-Type": "text/html"})
         if fault == "corrupt" and given.body:
             middle = len(given.body) // 2
             given.body = given.body[:middle] + bytes([given.body[middle] ^ 1]) + given.body[middle + 1 :]
