@@ -5,11 +5,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from srel_hub import __version__
 from srel_hub.card import classes_csv, dataset_card, teacher_card
 from srel_hub.faults import UserError
-from srel_hub.images import class_grid, load_pixels, read_rows, write_split
-from srel_hub.recipe import Recipe, as_dict, published
-from srel_hub.run import Run, atomic, sha256, write_json
+from srel_hub.files import atomic, read_json, sha256, write_json
+from srel_hub.images import class_grid, read_rows, write_split
+from srel_hub.recipe import Recipe, RunSettings, as_dict, fingerprint, published
+from srel_hub.run import Run
 from srel_hub.soft_labels import OtherFile, read_manifest
 from srel_hub.source import described
 from srel_hub.yaml_files import to_yaml
@@ -43,16 +45,38 @@ def assemble(run: Run, place: Path) -> tuple[Path, Path]:
     return dataset, teacher_repo
 
 
+def assembled(run: Run) -> tuple[Path, Path]:
+    """As `assemble`, in the run directory; what is assembled already from the same recipe is kept."""
+    places = run.path("dataset"), run.path("teacher_repo")
+    unit = assembly(run)
+    if not run.is_done("assemble", unit):
+        with run.locked("assemble"):
+            if not run.is_done("assemble", unit):
+                assemble(run, run.folder)
+                files = [file for place in places for file in sorted(place.rglob("*")) if file.is_file()]
+                manifest = read_manifest(places[0] / "soft_labels" / "manifest.json")
+                known = {f"dataset/soft_labels/{file.name}": file.sha256 for file in manifest.files}
+                run.marks.mark("assemble", unit, files, known)
+    return places
+
+
+def assembly(run: Run) -> str:
+    """The name of what is assembled from a recipe, by this version, with these results."""
+    told = as_dict(replace(run.recipe, run=RunSettings()))
+    results = [run.marks.digests("relabel", "manifest"), read_json(run.path("evaluate", "summary.json"))]
+    return f"dataset-{fingerprint([told, __version__, results])[:16]}"
+
+
 def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
     """Lay out the complete dataset repository at `tree`."""
     manifest = read_manifest(folder / "soft_labels" / "manifest.json")
     for name in ("data", "assets", "soft_labels"):
         (tree / name).mkdir(parents=True)
-    write_split(tree / "data", "train", read_rows(folder / "images"), manifest.class_names)
-    pixels, labels = load_pixels(folder / "images")
+    write_split(tree / "data", "train", folder / "images", manifest.class_names)
     columns, rows = min(GRID_COLUMNS, manifest.num_classes), min(GRID_ROWS, recipe.recover.ipc)
     scale = max(1, GRID_WIDTH // (columns * manifest.image_size[1]))
-    class_grid(pixels, labels, columns, rows, scale).save(tree / "assets" / "grid.png", optimize=True)
+    grid = class_grid(read_rows(folder / "images"), columns, rows, scale)
+    grid.save(tree / "assets" / "grid.png", optimize=True)
     told = replace(recipe, source=described(recipe.source))
     (tree / "recipe.yaml").write_text(to_yaml(published(told)), encoding="utf-8")
     (tree / "classes.csv").write_text(classes_csv(folder, recipe), encoding="utf-8")

@@ -15,9 +15,10 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from srel_hub.evaluate import percent, student_title
+from srel_hub.files import in_bytes, read_json, total_bytes
 from srel_hub.images import quiet
+from srel_hub.processes import library_versions
 from srel_hub.recipe import Recipe, published
-from srel_hub.run import in_bytes, library_versions, read_json
 from srel_hub.soft_labels import Manifest, read_manifest
 from srel_hub.source import described
 
@@ -201,10 +202,6 @@ def dataset_info(data: Path) -> datasets.DatasetInfo:
         download_size=info.download_size,
         dataset_size=info.dataset_size,
     )
-
-
-def total_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def cell(text: str) -> str:

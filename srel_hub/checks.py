@@ -7,13 +7,14 @@ from torch import Tensor
 
 from srel_hub import classes
 from srel_hub.faults import UserError
-from srel_hub.picture import Frame
-from srel_hub.run import Run, in_bytes, read_json, total_memory
+from srel_hub.files import in_bytes, read_json, total_bytes
+from srel_hub.recipe import Recipe
+from srel_hub.run import Run
 from srel_hub.soft_labels import row_bytes
 from srel_hub.source import Source
 from srel_hub.split import Split
 from srel_hub.teacher import Classifier
-from srel_hub.training import predict
+from srel_hub.training import predictions
 
 
 CHECKED_IMAGES = 2000
@@ -68,7 +69,8 @@ def require_accuracy(classifier: Classifier, split: Split | None, who: str) -> N
     rows = torch.linspace(0, len(split.labels) - 1, min(CHECKED_IMAGES, len(split.labels))).round().long()
     images = split.images(classifier.frame, rows)
     table = classifier.table(next(classifier.model.parameters()).device)
-    score = mean_recall(predict(classifier.model, images.pixels, table).argmax(1), images.labels)
+    answers = torch.cat([logits.argmax(1) for logits in predictions(classifier.model, images.pixels, table)])
+    score = mean_recall(answers, images.labels)
     if score < least:
         raise UserError(
             f"{who}: it recognises {score:.1%} of {len(rows)} eval images (mean over the classes); a teacher of these "
@@ -123,26 +125,7 @@ def require_same_data(run: Run, source: Source, class_names: tuple[str, ...]) ->
         )
 
 
-def require_memory(source: Source, frame: Frame | None, trains: bool) -> None:
-    """Compare what is decoded at once with the machine's memory.
-
-    Raises:
-        UserError: naming the splits' size and the knob.
-    """
-    needed = 0
-    for split in (source.train if trains else None, source.eval):
-        if split is not None:
-            height, width = frame.size if frame else split.size
-            needed += 3 * height * width * len(split.labels)
-    there = total_memory()
-    if needed > there:
-        raise UserError(
-            f"the images need {in_bytes(needed)} of memory, the machine has {in_bytes(there)}; lower "
-            "source.image_size, or take fewer images"
-        )
-
-
-def require_disk(run: Run, num_classes: int, size: tuple[int, int], weights: int) -> None:
+def require_disk(run: Run, source: Source, num_classes: int, size: tuple[int, int], weights: int) -> None:
     """Compare what the recipe will write with what is free there. PNGs of noise are as large as the pixels.
 
     Args:
@@ -152,14 +135,25 @@ def require_disk(run: Run, num_classes: int, size: tuple[int, int], weights: int
         UserError: naming the parts and the knobs.
     """
     relabel, count = run.recipe.relabel, num_classes * run.recipe.recover.ipc
-    images = 2 * 3 * size[0] * size[1] * count  # shards, and the dataset's parquet
+    image = 3 * size[0] * size[1]
+    images = 2 * image * count  # shards, and the dataset's parquet
     labels = relabel.epochs * count * row_bytes(num_classes, relabel.augment.mix)
+    decoded = image * decoded_images(run.recipe, source, count)
     folder = next(path for path in (run.folder, *run.folder.resolve().parents) if path.is_dir())
-    there = sum(file.stat().st_size for file in run.folder.rglob("*") if file.is_file())
+    there = total_bytes(run.folder)
     free = shutil.disk_usage(folder).free
-    if images + labels + weights - there > free:
+    if images + labels + weights + decoded - there > free:
         raise UserError(
-            f"not enough disk: the recipe writes {in_bytes(images + labels + weights)} (images {in_bytes(images)}, "
-            f"soft labels {in_bytes(labels)}, teachers {in_bytes(weights)}) to {run.folder}, where {in_bytes(free)} "
-            "are free; free some, set run.root to another disk, or lower relabel.epochs or recover.ipc"
+            f"not enough disk: the recipe writes {in_bytes(images + labels + weights + decoded)} (images "
+            f"{in_bytes(images)}, soft labels {in_bytes(labels)}, teachers {in_bytes(weights)}, for a while decoded "
+            f"images {in_bytes(decoded)}) to {run.folder}, where {in_bytes(free)} are free; free some, set run.root "
+            "to another disk, or lower relabel.epochs, recover.ipc or source.image_size"
         )
+
+
+def decoded_images(recipe: Recipe, source: Source, count: int) -> int:
+    """How many decoded images a run keeps while it works: condensed, eval, random real and training images."""
+    evaluated = 0 if source.eval is None else len(source.eval.labels)
+    real = recipe.evaluate.seeds * count if source.train is not None and evaluated else 0
+    trained = 0 if recipe.squeeze.pretrained is not None or source.train is None else len(source.train.labels)
+    return count + evaluated + real + trained

@@ -7,28 +7,49 @@ accelerate launch -m srel_hub.condense recipes/cifar10_ipc10.yaml recover.iterat
 from pathlib import Path
 from typing import Any
 
-from srel_hub.assemble import assemble
-from srel_hub.card import total_bytes
+from srel_hub.assemble import assembled, assembly
+from srel_hub.cache import clear
+from srel_hub.cli import cli
 from srel_hub.evaluate import evaluate, results_table
+from srel_hub.files import in_bytes, read_json, total_bytes
+
+
 from srel_hub.preflight import prepare
 from srel_hub.publish import share
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
-from srel_hub.run import Run, cli, in_bytes, read_json
+from srel_hub.run import Run
+from srel_hub.settle import STAGES
 from srel_hub.squeeze import squeeze
 
 
 def condense(run: Run) -> None:
     """Every stage in order; what is done already is kept."""
-    prepared = prepare(run, pushes=not run.recipe.publish.dry_run)
-    squeeze(run, prepared)
-    recover(run)
-    relabel(run)
-    evaluate(run, prepared.source)
-    run.begin()  # what the cards say may have changed
-    dataset, teacher_repo = assemble(run, run.folder)
-    print(closing(dataset, read_json(run.path("evaluate", "summary.json"))))
-    share(run, dataset, teacher_repo)
+    if run.agreed(is_finished(run)):
+        run.begin()
+        run.say(f"{run.folder} is complete: nothing to do")
+    else:
+        with run.accelerator.main_process_first():
+            prepared = prepare(run, pushes=run.is_main and not run.recipe.publish.dry_run)
+        run.begin()
+        if run.is_main:
+            pass
+        squeeze(run, prepared)
+        recover(run)
+        relabel(run)
+        evaluate(run, prepared.source)
+        assembled(run)
+        with run.locked("cache"):
+            clear(run)
+    if run.is_main:
+        print(closing(run.path("dataset"), read_json(run.path("evaluate", "summary.json"))))
+        with run.locked("publish"):
+            share(run, run.path("dataset"), run.path("teacher_repo"))
+
+
+def is_finished(run: Run) -> bool:
+    """Whether every stage is complete, and the repositories are assembled from what they left."""
+    return all(run.is_complete(stage) for stage in STAGES) and run.is_done("assemble", assembly(run))
 
 
 def closing(dataset: Path, summary: dict[str, Any]) -> str:

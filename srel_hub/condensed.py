@@ -26,15 +26,19 @@ from srel_hub import recipe
 from srel_hub import teacher as classifiers
 from srel_hub.augment import Views, normalisation_table, normalise, render, sample_views
 from srel_hub.faults import UserError, first_line
+from srel_hub.files import in_bytes, sha256
 from srel_hub.images import decode_stored, quiet, read_parquet
-from srel_hub.run import generator, in_bytes, sha256, total_memory
+from srel_hub.pixels import Picture, in_memory, spilled
+from srel_hub.processes import total_memory
 from srel_hub.soft_labels import TEACHER_FILES, Manifest, SoftLabels, read_manifest
 from srel_hub.store import Folder, Repository, Store, front_matter, open_repository, open_store
 from srel_hub.teacher import Classifier
+from srel_hub.units import generator
 
 
 Logits = Callable[[Tensor, Tensor], Tensor]
 MANIFEST = "soft_labels/manifest.json"
+MOST_OF_MEMORY = 0.25  # of the machine's, that images may take
 READ_OF_TEACHER = (*TEACHER_FILES, "preprocessor_config.json")
 
 
@@ -59,7 +63,7 @@ class Epoch(Dataset[dict[str, Tensor]]):
 
     def pixel_values(self, indices: Tensor) -> Tensor:
         """float32 [B, 3, H, W]: the chosen images in their views, normalised."""
-        return normalise(render(self.images, self.views, indices), self.table)
+        return normalise(render(self.images, self.views, indices).to(self.table.device), self.table)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel values float32 [B, 3, H, W] and logits float32 [B, K] of the chosen images."""
@@ -88,7 +92,8 @@ def _stored_logits(labels: SoftLabels, epoch: int, indices: Tensor, _: Tensor) -
 def sampled_epoch(images: Tensor, classifier: Classifier, augment: recipe.Augment, seed: int, epoch: int) -> Epoch:
     """An epoch whose views follow from (seed, epoch) and whose labels the teacher is asked for."""
     views, _ = sample_epoch(augment, images, seed, epoch)
-    return Epoch(images, views, classifier.table(images.device), partial(_asked_logits, classifier))
+    table = classifier.table(next(classifier.model.parameters()).device)
+    return Epoch(images, views, table, partial(_asked_logits, classifier))
 
 
 @torch.no_grad()
@@ -166,31 +171,30 @@ class Condensed:
         """Pixels and labels, straight from the files: a cache of `datasets` goes by their names and dates."""
         self.require_rows()
         N, (H, W) = self.manifest.num_images, self.manifest.image_size
-        needed = N * 3 * H * W
-        if needed > total_memory():
-            raise UserError(
-                f"{self._store}: {N} images of {W} x {H} pixels need {in_bytes(needed)} of memory, the machine "
-                f"has {in_bytes(total_memory())}"
-            )
-        pixels, labels = torch.empty(N, 3, H, W, dtype=torch.uint8), torch.empty(N, dtype=torch.int64)
-        rows = (row for file in self._parquet for row in read_parquet(file))
+        labels = torch.empty(N, dtype=torch.int64)
+        keep = in_memory if MOST_OF_MEMORY * total_memory() >= N * 3 * H * W else spilled
         try:
-            for index, (content, label) in enumerate(rows):
-                where = f"{self._store}: image {index}"
-                pixels[index] = decode_stored(content, (H, W), where)
-                if label is None or not 0 <= label < self.manifest.num_classes:
-                    raise UserError(f"{where}: its class is {label}")
-                labels[index] = label
+            pixels = keep(N, self._pictures(labels))
         except (pyarrow.ArrowException, OSError, TypeError) as error:
             raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
         return pixels, labels
 
+    def _pictures(self, labels: Tensor) -> Iterator[Picture]:
+        """Every row's picture; its label is put into `labels`."""
+        rows = (row for file in self._parquet for row in read_parquet(file))
+        for index, (content, label) in enumerate(rows):
+            where = f"{self._store}: image {index}"
+            if label is None or not 0 <= label < self.manifest.num_classes:
+                raise UserError(f"{where}: its class is {label}")
+            labels[index] = label
+            yield index, decode_stored(content, self.manifest.image_size, where).permute(1, 2, 0).numpy()
+
     @property
     def pixels(self) -> Tensor:
-        """All stored images, decoded once: uint8 [N, 3, H, W].
+        """All stored images, decoded once: uint8 [N, 3, H, W]; mapped from a temporary file where memory is short.
 
         Raises:
-            UserError: for an image of another size or kind than the manifest says, or more than fit into memory.
+            UserError: for an image of another size or kind than the manifest says.
         """
         return self._decoded[0]
 

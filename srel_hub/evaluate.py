@@ -19,27 +19,32 @@ import torch
 from torch import Tensor, nn
 
 from srel_hub import recipe, teacher
+from srel_hub.cache import condensed_images, source_images
+from srel_hub.checkpoint import Checkpoint, seed_epoch
 from srel_hub.checks import require_same_data
+from srel_hub.cli import cli
 from srel_hub.condensed import Epoch, sampled_epoch, stored_epoch
-from srel_hub.images import load_pixels
-from srel_hub.recipe import Network
-from srel_hub.run import Run, atomic, cli, derive_seed, generator, read_json, write_json
+from srel_hub.files import atomic, read_json, write_json
+from srel_hub.pixels import near
+from srel_hub.recipe import Network, fingerprint
+from srel_hub.run import Run
 from srel_hub.soft_labels import SoftLabels, read_manifest
 from srel_hub.source import Source, open_source
 from srel_hub.split import Split, random_subset
 from srel_hub.teacher import Classifier
 from srel_hub.training import (
+    accuracy,
     descend,
     distillation_loss,
     epoch_batches,
     learning_rate,
     make_optimizer,
     mixed_cross_entropy,
-    predict,
     require_finite,
     set_learning_rate,
-    top_k,
 )
+from srel_hub.units import derive_seed, generator
+from srel_hub.work import Work
 
 
 ROWS = ("condensed", "random-real", "random-real-hard")
@@ -77,67 +82,78 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
         the folder of results; empty but for the summary where the recipe sets no eval split.
     """
     folder, spec = run.path("evaluate"), run.recipe.evaluate
-    source = source or open_source(run.recipe.source, run.progress, run.recipe.opens_train)
-    if source.eval is None:
-        write_json(folder / "summary.json", {"measured": False, "students": []})
+    if run.is_complete("evaluate"):
         return folder
+    if source is None:
+        with run.accelerator.main_process_first():
+            source = open_source(run.recipe.source, run.progress, run.recipe.opens_train)
+    run.begin()
     run.require(run.recipe.label_folder, "squeeze")
     run.require("images", "recover")
     run.require("soft_labels", "relabel")
     require_same_data(run, source, read_manifest(run.path("soft_labels", "manifest.json")).class_names)
-    rows = ROWS if source.train is not None else ROWS[:1]
-    trainings = [
-        Training(student, row, seed) for student in spec.students for seed in range(spec.seeds) for row in rows
-    ]
-    todo = [training for training in trainings if not run.is_done("evaluate", training.name)]
-    if todo:
-        epochs = _train_all(run, source.train, source.eval, todo)
-        for _ in run.progress(epochs, len(todo) * spec.epochs, "evaluate", "epoch"):
-            pass
-    summary = summarise(folder, spec, rows)
-    write_json(folder / "summary.json", summary)
-    for line in results_table(summary):
-        run.logger.info(line)
+    rows = () if source.eval is None else ROWS if source.train is not None else ROWS[:1]
+    found = {training.name: training for training in trainings(spec, rows)}
+    last = f"summary-{fingerprint(list(found))[:12]}"
+    with Work(run, "evaluate", dict.fromkeys(found, spec.epochs), "epoch", last) as work:
+        for name in work:
+            if name == last:
+                summary = summarise(folder, spec, rows)
+                write_json(folder / "summary.json", summary)
+                work.done([folder / "summary.json"])
+                for line in results_table(summary):
+                    run.logger.info(line)
+            else:
+                assert source.eval is not None
+                _train(run, source.train, source.eval, found[name], work)
     return folder
 
 
+def trainings(spec: recipe.Evaluate, rows: Sequence[str]) -> list[Training]:
+    """All trainings of a recipe."""
+    return [Training(student, row, seed) for student in spec.students for seed in range(spec.seeds) for row in rows]
+
+
 def main(run: Run) -> None:
-    print("\n".join(results_table(read_json(evaluate(run) / "summary.json"))))
+    folder = evaluate(run)
+    if run.is_main:
+        print("\n".join(results_table(read_json(folder / "summary.json"))))
 
 
-def _train_all(run: Run, train: Split | None, eval_split: Split, todo: Sequence[Training]) -> Iterator[None]:
+def _train(run: Run, train: Split | None, eval_split: Split, training: Training, work: Work) -> None:
+    spec, student = run.recipe.evaluate, training.student
     classifier = teacher.load(run.path(run.recipe.label_folder), run.device)
-    test = eval_split.images(classifier.frame)
-    for training in todo:
-        spec, student = run.recipe.evaluate, training.student
-        # The rows of one seed start from the same weights.
-        seed = derive_seed(run.recipe.seed, "evaluate", student.name, training.seed)
-        row = make_row(run, classifier, train, training)
-        model = teacher.build(student, classifier.class_names, test.size, seed).to(run.device)
-        curve = []
-        for epoch, loss in enumerate(train_student(model, row, spec, seed)):
-            curve.append({"epoch": epoch, "loss": loss, "lr": learning_rate(spec.optimizer, epoch, spec.epochs)})
-            yield
-        logits = predict(model, test.pixels, classifier.table(run.device))
-        metrics = {"top1": top_k(logits, test.labels, 1), "top5": top_k(logits, test.labels, 5)}
-        save_training(run, training, {**metrics, "train_images": len(row.labels)}, curve)
-        run.record("evaluate", training=training.name, **metrics)
+    test = source_images(run, eval_split, classifier.frame)
+    # The rows of one seed start from the same weights.
+    seed = derive_seed(run.recipe.seed, "evaluate", student.name, training.seed)
+    row = make_row(run, classifier, train, training)
+    model = teacher.build(student, classifier.class_names, test.size, seed).to(run.device)
+    optimizer = make_optimizer(model, spec.optimizer)
+    checkpoint = Checkpoint(run.path("checkpoints", f"evaluate-{training.name}"), model, optimizer)
+    checkpoint.restore()
+    for loss in work.steps(train_student(model, row, spec, seed, checkpoint), checkpoint.epochs):
+        epoch = checkpoint.epochs
+        checkpoint.add(True, epoch=epoch, loss=loss, lr=learning_rate(spec.optimizer, epoch, spec.epochs))
+    top1, top5 = accuracy(model, test.pixels, test.labels, classifier.table(run.device))
+    metrics = {"top1": top1, "top5": top5}
+    work.done(save_training(run, training, {**metrics, "train_images": len(row.labels)}, checkpoint.curve), **metrics)
+    checkpoint.remove()
 
 
 def make_row(run: Run, classifier: Classifier, train: Split | None, training: Training) -> Row:
     """The data of a training. A random real subset depends on the seed only, so that both real rows share it."""
     seed, augment = run.recipe.seed, run.recipe.relabel.augment
     if training.row == "condensed":
-        pixels, labels = load_pixels(run.path("images"))
-        on_device, folder = pixels.to(run.device), run.path("soft_labels")
+        images, folder = condensed_images(run), run.path("soft_labels")
+        pixels, table = near(images.pixels, run.device), classifier.table(run.device)
         stored = SoftLabels(read_manifest(folder / "manifest.json"), lambda name: folder / name)
-        table, count = classifier.table(run.device), stored.manifest.epochs
-        return Row(labels, lambda epoch: stored_epoch(on_device, table, stored, epoch % count), hard=False)
+        count = stored.manifest.epochs
+        return Row(images.labels, lambda epoch: stored_epoch(pixels, table, stored, epoch % count), hard=False)
     assert train is not None
     draw = generator(seed, "evaluate", "random-real", training.seed)
     chosen = random_subset(train.labels, run.recipe.recover.ipc, len(classifier.class_names), draw)
-    real = train.images(classifier.frame, chosen)
-    real_pixels, real_seed = real.pixels.to(run.device), derive_seed(seed, "evaluate", training.seed)
+    real = source_images(run, train, classifier.frame, chosen)
+    real_pixels, real_seed = near(real.pixels, run.device), derive_seed(seed, "evaluate", training.seed)
     return Row(
         real.labels,
         lambda epoch: sampled_epoch(real_pixels, classifier, augment, real_seed, epoch),
@@ -145,14 +161,16 @@ def make_row(run: Run, classifier: Classifier, train: Split | None, training: Tr
     )
 
 
-def train_student(model: nn.Module, row: Row, spec: recipe.Evaluate, seed: int) -> Iterator[float]:
-    """Train in place, an epoch a step; gives the epoch's mean loss."""
-    optimizer = make_optimizer(model, spec.optimizer)
+def train_student(
+    model: nn.Module, row: Row, spec: recipe.Evaluate, seed: int, checkpoint: Checkpoint
+) -> Iterator[float]:
+    """Train in place from where the checkpoint is, an epoch a step; gives the epoch's mean loss."""
     device = next(model.parameters()).device
-    for index in range(spec.epochs):
+    for index in range(checkpoint.epochs, spec.epochs):
+        seed_epoch(seed, index)
         epoch = row.epoch(index)
         shares = epoch.views.own_share((epoch.images.shape[2], epoch.images.shape[3]))
-        set_learning_rate(optimizer, learning_rate(spec.optimizer, index, spec.epochs))
+        set_learning_rate(checkpoint.optimizer, learning_rate(spec.optimizer, index, spec.epochs))
         model.train()
         total = torch.zeros((), device=device)
         for batch in epoch_batches(len(epoch), spec.batch_size, generator(seed, "order", index)):
@@ -165,22 +183,24 @@ def train_student(model: nn.Module, row: Row, spec: recipe.Evaluate, seed: int) 
                 pixel_values, logits = epoch.batch(batch)
                 output = model(pixel_values).logits
                 loss = distillation_loss(output, logits.to(device), spec.temperature, spec.temperature_squared)
-            descend(optimizer, loss)
+            descend(checkpoint.optimizer, loss)
             total += loss.detach() * len(batch)
         yield require_finite(total, f"evaluate, epoch {index}", "evaluate.optimizer.lr") / len(epoch)
 
 
-def save_training(run: Run, training: Training, metrics: dict[str, Any], curve: list[dict[str, Any]]) -> None:
+def save_training(run: Run, training: Training, metrics: dict[str, Any], curve: list[dict[str, Any]]) -> list[Path]:
     folder = run.path("evaluate", training.name)
     with atomic(folder) as temporary:
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         write_json(temporary / "metrics.json", metrics)
         (temporary / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve), encoding="utf-8")
-    run.mark("evaluate", training.name, [folder / "metrics.json", folder / "curve.jsonl"])
+    return [folder / "metrics.json", folder / "curve.jsonl"]
 
 
 def summarise(folder: Path, spec: recipe.Evaluate, row_names: Sequence[str]) -> dict[str, Any]:
     """Mean and sample standard deviation over the seeds of every student and row."""
+    if not row_names:
+        return {"measured": False, "students": []}
     students = []
     for student in spec.students:
         rows = []

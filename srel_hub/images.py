@@ -7,7 +7,7 @@ the same recipe at n images per class.
 import contextlib
 import hashlib
 import io
-from collections import Counter
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from srel_hub.faults import UserError, first_line
 
 
 ROW_GROUP_BYTES = 16_000_000  # one random row costs a reader its whole row group
-SHARD_BYTES = 500_000_000
+SHARD_BYTES = 250_000_000  # of images in one file, all of which are in memory while it is written
+READ_BYTES = 1 << 20  # of each of many files that are read side by side
 
 
 def encode_png(image: Tensor) -> bytes:
@@ -82,36 +83,51 @@ def quiet() -> Iterator[None]:
 
 
 def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:
-    """The PNG bytes and label of every row, a row group at a time."""
-    with pyarrow.parquet.ParquetFile(path) as file:
+    """The PNG bytes and label of every row, a few at a time."""
+    with pyarrow.parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
         for batch in file.iter_batches(batch_size=64, columns=["image", "label"]):
             for row in batch.to_pylist():
                 yield row["image"]["bytes"], row["label"]
 
 
-def read_rows(shards: Path) -> list[tuple[bytes, int]]:
+def read_rows(shards: Path) -> Iterator[tuple[bytes, int]]:
     """The PNG bytes and label of every image in a folder of a run's shards, in row order.
 
-    Shards hold (ipc, class) blocks; within a class, ipc indices rise from file to file.
+    The shards of one stack of ipc indices, which share the first part of their names, are read side by side: each
+    holds a block of classes, ipc index by ipc index.
 
     Raises:
         UserError: where there are none.
     """
-    rows = [row for file in sorted(shards.glob("*.parquet")) for row in read_parquet(file)]
-    if not rows:
-        raise UserError(f"{shards}: there are no condensed images yet; run recover first")
-    seen: Counter[int] = Counter()
-    keyed = []
-    for png, label in rows:
-        keyed.append((seen[label], label, png))
-        seen[label] += 1
-    return [(png, label) for _, label, png in sorted(keyed, key=lambda row: row[:2])]
+    for _, group in itertools.groupby(_shards(shards), lambda file: file.name.split("-class-")[0]):
+        files = list(group)
+        widths = [len(set(_labels(file))) for file in files]
+        readers = [read_parquet(file) for file in files]
+        for _ in range(pyarrow.parquet.read_metadata(files[0]).num_rows // widths[0]):
+            for reader, width in zip(readers, widths, strict=True):
+                yield from itertools.islice(reader, width)
 
 
-def load_pixels(shards: Path) -> tuple[Tensor, Tensor]:
-    """All images of a folder of shards: uint8 [N, 3, H, W] and int64 [N] labels, in row order."""
-    rows = read_rows(shards)
-    return torch.stack([decode(png) for png, _ in rows]), torch.tensor([label for _, label in rows])
+def read_labels(shards: Path) -> Tensor:
+    """int64 [N]: the labels of `read_rows`; no image is read for them."""
+    groups = itertools.groupby(_shards(shards), lambda file: file.name.split("-class-")[0])
+    labels = []
+    for _, group in groups:
+        blocks = [_labels(file) for file in group]
+        rounds = [torch.tensor(block).view(-1, len(set(block))) for block in blocks]
+        labels.append(torch.cat(rounds, 1).flatten())
+    return torch.cat(labels)
+
+
+def _shards(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise UserError(f"{folder}: there are no condensed images yet; run recover first")
+    return files
+
+
+def _labels(file: Path) -> list[int]:
+    return pyarrow.parquet.read_table(file, columns=["label"])["label"].to_pylist()  # type: ignore[no-any-return]
 
 
 def image_table_sha256(pixels: Tensor, labels: Tensor) -> str:
@@ -126,25 +142,31 @@ def image_table_sha256(pixels: Tensor, labels: Tensor) -> str:
     return digest.hexdigest()
 
 
-def write_split(folder: Path, split: str, rows: Sequence[tuple[bytes, int]], class_names: Sequence[str]) -> list[Path]:
-    """Write a split as `data/{split}-00000-of-00001.parquet`, in as many shards as its bytes ask for."""
-    total = sum(len(png) for png, _ in rows)
+def write_split(folder: Path, split: str, shards: Path, class_names: Sequence[str]) -> list[Path]:
+    """Write a run's shards as `data/{split}-00000-of-00001.parquet`, in as many files as their bytes ask for."""
+    total = sum(file.stat().st_size for file in _shards(shards))
+    images = sum(pyarrow.parquet.read_metadata(file).num_rows for file in _shards(shards))
     count = max(1, -(-total // SHARD_BYTES))
-    per_shard = -(-len(rows) // count)
-    files = []
+    rows, files = read_rows(shards), []
     for index in range(count):
-        shard = rows[index * per_shard : (index + 1) * per_shard]
+        part = list(itertools.islice(rows, (index + 1) * images // count - index * images // count))
         files.append(folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
-        write_parquet(files[-1], [png for png, _ in shard], [label for _, label in shard], class_names)
+        write_parquet(files[-1], [png for png, _ in part], [label for _, label in part], class_names)
     return files
 
 
-def class_grid(pixels: Tensor, labels: Tensor, columns: int, rows: int, scale: int) -> Image.Image:
-    """A picture of the images: one class a column, one ipc index a row, each pixel enlarged `scale` times."""
-    _, _, height, width = pixels.shape
-    canvas = np.full((rows * (height * scale + 2) + 2, columns * (width * scale + 2) + 2, 3), 255, dtype=np.uint8)
-    for column, label in enumerate(labels.unique().tolist()[:columns]):
-        for row, image in enumerate(pixels[labels == label][:rows]):
+def class_grid(rows: Iterable[tuple[bytes, int]], columns: int, count: int, scale: int) -> Image.Image:
+    """A picture of the first `count` images of the first `columns` classes, a class a column, pixels enlarged."""
+    shown: dict[int, list[Tensor]] = {label: [] for label in range(columns)}
+    for png, label in rows:
+        if label < columns and len(shown[label]) < count:
+            shown[label].append(decode(png))
+        if all(len(column) == count for column in shown.values()):
+            break
+    _, height, width = shown[0][0].shape
+    canvas = np.full((count * (height * scale + 2) + 2, columns * (width * scale + 2) + 2, 3), 255, dtype=np.uint8)
+    for column, images in shown.items():
+        for row, image in enumerate(images):
             big = image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
             top, left = 2 + row * (height * scale + 2), 2 + column * (width * scale + 2)
             canvas[top : top + height * scale, left : left + width * scale] = big

@@ -11,16 +11,16 @@ from srel_hub.checks import (
     agree,
     require_accuracy,
     require_disk,
-    require_memory,
     require_one_size,
     require_same_data,
 )
-from srel_hub.faults import Faults
+from srel_hub.faults import Faults, UserError
 from srel_hub.picture import Frame
 from srel_hub.pretrained import Origin, at_size, load_pretrained, require_batchnorm, try_out
 from srel_hub.push import require_permission
 from srel_hub.recipe import Pretrained, Publish, Recipe
 from srel_hub.run import Run
+from srel_hub.settle import Stage
 from srel_hub.source import Source, described, open_source
 from srel_hub.teacher import Classifier
 
@@ -57,6 +57,11 @@ def teachers(recipe: Recipe) -> dict[str, tuple[Pretrained | None, str]]:
     return wanted
 
 
+def stage_of(folder: str) -> Stage:
+    """The stage that a teacher is part of: whoever labels belongs to relabel."""
+    return "squeeze" if folder == "teacher" else "relabel"
+
+
 def prepare(run: Run, pushes: bool = False) -> Prepared:
     """Open the source and the pretrained teachers, and check them, each other and the disk.
 
@@ -73,7 +78,6 @@ def prepare(run: Run, pushes: bool = False) -> Prepared:
         for remark in require_permission(publish, described(run.recipe.source).license):
             tqdm.write(remark, file=sys.stderr)
     source, opened = _open(run, faults)
-    trained = run.recipe.squeeze.pretrained is None
     begun = run.is_done("squeeze", "teacher")
     names, frame = source.class_names, image_frame(run.recipe, opened.get("teacher"))
     if begun:
@@ -95,10 +99,10 @@ def prepare(run: Run, pushes: bool = False) -> Prepared:
     faults.settle()
     assert names is not None
     with faults.collected():
-        require_memory(source, frame, trains=trained and not begun)
+        _require_shares(run)
     with faults.collected():
         weights = sum(each.classifier.parameter_bytes for each in adopted.values())
-        require_disk(run, len(names), frame.size if frame else first_size(source), weights)
+        require_disk(run, source, len(names), frame.size if frame else first_size(source), weights)
     for who, classifier in assumed.items():
         with faults.collected():
             require_accuracy(replace(classifier, model=classifier.model.to(run.device)), source.eval, who)
@@ -115,7 +119,7 @@ def _open(run: Run, faults: Faults) -> tuple[Source, dict[str, tuple[Classifier,
     source, opened, recipe = None, dict[str, tuple[Classifier, Origin]](), run.recipe
     with faults.collected():
         source = open_source(recipe.source, run.progress, recipe.opens_train)
-    wanted = {folder: what for folder, what in teachers(recipe).items() if not run.is_done("squeeze", folder)}
+    wanted = {folder: what for folder, what in teachers(recipe).items() if not run.is_done(stage_of(folder), folder)}
     for folder, (spec, field) in wanted.items():
         if spec is not None:
             with faults.collected():
@@ -128,6 +132,16 @@ def _open(run: Run, faults: Faults) -> tuple[Source, dict[str, tuple[Classifier,
         faults.settle()
     assert source is not None
     return source, opened
+
+
+def _require_shares(run: Run) -> None:
+    """Refuse a launch of which each process would train on a single image of a batch."""
+    spec, world = run.recipe.squeeze, run.accelerator.num_processes
+    if spec.pretrained is None and spec.batch_size < 2 * world:
+        raise UserError(
+            f"squeeze.batch_size={spec.batch_size}: {world} processes share a batch, and BatchNorm needs two images "
+            f"in each; set at least {2 * world}, or start fewer processes"
+        )
 
 
 def image_frame(recipe: Recipe, opened: tuple[Classifier, Origin] | None) -> Frame | None:

@@ -31,9 +31,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srel_hub.convert import convert, is_torchvision_resnet
 from srel_hub.faults import UserError, first_line
+from srel_hub.files import sha256
 from srel_hub.picture import BILINEAR, Frame
 from srel_hub.recipe import Pretrained, is_local, public_name
-from srel_hub.run import sha256
 from srel_hub.teacher import Classifier
 
 

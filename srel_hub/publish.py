@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from srel_hub.assemble import assemble
+from srel_hub.assemble import assemble, assembled
+from srel_hub.cli import cli
 from srel_hub.faults import Faults, UserError
 from srel_hub.hub import LOGIN, account, retried, url
 from srel_hub.push import Plan, collect, part_of, plan, push, require_licence, require_permission
 from srel_hub.read_back import read_back
 from srel_hub.recipe import Publish
-from srel_hub.run import Run, cli
+from srel_hub.run import Run
 from srel_hub.source import described
 
 
@@ -38,7 +39,7 @@ def publish(run: Run) -> tuple[Path, Path]:
         return run.path("dataset"), run.path("teacher_repo")
     require_permission(spec, described(run.recipe.source).license)
     run.begin()  # what the cards say may have changed
-    dataset, teacher_repo = assemble(run, run.folder)
+    dataset, teacher_repo = assembled(run)
     run.say(f"publish: {dataset} and {teacher_repo} are complete")
     if spec.repo_id is None:
         run.say("publish: publish.repo_id is not set, so nothing is pushed")

@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
 
 from srel_hub.faults import Faults, UserError
+from srel_hub.files import in_bytes
 from srel_hub.hub import (
     LOGIN,
     Account,
@@ -29,7 +30,6 @@ from srel_hub.hub import (
     spoken,
 )
 from srel_hub.recipe import Publish
-from srel_hub.run import in_bytes
 
 
 INERT = re.compile(r"\.gitattributes$|README\.md$|LICENSE")  # may lie in a repository that is not ours yet

@@ -7,7 +7,7 @@ Leaves `images/`, one parquet shard per unit of work: `stack` ipc indices of one
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,14 +15,19 @@ from torch import Tensor
 
 from srel_hub import recipe, teacher
 from srel_hub.augment import random_resized_boxes
+from srel_hub.cli import cli
 from srel_hub.faults import UserError
+from srel_hub.files import atomic
 from srel_hub.images import encode_png, write_parquet
 from srel_hub.priors import BatchNormInputs, bn_loss, classification_loss, l2_prior, tv_prior, view, view_matrices
-from srel_hub.run import Run, atomic, blocks, cli, generator, settle_stack
+from srel_hub.run import Run
 from srel_hub.teacher import Classifier
 from srel_hub.training import require_finite
+from srel_hub.units import blocks, generator
+from srel_hub.work import Work
 
 
+STACKED_PIXELS = 100 * 64 * 64  # `recover.stack: auto` fills one forward pass with about as many pixels
 BETAS = (0.5, 0.9)
 EPS = 1e-8
 
@@ -75,30 +80,48 @@ def recover(run: Run) -> Path:
     Returns:
         the folder of image shards.
     """
+    if run.is_complete("recover"):
+        return run.path("images")
+    run.begin()
     run.require("teacher", "squeeze")
     classifier = teacher.load(run.path("teacher"), run.device)
+    _settle_stack(run, classifier)
     spec, folder = run.recipe.recover, run.path("images")
-    num_classes = len(classifier.class_names)
-    todo = units(spec.ipc, num_classes, settle_stack(run, classifier.size, num_classes), spec.class_block)
-    todo = [unit for unit in todo if not run.is_done("recover", unit.name)]
-    steps = _all_steps(run, classifier, todo)
-    for unit, step in run.progress(steps, len(todo) * spec.iterations, "recover", "it"):
-        if step.iteration == spec.iterations:
-            require_finite(step.x.sum(), f"recover, unit {unit.name}", "recover.lr")
-            file = folder / f"{unit.name}.parquet"
-            save_unit(file, step.x, unit, classifier)
-            run.mark("recover", unit.name, [file])
-            terms = {name: float(value.mean()) for name, value in step.terms.items()}
-            run.record("recover", unit=unit.name, **terms)
-            run.logger.info("recover: %s done, %s", unit.name, terms)
+    found = {unit.name: unit for unit in recipe_units(spec, len(classifier.class_names), classifier.size)}
+    with Work(run, "recover", dict.fromkeys(found, spec.iterations), "it") as work:
+        for name in work:
+            steps = synthesise(classifier, spec, found[name], run.recipe.seed)
+            last = next(steps)  # the noise that it begins with
+            for last in work.steps(steps):  # noqa: B007, B020
+                pass
+            require_finite(last.x.sum(), f"recover, unit {name}", "recover.lr")
+            file = folder / f"{name}.parquet"
+            save_unit(file, last.x, found[name], classifier)
+            work.done([file], **{term: float(value.mean()) for term, value in last.terms.items()})
     return folder
 
 
-def _all_steps(run: Run, classifier: Classifier, todo: Sequence[Unit]) -> Iterator[tuple[Unit, Step]]:
-    for unit in todo:
-        for step in synthesise(classifier, run.recipe.recover, unit, run.recipe.seed):
-            if step.iteration:
-                yield unit, step
+def recipe_units(spec: recipe.Recover, num_classes: int, size: tuple[int, int]) -> list[Unit]:
+    """All units of a recipe."""
+    return units(spec.ipc, num_classes, stack_of(spec, num_classes, size), spec.class_block)
+
+
+def stack_of(spec: recipe.Recover, num_classes: int, size: tuple[int, int]) -> int:
+    """How many ipc indices share a forward pass: as said, or as fill it with about STACKED_PIXELS."""
+    if spec.stack != "auto":
+        return spec.stack
+    block = min(spec.class_block, num_classes)
+    return max(1, min(spec.ipc, STACKED_PIXELS // (block * size[0] * size[1])))
+
+
+def _settle_stack(run: Run, classifier: Classifier) -> None:
+    """Resolve `recover.stack: auto` once, and keep it in the run's recipe."""
+    spec = run.recipe.recover
+    if spec.stack == "auto":
+        stack = stack_of(spec, len(classifier.class_names), classifier.size)
+        run.recipe = replace(run.recipe, recover=replace(spec, stack=stack))
+        if run.is_main:
+            run.keep_recipe()
 
 
 def synthesise(classifier: Classifier, spec: recipe.Recover, unit: Unit, seed: int) -> Iterator[Step]:

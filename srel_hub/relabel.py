@@ -5,18 +5,23 @@
 Reads the images back from their PNG bytes. Leaves `soft_labels/`: manifest.json and one file per epoch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from srel_hub import teacher
+from srel_hub import recipe, teacher
 from srel_hub.augment import Views, normalise, render
+from srel_hub.cache import condensed_images
+from srel_hub.cli import cli
 from srel_hub.condensed import sample_epoch
-from srel_hub.images import image_table_sha256, load_pixels
+from srel_hub.files import atomic, sha256, write_json
+from srel_hub.images import image_table_sha256
+from srel_hub.pixels import near
 from srel_hub.recipe import as_dict
-from srel_hub.run import Run, atomic, blocks, cli, sha256, write_json
+from srel_hub.run import Run
 from srel_hub.soft_labels import (
     TEACHER_FILES,
     LabelFile,
@@ -26,11 +31,14 @@ from srel_hub.soft_labels import (
     epoch_parts,
     write_epoch_file,
 )
+from srel_hub.split import Images
 from srel_hub.teacher import Classifier
-from srel_hub.training import predict, top_k
+from srel_hub.training import accuracy
+from srel_hub.units import blocks
+from srel_hub.work import Work
 
 
-MANIFEST_UNIT = "manifest"
+MANIFEST = "manifest"  # the unit that rests on all files
 
 
 def relabel(run: Run) -> Path:
@@ -39,67 +47,91 @@ def relabel(run: Run) -> Path:
     Returns:
         the folder of soft labels.
     """
-    folder, spec = run.path("soft_labels"), run.recipe.relabel
-    if run.is_done("relabel", MANIFEST_UNIT):
-        return folder
+    if run.is_complete("relabel"):
+        return run.path("soft_labels")
+    run.begin()
     run.require(run.recipe.label_folder, "squeeze")
     run.require("images", "recover")
+    spec, folder = run.recipe.relabel, run.path("soft_labels")
     classifier = teacher.load(run.path(run.recipe.label_folder), run.device)
-    pixels, labels = load_pixels(run.path("images"))
-    work = [
-        (epoch, part, rows, epoch_file(epoch, part, len(parts)))
-        for parts in [epoch_parts(len(pixels), len(classifier.class_names), spec.augment.mix)]
-        for epoch in range(spec.epochs)
-        for part, rows in enumerate(parts)
-    ]
-    on_device = pixels.to(run.device)
-    for epoch, _, rows, name in run.progress(work, len(work), "relabel", "epoch"):
-        if not run.is_done("relabel", name):
-            torch.backends.cudnn.allow_tf32 = False  # the labels are float32, as the manifest says
-            views, order = sample_epoch(spec.augment, on_device, run.recipe.seed, epoch)
-            with (
-                atomic(folder / name) as temporary,
-                write_epoch_file(temporary, epoch, rows, views, order, len(classifier.class_names)) as write,
-            ):
-                for logits in label(classifier, on_device, views, rows, spec.batch_size):
-                    write(logits)
-            run.mark("relabel", name, [folder / name])
-    files = tuple(_facts(folder / name, epoch, rows) for epoch, _, rows, name in work)
-    manifest = describe(run, classifier, pixels, labels, files)
-    write_json(folder / "manifest.json", as_dict(manifest))
-    run.mark("relabel", MANIFEST_UNIT, [folder / "manifest.json", *(folder / file.name for file in files)])
-    accuracy = manifest.teacher.accuracy
-    run.say(f"relabel: {spec.epochs} epochs of {len(pixels)} images; the teacher's top-1 on them: {accuracy:.1%}")
+    images = condensed_images(run)
+    pixels = near(images.pixels, run.device)
+    parts = label_files(spec, len(pixels), len(classifier.class_names))
+    with Work(
+        run,
+        "relabel",
+        {part.name: len(blocks(len(part.rows), spec.batch_size)) for part in parts.values()},
+        "batch",
+        last=MANIFEST,
+    ) as work:
+        for name in work:
+            if name == MANIFEST:
+                manifest = describe(run, classifier, images, parts.values())
+                write_json(folder / "manifest.json", as_dict(manifest))
+                work.done([folder / "manifest.json"], accuracy=manifest.teacher.accuracy)
+                run.say(
+                    f"relabel: {spec.epochs} epochs of {len(pixels)} images; the teacher's top-1 on them: "
+                    f"{manifest.teacher.accuracy:.1%}"
+                )
+            else:
+                _label_part(run, classifier, pixels, parts[name], work)
     return folder
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of labels: these rows of an epoch."""
+
+    epoch: int
+    rows: range
+    name: str
+
+
+def label_files(spec: recipe.Relabel, num_images: int, num_classes: int) -> dict[str, Part]:
+    """All files of labels, by name."""
+    cut = epoch_parts(num_images, num_classes, spec.augment.mix)
+    parts = [
+        Part(epoch, rows, epoch_file(epoch, index, len(cut)))
+        for epoch in range(spec.epochs)
+        for index, rows in enumerate(cut)
+    ]
+    return {part.name: part for part in parts}
+
+
+def _label_part(run: Run, classifier: Classifier, pixels: Tensor, part: Part, work: Work) -> None:
+    torch.backends.cudnn.allow_tf32 = False  # the labels are float32, as the manifest says
+    spec, file = run.recipe.relabel, run.path("soft_labels", part.name)
+    views, order = sample_epoch(spec.augment, pixels, run.recipe.seed, part.epoch)
+    with (
+        atomic(file) as temporary,
+        write_epoch_file(temporary, part.epoch, part.rows, views, order, len(classifier.class_names)) as write,
+    ):
+        for logits in work.steps(label(classifier, pixels, views, part.rows, spec.batch_size)):
+            write(logits)
+    work.done([file])
 
 
 @torch.no_grad()
 def label(classifier: Classifier, pixels: Tensor, views: Views, rows: range, batch_size: int) -> Iterator[Tensor]:
     """The teacher's raw logits, float32 [B, K] on the CPU, for these rows in order, a batch a step."""
-    table = classifier.table(pixels.device)
+    device = next(classifier.model.parameters()).device
+    table = classifier.table(device)
     for block in blocks(len(rows), batch_size):
         indices = torch.arange(rows.start + block.start, rows.start + block.stop)
-        x = normalise(render(pixels, views, indices), table)
+        x = normalise(render(pixels, views, indices).to(device), table)
         yield classifier.model(x).logits.float().cpu()
 
 
-def _facts(file: Path, epoch: int, rows: range) -> LabelFile:
-    return LabelFile(
-        name=file.name, epoch=epoch, rows=(rows.start, rows.stop), bytes=file.stat().st_size, sha256=sha256(file)
-    )
-
-
-def describe(
-    run: Run, classifier: Classifier, pixels: Tensor, labels: Tensor, files: tuple[LabelFile, ...]
-) -> Manifest:
+def describe(run: Run, classifier: Classifier, images: Images, parts: Iterable[Part]) -> Manifest:
     """The manifest of the labels just stored; the teacher is measured on the whole stored images."""
     spec, publish = run.recipe.relabel, run.recipe.publish
-    logits = predict(classifier.model, pixels, classifier.table(run.device))
+    pixels, labels = images.pixels, images.labels
+    top1, _ = accuracy(classifier.model, pixels, labels, classifier.table(run.device))
     facts = TeacherFacts(
         repo_id=publish.teacher,
         tag=None,
         sha256={name: sha256(run.path(run.recipe.label_folder, name)) for name in TEACHER_FILES},
-        accuracy=top_k(logits, labels, 1),
+        accuracy=top1,
     )
     return Manifest(
         num_images=len(pixels),
@@ -119,7 +151,19 @@ def describe(
         device=run.device.type,
         torch=torch.__version__,
         image_table_sha256=image_table_sha256(pixels, labels),
-        files=files,
+        files=tuple(_facts(run, part) for part in parts),
+    )
+
+
+def _facts(run: Run, part: Part) -> LabelFile:
+    file = run.path("soft_labels", part.name)
+    digests = run.marks.digests("relabel", part.name) or {}
+    return LabelFile(
+        name=part.name,
+        epoch=part.epoch,
+        rows=(part.rows.start, part.rows.stop),
+        bytes=file.stat().st_size,
+        sha256=digests.get(f"soft_labels/{part.name}") or sha256(file),
     )
 
 

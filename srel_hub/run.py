@@ -1,39 +1,42 @@
-"""One run directory: its paths, atomic writes, unit markers, Accelerator, seeding, progress, log and command line."""
+"""One run directory: its recipe, paths, device, marks, log, and this process's place among those that work on it."""
 
 import contextlib
-import hashlib
 import json
 import logging
-import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from srel_hub import __version__
+from srel_hub import stopping
+from srel_hub.bar import Bar
 from srel_hub.faults import UserError
-from srel_hub.recipe import Recipe, as_dict, canonical, load_recipe
+from srel_hub.files import in_bytes, own_name, read_json, sweep, total_bytes, write_json, write_text
+from srel_hub.marks import Marks
+from srel_hub.presence import Presence, others
+from srel_hub.processes import library_versions, make_accelerator
+from srel_hub.recipe import Recipe, as_dict, fingerprint, load_recipe
+from srel_hub.settle import Settled, Stage, place_of, settle, to_keep
 from srel_hub.yaml_files import to_yaml
 
 
-LOG_EVERY = 10.0  # seconds between two progress lines in the log file
-STACKED_PIXELS = 100 * 64 * 64  # `recover.stack: auto` fills one forward pass with about as many pixels
+NAP = 0.2  # seconds between two tries for a claim
+SEEN_WITHIN = 60.0  # seconds after which a shared file system shows what another machine wrote
+RESULTS = {  # of each stage, in the run directory
+    "squeeze": ("teacher",),
+    "recover": ("images",),
+    "relabel": ("label_teacher", "soft_labels"),
+    "evaluate": ("evaluate",),
+}
 
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-
-LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "pillow")
-ON_CARDS_ONLY = ("title", "homepage", "license", "terms", "citation")  # of the source: may change on a finished run
-
-Stage = Literal["squeeze", "recover", "relabel", "evaluate"]
 Item = TypeVar("Item")
 
 
@@ -41,31 +44,124 @@ class Run:
     """A recipe, the directory it works in and the device it works on.
 
     Raises:
-        UserError: if the directory holds another recipe, or several processes were started.
+        UserError: if the directory holds another recipe's results, another launch works there, or the launcher was
+            started in a way that does not do what it says.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.folder = _place(recipe)
-        self.accelerator = make_accelerator()
-        self.recipe = _settle(recipe, self.folder)
+        self.folder = place_of(recipe)
+        self.marks = Marks(self.folder, recipe.run.check == "full")
+        self.presence: Presence | None = None
+        self.accelerator = make_accelerator(recipe.run.trackers, str(self.folder))
+        self.launch = self.agreed(f"{own_name()}-{time.time()}")
+        self._require_alone(recipe)
+        self._adopt(settle(recipe, self.folder, self._is_begun()))
+
+    def _adopt(self, settled: Settled) -> None:
+        self.recipe, self.outdated, self._changes = settled.recipe, settled.outdated, settled.changes
         threads = self.recipe.run.cpu_threads
         assert isinstance(threads, int)
         torch.set_num_threads(threads)
+
+    def _is_begun(self) -> bool:
+        return any(self.folder.glob("units/*/*.json")) or bool(others(self.folder))
+
+    def _require_alone(self, recipe: Recipe) -> None:
+        """Refuse to work beside a launch unless asked to."""
+        foreign = [other for other in others(self.folder) if other.get("launch") != self.launch]
+        if foreign and not recipe.run.cooperate:
+            told = ", ".join(f"{other['host']}, process {other['pid']}" for other in foreign[:3])
+            raise UserError(
+                f"{self.folder}: another launch works on it ({told}); stop that one first, or let this one share the "
+                "work with run.cooperate=true"
+            )
+
+    def agreed(self, value: Item) -> Item:
+        """The main process's value, in all processes of the launch."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return broadcast_object_list([value])[0]  # type: ignore[no-any-return]
 
     def begin(self) -> None:
         """Make the directory and keep the recipe in it; called when all checks that cost nothing are behind.
 
         Where to publish, and the way to the directory, stay as they were when the run began: what a later command says
-        of them holds for that command.
+        of them holds for that command. All processes of a launch call it together.
         """
+        if self.is_main:
+            self.path("units").mkdir(parents=True, exist_ok=True)
+            self._enter()
+            with self.locked("begin"):
+                self._begin()
+        self.accelerator.wait_for_everyone()
+        if not self.is_main:
+            self._require_shared()
+            self._enter()
+            self._adopt(settle(self.recipe, self.folder, begun=True))
+
+    def _begin(self) -> None:
+        self._require_alone(self.recipe)
+        if not others(self.folder):
+            sweep(self.folder)
+        self._adopt(settle(self.recipe, self.folder, self._is_begun()))
+        for stage in self.outdated:
+            for name in (*RESULTS[stage], f"units/{stage}.json", f"units/{stage}"):
+                self.remove(name, "; ".join(self._changes))
+        if self.outdated:
+            self.remove("checkpoints", "; ".join(self._changes))
+            self.outdated = ()
+        self.keep_recipe()
+        if self.recipe.run.trackers and not self.accelerator.trackers:
+            self.accelerator.init_trackers("srel_hub", _flat(as_dict(self.recipe)))
+
+    def keep_recipe(self) -> None:
+        """Write the recipe into the directory, as it was resolved by now."""
         file, kept = self.path("recipe.yaml"), self.recipe
         if file.is_file():
             before = load_recipe(file)
             kept = replace(kept, publish=before.publish, run=replace(kept.run, root=before.run.root))
-        kept = replace(kept, publish=replace(kept.publish, dry_run=False))
-        write_text(file, to_yaml(as_dict(kept)))
+        write_text(file, to_yaml(as_dict(to_keep(kept))))
         if not self.path("versions.json").is_file():  # the cards name those that the run began with
             write_json(self.path("versions.json"), library_versions())
+
+    def _enter(self) -> None:
+        if self.presence is None:
+            about = {"launch": self.launch, "rank": self.accelerator.process_index}
+            self.presence = Presence(self.folder, about)
+
+    def _require_shared(self) -> None:
+        """Refuse a run directory that is not the one of the launch's main process."""
+        until = time.monotonic() + SEEN_WITHIN
+        while not any(other.get("launch") == self.launch for other in others(self.folder)):
+            if time.monotonic() > until:
+                raise UserError(
+                    f"run.root: {self.folder} on {own_name()} is not the directory that the launch's main process "
+                    "works in; set run.root to a file system that all machines share"
+                )
+            time.sleep(NAP)
+
+    def remove(self, name: str, why: str) -> None:
+        """Remove a file or a folder of the run; a folder's removal is told."""
+        place = self.path(name)
+        if place.is_dir():
+            count = sum(1 for file in place.rglob("*") if file.is_file())
+            self.say(f"removed {place} ({count} files, {in_bytes(total_bytes(place))}): {why}")
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave the directory to others."""
+        if self.accelerator.trackers:
+            self.accelerator.end_training()
+        if self.presence is not None:
+            self.presence.leave()
+            self.presence = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process of its launch that talks to the user and does what is done once."""
+        return bool(self.accelerator.is_main_process)
 
     @property
     def device(self) -> torch.device:
@@ -76,44 +172,47 @@ class Run:
 
     @cached_property
     def logger(self) -> logging.Logger:
-        """Writes to the run's log.txt and, through the progress bars, to the terminal."""
+        """Writes to the run's log.txt."""
         logger = logging.getLogger(f"srel_hub.{self.folder.resolve()}")
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        handler = logging.FileHandler(self.path("log.txt"), encoding="utf-8")
+        handler = _LogFile(self.path("log.txt"), encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.handlers = [handler]
         return logger
 
     def say(self, message: str) -> None:
-        """One line to the terminal and to the log."""
-        tqdm.write(message, file=sys.stderr)
+        """One line to the terminal of the main process, and to the log."""
+        if self.is_main:
+            tqdm.write(message, file=sys.stderr)
         self.logger.info(message)
 
     def record(self, stage: str, **values: Any) -> None:
-        """One line of metrics.jsonl."""
+        """One line of metrics.jsonl; the main process's numbers also go to the trackers."""
+        line = {"stage": stage, "time": round(time.time(), 3), "process": own_name(), **values}
         with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "time": round(time.time(), 3), **values}) + "\n")
+            file.write(json.dumps(line) + "\n")
+        if self.accelerator.trackers:
+            self.accelerator.log({f"{stage}/{name}": n for name, n in values.items() if isinstance(n, (int, float))})
 
-    def progress(self, items: Iterable[Item], total: int | None, title: str, unit: str) -> Iterator[Item]:
-        """Pass items on under a progress bar; the same line goes to the log every ten seconds and at the end.
+    def bar(self, total: int | None, title: str, unit: str) -> Bar:
+        """A bar that each machine's first process shows, and the main process logs.
 
         Before `begin` there is no log: a run that is refused leaves nothing behind.
         """
-        bar = tqdm(total=total, desc=title, unit=unit, dynamic_ncols=True, mininterval=0.5)
-        logged = time.monotonic()
-        with bar:
-            for item in items:
-                yield item
-                bar.update()
-                if time.monotonic() - logged > LOG_EVERY and bar.n != total:
-                    logged = time.monotonic()
-                    self._log(str(bar))
-            self._log(str(bar))
+        return Bar(total, title, unit, not self.accelerator.is_local_main_process, self._log)
 
     def _log(self, line: str) -> None:
-        if self.folder.is_dir():
+        if self.is_main and self.folder.is_dir():
             self.logger.info(line)
+
+    def progress(self, items: Iterable[Item], total: int | None, title: str, unit: str) -> Iterator[Item]:
+        """Pass items on under a progress bar; between two of them the run can be stopped."""
+        with self.bar(total, title, unit) as bar, stopping.in_steps():
+            for item in items:
+                yield item
+                bar.forward()
+                stopping.step_ends()
 
     def require(self, part: str, stage: Stage) -> None:
         """Refuse to go on without what an earlier stage leaves.
@@ -124,219 +223,45 @@ class Run:
         if not self.path(part).is_dir():
             raise UserError(f"{self.path(part)}: there is no such folder yet; run {stage} first")
 
-    def is_done(self, stage: Stage, unit: str) -> bool:
-        """Whether a unit was marked and its files still have the size they were marked with."""
-        marker = self._marker(stage, unit)
-        if not marker.is_file():
-            return False
+    def is_done(self, stage: str, unit: str) -> bool:
+        """Whether a unit was done, by this recipe, and its files are what they were."""
+        return stage not in self.outdated and self.marks.is_done(stage, unit)
+
+    def is_complete(self, stage: Stage) -> bool:
+        """Whether all units of a stage are done."""
         try:
-            sizes = dict(json.loads(marker.read_text(encoding="utf-8")))
-        except ValueError:
-            return False  # a damaged marker marks nothing
-        return all(
-            self.path(name).is_file() and self.path(name).stat().st_size == size for name, size in sizes.items()
-        )
+            told = read_json(self.path("units", f"{stage}.json"))
+            same = told["recipe"] == self.stage_key(stage)
+            return same and all(self.is_done(stage, unit) for unit in told["units"])
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return False
 
-    def mark(self, stage: Stage, unit: str, files: Sequence[Path]) -> None:
-        """Mark a unit as done; its files have been written and flushed before."""
-        sizes = {file.relative_to(self.folder).as_posix(): file.stat().st_size for file in files}
-        write_text(self._marker(stage, unit), canonical(sizes))
+    def stage_key(self, stage: str) -> str:
+        """The fingerprint of the stage's own section."""
+        return fingerprint(getattr(self.recipe, stage))
 
-    def _marker(self, stage: Stage, unit: str) -> Path:
-        return self.path("units", stage, f"{unit}.json")
-
-
-def _place(recipe: Recipe) -> Path:
-    """The run directory; refused where it cannot be made or written."""
-    try:
-        folder = Path(recipe.run.root).expanduser() / recipe.name
-    except RuntimeError as error:
-        raise UserError(f"run.root={recipe.run.root}: {error}") from None
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(
-            f"run.root: {there} is a file, so {folder} cannot be made; set run.root or name to another place"
-        )
-    if not os.access(there, os.W_OK):
-        raise UserError(f"run.root: {there} cannot be written to; set run.root to another place")
-    return folder
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Within it, no other process of the directory is within it."""
+        assert self.presence is not None, "begin() comes first"
+        claim = self.path("units", f"{name}.claim")
+        while not self.presence.take(claim):
+            time.sleep(NAP)
+            stopping.step_ends()
+        try:
+            yield
+        finally:
+            self.presence.give_back(claim)
 
 
-def _settle(recipe: Recipe, folder: Path) -> Recipe:
-    """Resolve machine-dependent values as the run directory has them, or now; refuse a directory of another recipe."""
-    kept = folder / "recipe.yaml"
-    if not kept.exists() or not any(folder.glob("units/*/*.json")):
-        threads = recipe.run.cpu_threads
-        return replace(recipe, run=replace(recipe.run, cpu_threads=cores() if threads == "auto" else threads))
-    settled = load_recipe(kept)
-    if settled.run.cpu_threads == "auto":  # a recipe.yaml edited by hand
-        settled = replace(settled, run=replace(settled.run, cpu_threads=cores()))
-    told = {name: getattr(recipe.source, name) for name in ON_CARDS_ONLY}
-    settled = replace(settled, publish=recipe.publish, source=replace(settled.source, **told))
-    auto = replace(recipe, run=replace(recipe.run, root=settled.run.root))
-    if recipe.run.cpu_threads == "auto":
-        auto = replace(auto, run=settled.run)
-    if recipe.recover.stack == "auto":
-        auto = replace(auto, recover=replace(auto.recover, stack=settled.recover.stack))
-    differing = list(_differences(as_dict(settled), as_dict(auto)))
-    if differing:
-        raise UserError(
-            f"{folder} holds a run of another recipe:\n"
-            + "\n".join(f"  {name}: {old!r} there, {new!r} asked for" for name, old, new in differing)
-            + "\n  set another name (name=...), or remove the directory to start afresh"
-        )
-    return replace(settled, run=replace(settled.run, root=recipe.run.root))
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written stops the run, as any other file does."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        raise  # noqa: PLE0704
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
-    elif old != new:
-        yield name, old, new
-
-
-def settle_stack(run: Run, size: tuple[int, int], num_classes: int) -> int:
-    """Resolve `recover.stack: auto` from image size and class count, once, and keep it in the run's recipe."""
-    recover = run.recipe.recover
-    if recover.stack != "auto":
-        return recover.stack
-    block = min(recover.class_block, num_classes)
-    stack = max(1, min(recover.ipc, STACKED_PIXELS // (block * size[0] * size[1])))
-    run.recipe = replace(run.recipe, recover=replace(recover, stack=stack))
-    run.begin()
-    return stack
-
-
-def library_versions() -> dict[str, str]:
-    """What runs here, for the cards."""
-    return {"srel_hub": __version__} | {name: version(name) for name in LIBRARIES}
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def total_memory() -> int:
-    """Bytes of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def in_bytes(count: float) -> str:
-    """'28.3 GiB'."""
-    power = 0
-    while count >= 1024 and power < len(UNITS) - 1:
-        count, power = count / 1024, power + 1
-    return f"{count:.{0 if power == 0 else 1}f} {UNITS[power]}"
-
-
-def make_accelerator() -> Accelerator:
-    """The one place where the Accelerator is built.
-
-    Raises:
-        UserError: where the launcher started several processes, or quietly dropped some.
-    """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    dropped = "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
-    if world != 1 or accelerator.num_processes != 1 or dropped:
-        raise UserError(
-            f"WORLD_SIZE={world}, processes seen by Accelerate: {accelerator.num_processes}: this version runs in one "
-            "process; start it with: accelerate launch --num_processes 1 -m srel_hub.condense RECIPE"
-        )
-    return accelerator
-
-
-def blocks(count: int, size: int) -> list[range]:
-    """Runs of `size` consecutive indices; the last may be shorter, but a run of one joins the one before."""
-    starts = list(range(0, count, size))
-    if len(starts) > 1 and count - starts[-1] == 1:
-        starts.pop()
-    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
-
-
-def derive_seed(seed: int, *key: str | int) -> int:
-    """A 63-bit seed for one unit of work, from the recipe's seed and the unit's own name."""
-    text = "/".join(str(part) for part in (seed, *key))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def generator(seed: int, *key: str | int) -> torch.Generator:
-    """The random generator of one unit of work: independent of which units ran before, where, or in what order."""
-    return torch.Generator().manual_seed(derive_seed(seed, *key))
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what is there at the end (a file or a folder) is flushed and renamed.
-
-    All files of a run are written through here, so that a name either holds all of its content or does not exist.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
-            if file.is_file():
-                _flush(file)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> None:
-    """`RECIPE [key=value ...]` for every stage: load, check, run; a user's mistake ends with status 2."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    if not arguments or arguments[0].startswith("-"):
-        print(f"usage: python -m srel_hub.{Path(sys.argv[0]).stem} RECIPE_OR_RUN [section.key=value ...]")
-        print("python -m srel_hub.recipe schema lists every field")
-        sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
-    folder, overrides = Path(arguments[0]), arguments[1:]
-    if folder.is_dir() and folder.resolve().name in ("dataset", "teacher_repo"):
-        print(f"error: {folder} lies in a run; give the run: {folder.parent}", file=sys.stderr)
-        sys.exit(2)
-    if folder.is_dir():
-        overrides = [f"run.root={os.path.relpath(folder.resolve().parent)}", *overrides]
-    try:
-        stage(Run(load_recipe(folder, overrides)))
-    except UserError as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        tqdm.write(f"error: {error}; what is done is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(130)
+def _flat(plain: dict[str, Any]) -> dict[str, str]:
+    """The recipe as trackers take it."""
+    sections = ((name, value) for name, value in plain.items() if isinstance(value, dict))
+    return {f"{name}.{key}": str(value) for name, section in sections for key, value in section.items()}

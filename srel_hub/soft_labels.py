@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from srel_hub.augment import Views
 from srel_hub.faults import UserError, told
+from srel_hub.files import sha256
 from srel_hub.recipe import REF, Augment, canonical
-from srel_hub.run import blocks, sha256
 from srel_hub.store import LARGEST_TEXT
+from srel_hub.tensor_files import Layout, create_safetensors, file_bytes, itemsize
+from srel_hub.units import blocks
 
 
 FORMAT = "srel-soft-labels"
@@ -36,8 +36,6 @@ MOST_FAULTS = 10
 TEACHER_FILES = ("model.safetensors", "config.json")
 FILE_BYTES = 2 * 1024**3  # a larger epoch is split by rows
 
-Layout = Mapping[str, tuple[str, tuple[int, ...]]]
-_DTYPES = {"F16": np.float16, "I32": np.int32, "I16": np.int16, "BOOL": np.bool_}
 _VIEW_DTYPES = {"boxes": "I16", "flips": "BOOL", "partners": "I32", "mix_boxes": "I16", "mix_weights": "I16"}
 
 
@@ -208,11 +206,20 @@ def epoch_parts(num_images: int, num_classes: int, mix: str, file_bytes: int = F
 
 def row_bytes(num_classes: int, mix: str) -> int:
     """Bytes of one image's labels and view in one epoch."""
-    return sum(_itemsize(code) * math.prod(shape) for code, shape in _layout(1, num_classes, mix).values())
+    return sum(itemsize(code) * math.prod(shape) for code, shape in _layout(1, num_classes, mix).values())
 
 
 def epoch_file(epoch: int, part: int, parts: int) -> str:
     return f"epoch-{epoch:05d}.safetensors" if parts == 1 else f"epoch-{epoch:05d}-{part:05d}.safetensors"
+
+
+def epoch_file_bytes(epoch: int, rows: range, num_classes: int, mix: str) -> int:
+    """Size of one file of an epoch."""
+    return file_bytes(_layout(len(rows), num_classes, mix), _metadata(epoch, rows))
+
+
+def _metadata(epoch: int, rows: range) -> str:
+    return canonical({"format": FORMAT, "version": VERSION, "epoch": epoch, "rows": [rows.start, rows.stop]})
 
 
 def _layout(rows: int, num_classes: int, mix: str) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -231,37 +238,6 @@ def _layout(rows: int, num_classes: int, mix: str) -> dict[str, tuple[str, tuple
     return layout
 
 
-def _itemsize(code: str) -> int:
-    return np.dtype(_DTYPES[code]).itemsize
-
-
-@contextlib.contextmanager
-def create_safetensors(path: Path, layout: Layout, metadata: str) -> Iterator[dict[str, NDArray[Any]]]:
-    """Create a safetensors file of the given layout and give its tensors as arrays mapped to disk, to be filled.
-
-    The library's own save_file wants every tensor whole in memory. The bytes are those that it would write: tensors
-    by falling alignment, then name; one metadata key `srel`, for with several the library's order is random.
-    """
-    entries: dict[str, Any] = {"__metadata__": {"srel": metadata}}
-    offset = 0
-    for name, (code, shape) in sorted(layout.items(), key=lambda item: (-_itemsize(item[1][0]), item[1][0], item[0])):
-        stop = offset + _itemsize(code) * math.prod(shape)
-        entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, stop]}
-        offset = stop
-    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + offset)
-    arrays: dict[str, Any] = {}
-    for name, (code, shape) in layout.items():
-        start = 8 + len(header) + entries[name]["data_offsets"][0]
-        arrays[name] = np.memmap(path, dtype=_DTYPES[code], mode="r+", offset=start, shape=shape)
-    yield arrays
-    for array in arrays.values():
-        array.flush()
-
-
 @contextlib.contextmanager
 def write_epoch_file(
     path: Path, epoch: int, rows: range, views: Views, order: Tensor, num_classes: int
@@ -272,19 +248,18 @@ def write_epoch_file(
         UserError: if a logit is NaN, infinite or beyond float16, naming the image.
     """
     mix = "none" if views.partners is None else "cutmix" if views.mix_boxes is not None else "mixup"
-    metadata = canonical({"format": FORMAT, "version": VERSION, "epoch": epoch, "rows": [rows.start, rows.stop]})
     layout = _layout(len(rows), num_classes, mix)
-    with create_safetensors(path, layout, metadata) as arrays:
+    with create_safetensors(path, layout, _metadata(epoch, rows)) as put:
         chosen = slice(rows.start, rows.stop)
         for name in layout.keys() & _VIEW_DTYPES.keys():
-            arrays[name][:] = getattr(views, name)[chosen].numpy()
-        arrays["order"][:] = order[chosen].numpy()
+            put(name, 0, getattr(views, name)[chosen].numpy())
+        put("order", 0, order[chosen].numpy())
         written = 0
 
         def write(logits: Tensor) -> None:
             nonlocal written
             _check_finite(logits, rows.start + written)
-            arrays["logits"][written : written + len(logits)] = logits.half().numpy()
+            put("logits", written, logits.half().numpy())
             written += len(logits)
 
         yield write

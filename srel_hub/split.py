@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
@@ -13,7 +14,12 @@ from torch import Tensor
 
 from srel_hub.classes import SHOWN, Classes, more
 from srel_hub.faults import UserError
+from srel_hub.files import atomic
 from srel_hub.picture import LARGEST_SIDE, SMALLEST_SIDE, Frame, fit, read_picture
+from srel_hub.pixels import Picture, in_memory, map_pixels, write_pixels
+
+
+COUNTED = 256  # images at once
 
 
 class Progress(Protocol):
@@ -45,8 +51,15 @@ class Split(Protocol):
     def size(self) -> tuple[int, int]:
         """Height and width of the first image."""
 
-    def images(self, frame: Frame | None, rows: Tensor | None = None) -> Images:
+    @property
+    def fingerprint(self) -> str | None:
+        """Changes with the data, as far as that can be known without reading it; None for data in memory."""
+
+    def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
         """These rows (int64, in any order; None: all), each brought to `frame`; None leaves the images as they are.
+
+        Args:
+            file: where the pixels are kept and mapped from; None: in memory.
 
         Raises:
             UserError: naming the rows that cannot be read, or that differ in size.
@@ -92,15 +105,24 @@ class TableSplit:
 
     @property
     def size(self) -> tuple[int, int]:
-        _, _, height, width = _stack(enumerate(self._encoded([0])), None, self.where).shape
+        _, picture = next(_pictures(zip([0], [0], self._encoded([0]), strict=True), None, self.where))
+        height, width, _ = picture.shape
         return height, width
 
-    def images(self, frame: Frame | None, rows: Tensor | None = None) -> Images:
+    @property
+    def fingerprint(self) -> str:
+        return str(self.table._fingerprint) if isinstance(self.table, datasets.Dataset) else "streamed"
+
+    def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
         wanted = torch.arange(len(self.labels)) if rows is None else rows
         rising, order = wanted.sort()
         encoded = self.progress(self._encoded(rising.tolist()), len(rising), f"decode {self.where}", "image")
-        pixels = _stack(zip(rising.tolist(), encoded, strict=True), frame, self.where)
-        return Images(pixels if rows is None else pixels[order.argsort()], self.labels[wanted])
+        pictures = _pictures(zip(order.tolist(), rising.tolist(), encoded, strict=True), frame, self.where)
+        if file is None:
+            return Images(in_memory(len(wanted), pictures), self.labels[wanted])
+        with atomic(file) as temporary:
+            write_pixels(temporary, len(wanted), pictures)
+        return Images(map_pixels(file), self.labels[wanted])
 
     def _encoded(self, numbers: Sequence[int]) -> Iterator[Any]:
         """The undecoded image of these rows, which rise."""
@@ -131,31 +153,42 @@ def require_every_class(labels: Tensor, class_names: Sequence[str]) -> None:
         raise UserError(f"the training split has no image of: {listed}; add some or remove the class")
 
 
-def _stack(encoded: Iterable[tuple[int, Any]], frame: Frame | None, where: str) -> Tensor:
-    arrays: list[np.ndarray[Any, Any]] = []
+def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, where: str) -> Iterator[Picture]:
+    """Decode (place, row, value) one by one, to places and pictures uint8 [H, W, 3].
+
+    Raises:
+        UserError: at the end, naming the rows that cannot be read or differ in size.
+    """
     faults: list[str] = []
-    for row, value in encoded:
+    shape: tuple[int, ...] | None = None
+    for place, row, value in encoded:
         try:
-            array = read_picture(value, frame, f"{where}: row {row}")
+            picture = read_picture(value, frame, f"{where}: row {row}")
         except UserError as error:
             faults.append(str(error))
             continue
-        if arrays and array.shape != arrays[0].shape:
+        if shape is None:
+            shape = picture.shape
+            _require_sides(shape, where)
+        if picture.shape != shape:
             faults.append(
-                f"{where}: row {row} is {array.shape[1]} x {array.shape[0]} pixels, the first is {arrays[0].shape[1]} "
-                f"x {arrays[0].shape[0]}; set source.image_size to bring all images to one size"
+                f"{where}: row {row} is {picture.shape[1]} x {picture.shape[0]} pixels, the first is {shape[1]} "
+                f"x {shape[0]}; set source.image_size to bring all images to one size"
             )
             continue
-        arrays.append(array)
+        if not faults:
+            yield place, picture
     if faults:
         raise UserError("\n".join(faults[:SHOWN] + more(faults)))
-    if not arrays:
+    if shape is None:
         raise UserError(f"{where}: there are no images")
-    height, width = arrays[0].shape[:2]
+
+
+def _require_sides(shape: tuple[int, ...], where: str) -> None:
+    height, width = shape[:2]
     if min(height, width) < SMALLEST_SIDE or max(height, width) > LARGEST_SIDE:
         allowed = f"{SMALLEST_SIDE} to {LARGEST_SIDE} a side; set source.image_size"
         raise UserError(f"{where}: images of {width} x {height} pixels; allowed are {allowed}")
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
 @dataclass(frozen=True)
@@ -172,7 +205,11 @@ class DecodedSplit:
     def size(self) -> tuple[int, int]:
         return self.whole.size
 
-    def images(self, frame: Frame | None, rows: Tensor | None = None) -> Images:
+    @property
+    def fingerprint(self) -> None:
+        return None
+
+    def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
         chosen = self.whole if rows is None else Images(self.whole.pixels[rows], self.whole.labels[rows])
         if frame is None or frame.size == chosen.size:
             return chosen
@@ -183,7 +220,9 @@ class DecodedSplit:
 
 def statistics(pixels: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation per RGB channel in [0, 1], to four places."""
-    counts = torch.stack([pixels[:, channel].flatten().bincount(minlength=256) for channel in range(3)]).double()
+    counts = torch.zeros(3, 256, dtype=torch.float64)
+    for some in pixels.split(COUNTED):
+        counts += torch.stack([some[:, channel].flatten().bincount(minlength=256) for channel in range(3)])
     values = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)
     mean = share @ values

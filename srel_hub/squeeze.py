@@ -12,15 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from srel_hub import recipe, teacher
 from srel_hub.augment import normalise, render, sample_views
-from srel_hub.preflight import Prepared, prepare, teachers
-from srel_hub.run import Run, atomic, cli, derive_seed, generator, write_json
+from srel_hub.cache import source_images
+from srel_hub.checkpoint import Checkpoint, seed_epoch
+from srel_hub.cli import cli
+from srel_hub.files import atomic, write_json
+from srel_hub.pixels import near
+from srel_hub.preflight import Prepared, prepare, stage_of, teachers
+from srel_hub.run import Run
 from srel_hub.split import Images, require_every_class, statistics
 from srel_hub.teacher import Classifier
 from srel_hub.training import (
+    accuracy,
     batch_count,
     descend,
     epoch_batches,
@@ -28,11 +35,11 @@ from srel_hub.training import (
     learning_rate,
     make_optimizer,
     mixed_cross_entropy,
-    predict,
     require_finite,
     set_learning_rate,
-    top_k,
 )
+from srel_hub.units import derive_seed, generator
+from srel_hub.work import Work
 
 
 @dataclass(frozen=True)
@@ -51,19 +58,50 @@ def squeeze(run: Run, prepared: Prepared | None = None) -> Path:
     Returns:
         the teacher's folder.
     """
-    todo = [folder for folder in teachers(run.recipe) if not run.is_done("squeeze", folder)]
-    if todo:
-        prepared = prepared or prepare(run)
+    if run.agreed(all(run.is_done(stage_of(name), name) for name in teachers(run.recipe))):
+        return run.path("teacher")
+    if prepared is None:
+        with run.accelerator.main_process_first():
+            prepared = prepare(run)
         run.begin()
-        for remark in prepared.source.remarks:
-            run.say(f"note: {remark}")
-        # An image that cannot be read is found here, before the training.
-        test = None if prepared.source.eval is None else prepared.source.eval.images(prepared.frame)
-        for name in todo:
-            keep(
-                run, name, *(adopt(prepared, name) if name in prepared.adopted else train_teacher(run, prepared)), test
-            )
+    for remark in prepared.source.remarks:
+        run.say(f"note: {remark}")
+    with Work(run, "squeeze", {"teacher": training_steps(run, prepared)}, "step") as work:
+        if run.recipe.squeeze.pretrained is not None:
+            for name in work:
+                _keep(run, work, name, *adopt(prepared, name), _eval_images(run, prepared))
+        elif run.is_main:
+            for name in work:
+                test = _eval_images(run, prepared)  # an image that cannot be read is found before the training
+                run.agreed(True)
+                _keep(run, work, name, *train_teacher(run, prepared, work), test)
+            run.agreed(False)
+        else:
+            while run.agreed(False):
+                train_teacher(run, prepared, work)
+    if run.recipe.relabel.teacher is not None:
+        _adopt_labeller(run, prepared)
     return run.path("teacher")
+
+
+def training_steps(run: Run, prepared: Prepared) -> int:
+    """Batches of the whole training; 1 where a teacher is adopted."""
+    spec, train_split = run.recipe.squeeze, prepared.source.train
+    if spec.pretrained is not None or train_split is None:
+        return 1
+    return spec.epochs * batch_count(len(train_split.labels), spec.batch_size)
+
+
+def _adopt_labeller(run: Run, prepared: Prepared) -> None:
+    with run.locked("label_teacher"):
+        if not run.is_done("relabel", "label_teacher"):
+            saved = save(run, "label_teacher", *adopt(prepared, "label_teacher"), _eval_images(run, prepared))
+            run.marks.mark("relabel", "label_teacher", saved)
+
+
+def _eval_images(run: Run, prepared: Prepared) -> Images | None:
+    split = prepared.source.eval
+    return None if split is None else source_images(run, split, prepared.frame)
 
 
 def adopt(prepared: Prepared, name: str) -> tuple[Classifier, dict[str, Any]]:
@@ -79,64 +117,100 @@ def adopt(prepared: Prepared, name: str) -> tuple[Classifier, dict[str, Any]]:
     }
 
 
-def train_teacher(run: Run, prepared: Prepared) -> tuple[Classifier, dict[str, Any]]:
-    """A teacher trained on the training split, and on what it was trained."""
-    spec, split = run.recipe.squeeze, prepared.source.train
+def train_teacher(run: Run, prepared: Prepared, work: Work) -> tuple[Classifier, dict[str, Any]]:
+    """A teacher trained on the training split by all processes of the launch, and on what it was trained."""
+    spec, split, seed = run.recipe.squeeze, prepared.source.train, run.recipe.seed
     assert split is not None
     require_every_class(split.labels, prepared.class_names)
-    train_set = split.images(prepared.frame)
+    train_set = source_images(run, split, prepared.frame)
     mean, std = statistics(train_set.pixels)
-    seed = derive_seed(run.recipe.seed, "squeeze", "weights")
-    model = teacher.build(spec.network, prepared.class_names, train_set.size, seed).to(run.device)
+    weights = derive_seed(seed, "squeeze", "weights")
+    model = teacher.build(spec.network, prepared.class_names, train_set.size, weights).to(run.device)
     classifier = Classifier(model, mean, std, prepared.class_names, train_set.size)
-    steps = train(classifier, train_set, spec, run.recipe.seed, run.device)
-    total = spec.epochs * batch_count(len(train_set.labels), spec.batch_size)
-    for step in run.progress(steps, total, "squeeze", "step"):
+    checkpoint = Checkpoint(run.path("checkpoints", "squeeze-teacher"), model, make_optimizer(model, spec.optimizer))
+    checkpoint.restore()
+    if checkpoint.epochs:
+        run.say(f"squeeze: goes on after epoch {checkpoint.epochs}")
+    steps = train(classifier, checkpoint, train_set, spec, seed, run.accelerator)
+    behind = checkpoint.epochs * batch_count(len(train_set.labels), spec.batch_size)
+    for step in work.steps(steps, behind):
         if step.last:
             loss = require_finite(step.loss, f"squeeze, epoch {step.epoch}", "squeeze.optimizer.lr")
-            run.record("squeeze", epoch=step.epoch, loss=loss, lr=step.lr)
+            checkpoint.add(run.is_main, epoch=step.epoch, loss=loss, lr=step.lr)
+            if run.is_main:
+                run.record("squeeze", **checkpoint.curve[-1])
     counts = train_set.labels.bincount(minlength=len(prepared.class_names)).tolist()
     return classifier, {"pretrained": None, "train_images": len(train_set.labels), "class_images": counts}
 
 
-def keep(run: Run, name: str, classifier: Classifier, facts: dict[str, Any], test: Images | None) -> None:
-    """Measure a teacher, and save it as the run's folder `name`."""
+def _keep(run: Run, work: Work, name: str, classifier: Classifier, facts: dict[str, Any], test: Images | None) -> None:
+    work.done(save(run, name, classifier, facts, test))
+    run.path("checkpoints", "squeeze-teacher").unlink(missing_ok=True)
+
+
+def save(run: Run, name: str, classifier: Classifier, facts: dict[str, Any], test: Images | None) -> list[Path]:
+    """Measure a teacher, and save it as the run's folder `name`.
+
+    Returns:
+        its files.
+    """
     classifier = replace(classifier, model=classifier.model.to(run.device))
     metrics = {"architecture": type(classifier.model).__name__, **facts, **measure(classifier, test)}
     folder = run.path(name)
     with atomic(folder) as temporary:
         teacher.save(classifier, temporary)
         write_json(temporary / "metrics.json", metrics)
-    run.mark("squeeze", name, [file for file in folder.iterdir() if file.is_file()])
-    accuracy = "not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
+    top1 = "not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
     network, origin = run.recipe.squeeze.network, facts["pretrained"]
     trained = f"{network.model} x {network.width:g}, {run.recipe.squeeze.epochs} epochs"
-    run.say(f"{name}: {origin['path'] if origin else trained}: {accuracy}")
+    run.say(f"{name}: {origin['path'] if origin else trained}: {top1}")
+    return [file for file in folder.iterdir() if file.is_file()]
 
 
 def train(
-    classifier: Classifier, images: Images, spec: recipe.Squeeze, seed: int, device: torch.device
+    classifier: Classifier,
+    checkpoint: Checkpoint,
+    images: Images,
+    spec: recipe.Squeeze,
+    seed: int,
+    accelerator: Accelerator,
 ) -> Iterator[Step]:
-    """Train in place, a batch a step."""
-    model, table = classifier.model, classifier.table(device)
-    optimizer = make_optimizer(model, spec.optimizer)
-    pixels, labels = images.pixels.to(device), images.labels.to(device)
-    for index in range(spec.epochs):
+    """Train in place from where the checkpoint is, a batch a step; each process takes its share of every batch.
+
+    BatchNorm sees its own process's share, and the running statistics are averaged at the end of each epoch.
+    """
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    model, table = accelerator.prepare_model(classifier.model), classifier.table(device)
+    pixels, labels = near(images.pixels, device), images.labels.to(device)
+    for index in range(checkpoint.epochs, spec.epochs):
+        seed_epoch(seed, index, rank)
         draw = generator(seed, "squeeze", index)
         views = sample_views(spec.augment, len(labels), images.size, draw)
         shares = views.own_share(images.size).to(device)
         lr = learning_rate(spec.optimizer, index, spec.epochs)
-        set_learning_rate(optimizer, lr)
+        set_learning_rate(checkpoint.optimizer, lr)
         model.train()
         total, seen = torch.zeros((), device=device), 0
-        for batch in epoch_batches(len(labels), spec.batch_size, draw):
+        for whole in epoch_batches(len(labels), spec.batch_size, draw):
+            batch = whole.tensor_split(world)[rank]
             partners = batch if views.partners is None else views.partners[batch].long()
-            x = normalise(render(pixels, views, batch), table)
+            x = normalise(render(pixels, views, batch).to(device), table)
             own, other = labels[batch.to(device)], labels[partners.to(device)]
             loss = mixed_cross_entropy(model(x).logits, own, other, shares[batch.to(device)])
-            descend(optimizer, loss)
-            total, seen = total + loss.detach() * len(batch), seen + len(batch)
+            # Gradients are averaged over processes: what is averaged must sum to the whole batch's mean.
+            descend(checkpoint.optimizer, loss * (len(batch) * world / len(whole)))
+            total, seen = total + loss.detach() * len(batch), seen + len(whole)
+            if seen == len(labels):
+                average_statistics(classifier.model, accelerator)
+                total = accelerator.reduce(total, "sum")
             yield Step(index, seen == len(labels), lr, total / seen)
+
+
+def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+    """Make every process's running means and variances their average over the processes."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(accelerator.reduce(buffer, "mean"))
 
 
 def measure(classifier: Classifier, test: Images | None) -> dict[str, float | int | None]:
@@ -150,8 +224,7 @@ def measure(classifier: Classifier, test: Images | None) -> dict[str, float | in
         "top5": None,
     }
     if test is not None:
-        logits = predict(model, test.pixels, classifier.table(device))
-        top1, top5 = (top_k(logits, test.labels, k) for k in (1, 5))
+        top1, top5 = accuracy(model, test.pixels, test.labels, classifier.table(device))
         metrics |= {"eval_images": len(test.labels), "top1": top1, "top5": top5}
     return metrics
 

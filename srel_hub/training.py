@@ -1,6 +1,7 @@
 """What squeeze and evaluate share: optimizer, schedule, losses and top-k accuracy."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -92,18 +93,28 @@ def batch_count(count: int, batch_size: int) -> int:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, table: Tensor) -> Tensor:
-    """float32 [N, K]: the model's logits, in eval mode, on whole stored images uint8 [N, 3, H, W]."""
+def predictions(model: nn.Module, images: Tensor, table: Tensor) -> Iterator[Tensor]:
+    """The model's logits, in eval mode, on whole images uint8 [N, 3, H, W]: float32 [B, K] on the CPU, in batches."""
     model.eval()
     batch_size = max(1, min(500, PREDICTED_PIXELS // images[0, 0].numel()))
-    device = table.device
-    return torch.cat([model(normalise(x.to(device), table)).logits.float().cpu() for x in images.split(batch_size)])
+    for x in images.split(batch_size):
+        yield model(normalise(x.to(table.device), table)).logits.float().cpu()
 
 
-def top_k(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Share of rows whose label is among the k largest logits, in [0, 1]."""
-    k = min(k, logits.shape[1])
-    return float((logits.topk(k).indices == labels[:, None]).any(1).float().mean())
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, table: Tensor) -> tuple[float, float]:
+    """Top-1 and top-5 of the model in eval mode, each in [0, 1]."""
+    hits, seen = torch.zeros(2, dtype=torch.int64), 0
+    for logits in predictions(model, images, table):
+        part = labels[seen : seen + len(logits)]
+        hits += torch.stack([in_top(logits, part, k).sum() for k in (1, 5)])
+        seen += len(logits)
+    top1, top5 = (hits.float() / seen).tolist()
+    return top1, top5
+
+
+def in_top(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """bool [B]: whose label is among the k largest logits."""
+    return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(1)
 
 
 @torch.no_grad()

@@ -21,11 +21,11 @@ from srel_hub.augment import normalise, render
 from srel_hub.checks import BETTER_THAN_CHANCE
 from srel_hub.condensed import MANIFEST, Condensed, data_files, require_names
 from srel_hub.faults import UserError, first_line
+from srel_hub.files import in_bytes, sha256
 from srel_hub.images import features, image_table_sha256
-from srel_hub.run import in_bytes, sha256
 from srel_hub.soft_labels import Manifest, SoftLabels, read_manifest
 from srel_hub.store import Folder, Repository, Store, front_matter, open_store
-from srel_hub.training import predict, top_k
+from srel_hub.training import predictions
 
 
 SAMPLED_EPOCHS, SAMPLED_IMAGES = 8, 32  # crops whose labels are computed again
@@ -204,10 +204,12 @@ def teacher(claim: Claim) -> str:
 def accuracy(claim: Claim) -> str:
     """The teacher recognises the stored images as well as the manifest says, and better than by chance."""
     found, condensed = claim.condensed.classifier, claim.condensed
-    logits = predict(found.model.to(_device()), condensed.pixels, found.table(_device()))
-    if not logits.isfinite().all():
-        raise UserError("the teacher's logits on the stored images are not all numbers")
-    measured = top_k(logits, condensed.labels, 1)
+    answers = []
+    for logits in predictions(found.model.to(_device()), condensed.pixels, found.table(_device())):
+        if not logits.isfinite().all():
+            raise UserError("the teacher's logits on the stored images are not all numbers")
+        answers.append(logits.argmax(1))
+    measured = float((torch.cat(answers) == condensed.labels).float().mean())
     claimed, chance = claim.manifest.teacher.accuracy, 1 / claim.manifest.num_classes
     if measured < claimed - ACCURACY_MARGIN:
         raise UserError(f"the teacher recognises {measured:.1%} of the stored images, the manifest says {claimed:.1%}")

@@ -33,11 +33,12 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from test_convert import forward, random_state  # noqa: E402
 
+from srel_hub.cli import cli  # noqa: E402
 from srel_hub.condense import condense  # noqa: E402
 from srel_hub.images import encode_png, write_parquet  # noqa: E402
 from srel_hub.recipe import Recipe, load_recipe  # noqa: E402
 from srel_hub.recover import recover  # noqa: E402
-from srel_hub.run import Run, cli  # noqa: E402
+from srel_hub.run import Run  # noqa: E402
 from srel_hub.squeeze import squeeze  # noqa: E402
 
 

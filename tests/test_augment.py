@@ -10,7 +10,7 @@ from PIL import Image
 
 from srel_hub import augment
 from srel_hub.recipe import Augment
-from srel_hub.run import generator
+from srel_hub.units import generator
 
 
 SIDES = st.integers(1, 70)

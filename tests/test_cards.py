@@ -15,9 +15,9 @@ from huggingface_hub import DatasetCard, ModelCard
 from srel_hub import teacher
 from srel_hub.assemble import assemble_dataset
 from srel_hub.card import teacher_card
+from srel_hub.files import read_json
 from srel_hub.images import encode_png, write_parquet
 from srel_hub.recipe import Network, load_recipe
-from srel_hub.run import read_json
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -17,9 +17,10 @@ from PIL import Image
 
 from srel_hub import load_condensed
 from srel_hub.condense import condense
+from srel_hub.files import read_json
 from srel_hub.images import encode_png, write_parquet
 from srel_hub.recipe import load_recipe
-from srel_hub.run import Run, read_json
+from srel_hub.run import Run
 from srel_hub.yaml_files import RECIPES
 
 

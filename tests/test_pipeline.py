@@ -28,9 +28,10 @@ from srel_hub import images, load_condensed, teacher
 from srel_hub.augment import normalisation_table, normalise
 from srel_hub.condense import condense
 from srel_hub.faults import UserError
+from srel_hub.files import read_json
 from srel_hub.publish import publish
 from srel_hub.recipe import load_recipe
-from srel_hub.run import Run, read_json
+from srel_hub.run import Run
 from srel_hub.soft_labels import read_manifest
 
 
@@ -269,7 +270,7 @@ from srel_hub import load_condensed
 from srel_hub.augment import normalisation_table
 from srel_hub.recipe import Source
 from srel_hub.source import open_source
-from srel_hub.training import predict, top_k
+from srel_hub.training import accuracy
 
 name = "alice/srel-digits-ipc10"
 assert load_dataset(name)["train"].num_rows == 100
@@ -280,7 +281,7 @@ exec(blocks[0])
 exec(blocks[1])
 test = open_source(Source(builtin="digits"), lambda items, *_: iter(items)).eval.images(None)
 table = normalisation_table(condensed.manifest.mean, condensed.manifest.std)
-print("student", top_k(predict(student, test.pixels, table), test.labels, 1))
+print("student", accuracy(student, test.pixels, test.labels, table)[0])
 
 import srel_hub.models
 from transformers import pipeline

@@ -21,10 +21,11 @@ from srel_hub.augment import normalise
 from srel_hub.checks import agree, mean_recall
 from srel_hub.condense import condense
 from srel_hub.faults import UserError
+from srel_hub.files import read_json
 from srel_hub.picture import Frame, fit
 from srel_hub.pretrained import at_size, load_pretrained, require_batchnorm, try_out
 from srel_hub.recipe import Pretrained, load_recipe
-from srel_hub.run import Run, read_json
+from srel_hub.run import Run
 
 
 CPU = torch.device("cpu")

@@ -16,6 +16,7 @@ from test_pipeline import tree
 from srel_hub import hub as hub_module
 from srel_hub import load_condensed
 from srel_hub import push as push_module
+from srel_hub.cli import cli
 from srel_hub.condense import condense
 from srel_hub.evaluate import evaluate
 from srel_hub.faults import UserError
@@ -24,7 +25,7 @@ from srel_hub.publish import publish
 from srel_hub.recipe import load_recipe
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
-from srel_hub.run import Run, cli
+from srel_hub.run import Run
 
 
 DATASET, TEACHER = "alice/colours-ipc3", "alice/colours-ipc3-teacher"

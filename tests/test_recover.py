@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from srel_hub import priors, recover, teacher
 from srel_hub.recipe import Network, Recover
-from srel_hub.run import blocks, generator
 from srel_hub.teacher import Classifier
+from srel_hub.units import blocks, generator
 
 
 SIZE = (12, 10)

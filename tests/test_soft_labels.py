@@ -13,10 +13,11 @@ from safetensors.torch import save
 from srel_hub import soft_labels
 from srel_hub.augment import Views, sample_views
 from srel_hub.faults import UserError
+from srel_hub.files import read_json, sha256
 from srel_hub.recipe import Augment
 from srel_hub.relabel import relabel
-from srel_hub.run import generator, read_json, sha256
 from srel_hub.soft_labels import LabelFile, SoftLabels, read_manifest
+from srel_hub.units import generator
 
 
 def an_epoch(count: int, classes: int, mix: str, seed: int = 0) -> tuple[Views, torch.Tensor, torch.Tensor]:

@@ -22,9 +22,9 @@ from srel_hub import load_condensed
 from srel_hub.assemble import assemble
 from srel_hub.evaluate import evaluate
 from srel_hub.faults import UserError
+from srel_hub.files import read_json, sha256
 from srel_hub.images import features, quiet, read_parquet, write_parquet
 from srel_hub.relabel import relabel
-from srel_hub.run import read_json, sha256
 from srel_hub.soft_labels import read_manifest
 from srel_hub.store import Folder
 from srel_hub.verify import MANIFEST, Claim, main, replay, verify
@@ -401,7 +401,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "YAML of a wrong type": (card_with("a: !!int ''"), "its metadata is no plain YAML"),
     "too many images": (manifest_with(num_images=2**40), "out of range"),
     "more images than there are": (manifest_with(num_images=10), "not all of [0, 10)"),
-    "images of a gigapixel": (manifest_with(image_size=[32767, 32767]), "of memory, the machine has"),
+    "images of a gigapixel": (manifest_with(image_size=[32767, 32767]), "must be an RGB PNG of 32767 x 32767"),
     "images too large": (manifest_with(image_size=[10**9, 10**9]), "image_size [1000000000, 1000000000]"),
     "K and names disagree": (manifest_with(num_classes=4), "num_classes: 4, but class_names has 3 names"),
     "a name twice": (manifest_with(class_names=["red", "red", "blue"]), "3 names, 2 of them different"),

@@ -1,0 +1,90 @@
+"""Marks: which units are done, and whether their files are still what they were when they were marked.
+
+A mark is `units/STAGE/UNIT.json`: for every file its bytes, time of change and sha256. A file is trusted if the first
+two agree; if only the time differs (a copied directory), its digest decides.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from srel_hub.files import sha256, write_text
+from srel_hub.recipe import canonical
+
+
+class Marks:
+    """The marks of one run.
+
+    Args:
+        folder: of the run.
+        full: compare digests whatever the times say (`run.check=full`); each unit once.
+    """
+
+    def __init__(self, folder: Path, full: bool) -> None:
+        self.folder, self._full = folder, full
+        self._verified: set[Path] = set()
+
+    def file(self, stage: str, unit: str) -> Path:
+        return self.folder / "units" / stage / f"{unit}.json"
+
+    def claim(self, stage: str, unit: str) -> Path:
+        return self.folder / "units" / stage / f"{unit}.claim"
+
+    def digests(self, stage: str, unit: str) -> dict[str, str] | None:
+        """sha256 of each of the unit's files when it was marked, None if it was not."""
+        told = self._told(self.file(stage, unit))
+        return None if told is None else {name: digest for name, (_, _, digest) in told.items()}
+
+    def is_done(self, stage: str, unit: str) -> bool:
+        """Whether the unit was marked and its files are what they were."""
+        mark = self.file(stage, unit)
+        told = self._told(mark)
+        if told is None:
+            return False
+        if self._full and mark not in self._verified:
+            if not all(self._agrees(name, digest) for name, (_, _, digest) in told.items()):
+                return False
+            self._verified.add(mark)
+        renewed = False
+        for name, (size, changed, digest) in told.items():
+            file = self.folder / name
+            if not file.is_file() or file.stat().st_size != size:
+                return False
+            if changed is not None and file.stat().st_mtime_ns != changed:
+                if sha256(file) != digest:
+                    return False
+                renewed = True
+        if renewed:
+            self.mark(stage, unit, [self.folder / name for name in told], {n: told[n][2] for n in told})
+        return True
+
+    def mark(self, stage: str, unit: str, files: Sequence[Path], known: Mapping[str, str] | None = None) -> None:
+        """Mark a unit as done; its files were written and flushed before. `known` are digests that need no reading."""
+        stamps = {}
+        for file in files:
+            name, found = file.relative_to(self.folder).as_posix(), file.stat()
+            stamps[name] = [found.st_size, found.st_mtime_ns, (known or {}).get(name) or sha256(file)]
+        write_text(self.file(stage, unit), canonical(stamps))
+
+    def _agrees(self, name: str, digest: str) -> bool:
+        file = self.folder / name
+        return file.is_file() and (not digest or sha256(file) == digest)
+
+    def _told(self, mark: Path) -> dict[str, tuple[int, int | None, str]] | None:
+        """What a mark says; before version 0.4.0 it said sizes only. A damaged one marks nothing."""
+        try:
+            told = json.loads(mark.read_text(encoding="utf-8"))
+            return {
+                str(name): (stamp, None, "")
+                if isinstance(stamp, int)
+                else (int(stamp[0]), int(stamp[1]), str(stamp[2]))
+                for name, stamp in told.items()
+            }
+        except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, TypeError, IndexError):
+            return None
+
+
+def _stamp(told: int | list[Any]) -> tuple[int, int | None, str]:
+    """Bytes, time of change, digest."""
+    return (told, None, "") if isinstance(told, int) else (int(told[0]), int(told[1]), str(told[2]))

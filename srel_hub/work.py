@@ -1,0 +1,145 @@
+"""A stage's units, shared among all processes that work on a run directory."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from srel_hub import stopping
+from srel_hub.files import own_name, write_text
+from srel_hub.recipe import canonical
+from srel_hub.run import NAP, Run
+from srel_hub.settle import STAGES
+
+
+LOOK_EVERY = 2.0  # seconds between two looks at what other processes did
+
+Item = TypeVar("Item")
+
+
+class Work:
+    """The units of a stage that this process does, one after the other, under one bar for the whole stage.
+
+        with Work(run, "recover", {"unit-0": 1000, "unit-1": 1000}, "it") as work:
+            for unit in work:                       # claimed; ends when all units are done, whoever did them
+                for step in work.steps(optimise()):
+                    ...
+                work.done([file], loss=loss)
+
+    Args:
+        units: every unit of the stage, with its number of steps.
+        word: what a step is called.
+        last: a unit that rests on all others, and is begun when they are done.
+    """
+
+    def __init__(self, run: Run, stage: str, units: Mapping[str, int], word: str, last: str | None = None) -> None:
+        self._run, self._stage, self._units, self._last = run, stage, units, last
+        self._unseen = list(units)
+        self._unit: str | None = None
+        self._begun = self._looked = 0.0
+        self._bar = run.bar(sum(units.values()), stage, word)
+
+    def __enter__(self) -> "Work":
+        run, names = self._run, [*self._units, *([self._last] if self._last else [])]
+        if self._stage in STAGES:
+            file = run.path("units", f"{self._stage}.json")
+            told = canonical({"recipe": run.stage_key(self._stage), "units": names})
+            if not file.is_file() or file.read_text(encoding="utf-8") != told:
+                write_text(file, told)
+        run.path("units", self._stage).mkdir(exist_ok=True)
+        self._bar.skip(self._done_steps())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._unit is not None:
+            self._give_back(self._unit)
+        self._bar.__exit__()
+
+    def __iter__(self) -> Iterator[str]:
+        # Processes begin at different places, so that they seldom ask for the same unit.
+        accelerator, names = self._run.accelerator, list(self._units)
+        first = accelerator.process_index * len(names) // accelerator.num_processes
+        yield from self._claimed([*names[first:], *names[:first]])
+        if self._last is not None:
+            yield from self._claimed([self._last])
+        self._bar.reach(self._done_steps())
+
+    def _claimed(self, names: Sequence[str]) -> Iterator[str]:
+        """Those of the units that this process gets; ends when all are done."""
+        while names:
+            waiting = []
+            for name in names:
+                stopping.step_ends()
+                if self._run.is_done(self._stage, name):
+                    continue
+                if not self._take(name):
+                    waiting.append(name)
+                    continue
+                self._unit, self._begun = name, time.monotonic()
+                yield name
+                assert self._unit is None, f"{self._stage}: done() was not called for {name}"
+            if len(waiting) == len(names):
+                time.sleep(NAP)
+                self._look(0)
+            names = waiting
+
+    def _take(self, name: str) -> bool:
+        """Claim a unit that is not done."""
+        run = self._run
+        assert run.presence is not None, "begin() comes first"
+        if not run.presence.take(run.marks.claim(self._stage, name)):
+            return False
+        if run.is_done(self._stage, name):  # since the last look
+            self._give_back(name)
+            return False
+        if run.marks.file(self._stage, name).is_file():
+            run.say(f"{self._stage}: {name} was marked, but its files are not what they were: it is done again")
+        return True
+
+    def steps(self, items: Iterable[Item], done: int = 0) -> Iterator[Item]:
+        """Pass the steps of the unit at hand on, the first `done` of which were made before."""
+        self._bar.skip(done)
+        with stopping.in_steps():
+            for made, item in enumerate(items, done + 1):
+                yield item
+                self._bar.forward()
+                self._look(made)
+                stopping.step_ends()
+
+    def done(self, files: Sequence[Path], **values: Any) -> None:
+        """Mark the unit at hand, whose files are written; log.txt and metrics.jsonl get `values`, what it came to."""
+        assert self._unit is not None
+        run, name, self._unit = self._run, self._unit, None
+        before = run.marks.digests(self._stage, name)
+        run.marks.mark(self._stage, name, files)
+        seconds = round(time.monotonic() - self._begun, 3)
+        twice = not self._give_back(name)
+        run.record(self._stage, unit=name, seconds=seconds, twice=twice, **values)
+        told = f": {canonical(values)}" if values else ""
+        run.logger.info("%s: %s done in %.1f s by %s%s", self._stage, name, seconds, own_name(), told)
+        if twice:
+            run.say(f"{self._stage}: {name} was done twice; it was taken over while this process gave no sign of life")
+        if before and all(before.values()) and before != run.marks.digests(self._stage, name):
+            self._forget_later(name)
+
+    def _forget_later(self, name: str) -> None:
+        """What rests on a unit that came out otherwise when it was done again is done again too."""
+        if self._stage in STAGES:
+            for later in STAGES[STAGES.index(self._stage) + 1 :]:
+                self._run.remove(f"units/{later}", f"{self._stage}: {name} came out otherwise than before")
+
+    def _give_back(self, name: str) -> bool:
+        assert self._run.presence is not None
+        return self._run.presence.give_back(self._run.marks.claim(self._stage, name))
+
+    def _look(self, made: int) -> None:
+        """Bring the bar to what all processes did; `made` are this unit's steps."""
+        if time.monotonic() - self._looked > LOOK_EVERY:
+            self._looked = time.monotonic()
+            self._bar.reach(self._done_steps() + made)
+
+    def _done_steps(self) -> int:
+        """Steps of all units that are marked, whoever did them."""
+        there = {file.stem for file in self._run.path("units", self._stage).glob("*.json")}
+        self._unseen = [name for name in self._unseen if name not in there]
+        return sum(self._units.values()) - sum(self._units[name] for name in self._unseen)
