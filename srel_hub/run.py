@@ -89,9 +89,12 @@ class Run:
         of them holds for that command. All processes of a launch call it together.
         """
         if self.is_main:
+            new = self.presence is None
             self.path("units").mkdir(parents=True, exist_ok=True)
             self._enter()
             with self.locked("begin"):
+                if new:  # whoever came later knows of this launch
+                    self._require_alone(self.recipe)
                 self._begin()
         self.accelerator.wait_for_everyone()
         if not self.is_main:
@@ -100,7 +103,6 @@ class Run:
             self._adopt(settle(self.recipe, self.folder, begun=True))
 
     def _begin(self) -> None:
-        self._require_alone(self.recipe)
         if not others(self.folder):
             sweep(self.folder)
         self._adopt(settle(self.recipe, self.folder, self._is_begun()))
