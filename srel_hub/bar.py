@@ -31,7 +31,7 @@ class Bar:
 
     def skip(self, steps: int) -> None:
         """These were made before: they do not count for the rate."""
-        if not steps:
+        if self._hidden or not steps:  # a hidden bar keeps nothing
             return
         self._bar.initial += steps
         self._bar.n += steps
@@ -45,5 +45,5 @@ class Bar:
 
     def reach(self, position: int) -> None:
         """Others may have brought it further than this process did."""
-        if position > self._bar.n:
+        if not self._hidden and position > self._bar.n:
             self._bar.update(position - self._bar.n)

@@ -42,6 +42,9 @@ from srel_hub.units import derive_seed, generator
 from srel_hub.work import Work
 
 
+CHECKPOINT = "squeeze-teacher"
+
+
 @dataclass(frozen=True)
 class Step:
     """Progress: `loss` is the epoch's mean training loss so far, on the device; `last` ends the epoch."""
@@ -67,21 +70,26 @@ def squeeze(run: Run, prepared: Prepared | None = None) -> Path:
     for remark in prepared.source.remarks:
         run.say(f"note: {remark}")
     with Work(run, "squeeze", {"teacher": training_steps(run, prepared)}, "step") as work:
-        if run.recipe.squeeze.pretrained is not None:
+        # The main process alone: transformers saves nothing from any other of a launch.
+        if run.is_main:
             for name in work:
-                _keep(run, work, name, *adopt(prepared, name), _eval_images(run, prepared))
-        elif run.is_main:
-            for name in work:
-                test = _eval_images(run, prepared)  # an image that cannot be read is found before the training
-                run.agreed(True)
-                _keep(run, work, name, *train_teacher(run, prepared, work), test)
+                _make(run, prepared, work, name)
+            _adopt_labeller(run, prepared)
             run.agreed(False)
         else:
             while run.agreed(False):
                 train_teacher(run, prepared, work)
-    if run.recipe.relabel.teacher is not None:
-        _adopt_labeller(run, prepared)
     return run.path("teacher")
+
+
+def _make(run: Run, prepared: Prepared, work: Work, name: str) -> None:
+    test = _eval_images(run, prepared)  # an image that cannot be read is found before the training
+    if run.recipe.squeeze.pretrained is not None:
+        work.done(save(run, name, *adopt(prepared, name), test))
+        return
+    run.agreed(True)  # all processes of the launch train
+    work.done(save(run, name, *train_teacher(run, prepared, work), test))
+    run.path("checkpoints", CHECKPOINT).unlink(missing_ok=True)
 
 
 def training_steps(run: Run, prepared: Prepared) -> int:
@@ -93,6 +101,8 @@ def training_steps(run: Run, prepared: Prepared) -> int:
 
 
 def _adopt_labeller(run: Run, prepared: Prepared) -> None:
+    if run.recipe.relabel.teacher is None:
+        return
     with run.locked("label_teacher"):
         if not run.is_done("relabel", "label_teacher"):
             saved = save(run, "label_teacher", *adopt(prepared, "label_teacher"), _eval_images(run, prepared))
@@ -127,7 +137,7 @@ def train_teacher(run: Run, prepared: Prepared, work: Work) -> tuple[Classifier,
     weights = derive_seed(seed, "squeeze", "weights")
     model = teacher.build(spec.network, prepared.class_names, train_set.size, weights).to(run.device)
     classifier = Classifier(model, mean, std, prepared.class_names, train_set.size)
-    checkpoint = Checkpoint(run.path("checkpoints", "squeeze-teacher"), model, make_optimizer(model, spec.optimizer))
+    checkpoint = Checkpoint(run.path("checkpoints", CHECKPOINT), model, make_optimizer(model, spec.optimizer))
     checkpoint.restore()
     if checkpoint.epochs:
         run.say(f"squeeze: goes on after epoch {checkpoint.epochs}")
@@ -141,11 +151,6 @@ def train_teacher(run: Run, prepared: Prepared, work: Work) -> tuple[Classifier,
                 run.record("squeeze", **checkpoint.curve[-1])
     counts = train_set.labels.bincount(minlength=len(prepared.class_names)).tolist()
     return classifier, {"pretrained": None, "train_images": len(train_set.labels), "class_images": counts}
-
-
-def _keep(run: Run, work: Work, name: str, classifier: Classifier, facts: dict[str, Any], test: Images | None) -> None:
-    work.done(save(run, name, classifier, facts, test))
-    run.path("checkpoints", "squeeze-teacher").unlink(missing_ok=True)
 
 
 def save(run: Run, name: str, classifier: Classifier, facts: dict[str, Any], test: Images | None) -> list[Path]:

@@ -16,8 +16,7 @@ LABELLED = ("images", "soft_labels", "evaluate", "dataset")
 
 def launch(count: int, *command: str, cwd: Path) -> None:
     several = ["--multi_gpu", "--num_processes", str(count)] if count > 1 else ["--num_processes", "1"]
-    done = execute("accelerate", "launch", *several, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", *command,
-                   cwd=cwd)  # fmt: skip
+    done = execute("accelerate", "launch", *several, "-m", *command, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
