@@ -73,5 +73,5 @@ def _told(run: Run, message: str, status: int) -> int:
     if run.presence is not None:
         with contextlib.suppress(OSError):  # the disk may be what is wrong
             run.logger.info(message)
-            run.record("error" if status in (1, 2) else "stop", message=message)
+            run.record("error" if status in (1, 2) else "stop", message=message.removeprefix("error: "))
     return status

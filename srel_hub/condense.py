@@ -12,12 +12,12 @@ from srel_hub.cache import clear
 from srel_hub.cli import cli
 from srel_hub.evaluate import evaluate, results_table
 from srel_hub.files import in_bytes, read_json, total_bytes
+from srel_hub.marks import STAGES
 from srel_hub.preflight import prepare
 from srel_hub.publish import share
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
 from srel_hub.run import Run
-from srel_hub.settle import STAGES
 from srel_hub.squeeze import squeeze
 
 

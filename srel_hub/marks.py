@@ -7,10 +7,20 @@ two agree; if only the time differs (a copied directory), its digest decides.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from srel_hub.files import sha256, write_text
 from srel_hub.recipe import canonical
+
+
+Stage = Literal["squeeze", "recover", "relabel", "evaluate"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+RESULTS: dict[Stage, tuple[str, ...]] = {  # of each stage, in the run directory
+    "squeeze": ("teacher",),
+    "recover": ("images",),
+    "relabel": ("label_teacher", "soft_labels"),
+    "evaluate": ("evaluate",),
+}
 
 
 class Marks:

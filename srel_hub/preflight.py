@@ -15,12 +15,12 @@ from srel_hub.checks import (
     require_same_data,
 )
 from srel_hub.faults import Faults, UserError
+from srel_hub.marks import Stage
 from srel_hub.picture import Frame
 from srel_hub.pretrained import Origin, at_size, load_pretrained, require_batchnorm, try_out
 from srel_hub.push import require_permission
 from srel_hub.recipe import Pretrained, Publish, Recipe
 from srel_hub.run import Run
-from srel_hub.settle import Stage
 from srel_hub.source import Source, described, open_source
 from srel_hub.teacher import Classifier
 

@@ -36,10 +36,15 @@ class Presence:
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder, self.name = folder, own_name()
         self.file = folder / "processes" / f"{self.name}.json"
-        write_json(self.file, {**_identity(folder), "since": round(time.time(), 3), **about})
+        self._about = {**_identity(folder), "since": round(time.time(), 3), **about}
+        write_json(self.file, self._about)
         over = threading.Event()
         threading.Thread(target=_beat, args=(self.file, over), daemon=True).start()
         self.leave = weakref.finalize(self, _leave, self.file, over)  # also at the interpreter's exit
+
+    def tell(self, now: dict[str, Any]) -> None:
+        """What this process is at, for whoever asks for the run's status; a beat too."""
+        write_json(self.file, {**self._about, "now": now})
 
     def take(self, claim: Path) -> bool:
         """Whether the unit of this claim file is now this process's to do."""

@@ -20,22 +20,16 @@ from srel_hub import stopping
 from srel_hub.bar import Bar
 from srel_hub.faults import UserError
 from srel_hub.files import in_bytes, own_name, read_json, sweep, total_bytes, write_json, write_text
-from srel_hub.marks import Marks
+from srel_hub.marks import RESULTS, Marks, Stage
 from srel_hub.presence import Presence, others
 from srel_hub.processes import library_versions, make_accelerator
 from srel_hub.recipe import Recipe, as_dict, fingerprint, load_recipe
-from srel_hub.settle import Settled, Stage, place_of, settle, to_keep
+from srel_hub.settle import Settled, place_of, settle, to_keep
 from srel_hub.yaml_files import to_yaml
 
 
 NAP = 0.2  # seconds between two tries for a claim
 SEEN_WITHIN = 60.0  # seconds after which a shared file system shows what another machine wrote
-RESULTS = {  # of each stage, in the run directory
-    "squeeze": ("teacher",),
-    "recover": ("images",),
-    "relabel": ("label_teacher", "soft_labels"),
-    "evaluate": ("evaluate",),
-}
 
 Item = TypeVar("Item")
 

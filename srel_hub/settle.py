@@ -4,15 +4,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from srel_hub.faults import UserError
+from srel_hub.marks import STAGES, Stage
 from srel_hub.processes import fair_threads
 from srel_hub.recipe import Recipe, RunSettings, as_dict, load_recipe
 
 
-Stage = Literal["squeeze", "recover", "relabel", "evaluate"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 ON_CARDS_ONLY = ("title", "homepage", "license", "terms", "citation")  # of the source: may change on a finished run
 MORE_TRAININGS = ("seeds", "students")  # of evaluate: those that are there stay as they are
 

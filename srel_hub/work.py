@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 from srel_hub import stopping
 from srel_hub.files import own_name, write_text
+from srel_hub.marks import STAGES
+from srel_hub.presence import BEAT
 from srel_hub.recipe import canonical
 from srel_hub.run import NAP, Run
-from srel_hub.settle import STAGES
 
 
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes did
@@ -36,14 +37,14 @@ class Work:
         self._run, self._stage, self._units, self._last = run, stage, units, last
         self._unseen = list(units)
         self._unit: str | None = None
-        self._begun = self._looked = 0.0
+        self._begun = self._looked = self._told = self._clock = 0.0
         self._bar = run.bar(sum(units.values()), stage, word)
 
     def __enter__(self) -> "Work":
-        run, names = self._run, [*self._units, *([self._last] if self._last else [])]
+        run, units = self._run, {**self._units, **({self._last: 0} if self._last else {})}
         if self._stage in STAGES:
             file = run.path("units", f"{self._stage}.json")
-            told = canonical({"recipe": run.stage_key(self._stage), "units": names})
+            told = canonical({"recipe": run.stage_key(self._stage), "units": units})
             if not file.is_file() or file.read_text(encoding="utf-8") != told:
                 write_text(file, told)
         run.path("units", self._stage).mkdir(exist_ok=True)
@@ -75,7 +76,7 @@ class Work:
                 if not self._take(name):
                     waiting.append(name)
                     continue
-                self._unit, self._begun = name, time.monotonic()
+                self._unit, self._begun, self._clock = name, time.monotonic(), time.time()
                 yield name
                 assert self._unit is None, f"{self._stage}: done() was not called for {name}"
             if len(waiting) == len(names):
@@ -137,6 +138,16 @@ class Work:
         if time.monotonic() - self._looked > LOOK_EVERY:
             self._looked = time.monotonic()
             self._bar.reach(self._done_steps() + made)
+        if self._unit is not None and time.monotonic() - self._told > BEAT:
+            self._told = time.monotonic()
+            self._tell(self._unit, made)
+
+    def _tell(self, name: str, made: int) -> None:
+        """Let others know what this process is at."""
+        assert self._run.presence is not None
+        steps = self._units.get(name, 0)
+        now = {"stage": self._stage, "unit": name, "made": made, "steps": steps, "begun": self._clock}
+        self._run.presence.tell(now)
 
     def _done_steps(self) -> int:
         """Steps of all units that are marked, whoever did them."""
