@@ -13,6 +13,7 @@ from srel_hub.cli import cli
 from srel_hub.evaluate import evaluate, results_table
 from srel_hub.files import in_bytes, read_json, total_bytes
 from srel_hub.marks import STAGES
+from srel_hub.plan import describe
 from srel_hub.preflight import prepare
 from srel_hub.publish import share
 from srel_hub.recover import recover
@@ -31,7 +32,7 @@ def condense(run: Run) -> None:
             prepared = prepare(run, pushes=run.is_main and not run.recipe.publish.dry_run)
         run.begin()
         if run.is_main:
-            pass
+            print("\n".join(describe(run, prepared).lines()))
         squeeze(run, prepared)
         recover(run)
         relabel(run)

@@ -249,18 +249,21 @@ def on_meta(network: nn.Module) -> nn.Module:
 
 
 class _Live(TorchDispatchMode):
-    """Follows the bytes of all tensors that are made within it; `peaks` are of those on the heap (True) and others."""
+    """Follows the bytes of tensors that are made within it; `peaks` are of those on a host's heap (True) and others.
 
-    def __init__(self, heap: bool) -> None:
+    Tensors on the meta device stand for the run's device, others are a host's, and nothing to a GPU.
+    """
+
+    def __init__(self, kind: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._heap = heap
+        self._is_host = kind == "cpu"
         self._now, self.peaks = {True: 0, False: 0}, {True: 0, False: 0}
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and (self._is_host or tensor.is_meta):
                 self._follow(tensor.untyped_storage())
         return result
 
@@ -268,7 +271,7 @@ class _Live(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known.add(key)
-            small = self._heap and size <= HEAP_BYTES
+            small = self._is_host and size <= HEAP_BYTES
             self._now[small] += size
             self.peaks[small] = max(self.peaks[small], self._now[small])
             weakref.finalize(storage, self._forget, key, small, size)
@@ -280,7 +283,7 @@ class _Live(TorchDispatchMode):
 
 def _cost(two_steps: Iterable[object], facts: Facts) -> Cost:
     """What one of two equal steps costs; the second finds the optimizer's state, so that the peak is a later one's."""
-    live, counter = _Live(heap=facts.machine.kind == "cpu"), FlopCounterMode(display=False)
+    live, counter = _Live(facts.machine.kind), FlopCounterMode(display=False)
     with torch.random.fork_rng(devices=[]), live, counter:
         for _ in two_steps:
             pass
@@ -351,7 +354,8 @@ def _squeeze(facts: Facts) -> StagePlan:
     count = facts.train_images
     if spec.pretrained is not None or count is None:
         return _stage(facts, "squeeze", len(networks), flops, costs, list(networks))
-    share = -(-count // batch_count(count, spec.batch_size) // machine.devices)  # of a batch, which all devices share
+    batch = -(-count // batch_count(count, spec.batch_size))
+    share = max(2, -(-batch // machine.devices))  # all devices share each batch
     step = _cost(_training(facts.networks["teacher"], spec.optimizer, spec.augment, share, size), facts)
     flops += spec.epochs * (step.flops * count // share)
     costs += [step, _drawing(spec.augment, count, facts)]
@@ -448,7 +452,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     facts, recipe, labels = plan.facts, plan.facts.recipe, plan.label_bytes
     machine, spec = facts.machine, recipe.relabel
     others = ", ".join(f"{name} {in_bytes(labels[name])}" for name in labels if name != spec.encoding)
-    named = ", ".join(f"{folder} {in_bytes(size)}" for folder, size in plan.teacher_bytes.items())
+    weights = ", ".join(f"{folder} {in_bytes(size)}" for folder, size in plan.teacher_bytes.items())
     folders = ", ".join(f"{folder} {count:,}" for folder, count in plan.files.items())
     yield (
         f"plan of {recipe.name}: {plan.images:,} images, {recipe.recover.ipc} each of {facts.num_classes:,} classes, "
@@ -457,7 +461,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"  pixels     {in_bytes(plan.pixel_bytes)}; as PNG at most {in_bytes(plan.png_bytes)}"
     yield f"  labels     {in_bytes(labels[spec.encoding])}: {spec.encoding}, {spec.epochs:,} epochs of every image"
     yield f"             in encodings that this version does not write: {others} (k {TOP_K})"
-    yield f"  teachers   {named}"
+    yield f"  teachers   {weights}"
     yield f"  dataset    {sum(plan.files.values()):,} files at most, pushed in one commit: {folders}"
     yield f"  while it works, images/ holds {plan.shards:,} files"
     yield f"  {'stage':<10} {'units':>8} {'FLOPs':>10} {'peak memory':>12} {'hours':>10}"

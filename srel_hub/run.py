@@ -20,7 +20,7 @@ from srel_hub import stopping
 from srel_hub.bar import Bar
 from srel_hub.faults import UserError
 from srel_hub.files import in_bytes, own_name, read_json, sweep, total_bytes, write_json, write_text
-from srel_hub.marks import RESULTS, Marks, Stage
+from srel_hub.marks import RESULTS, STAGES, Marks, Stage
 from srel_hub.presence import Presence, others
 from srel_hub.processes import library_versions, make_accelerator
 from srel_hub.recipe import Recipe, as_dict, fingerprint, load_recipe
@@ -58,7 +58,8 @@ class Run:
         torch.set_num_threads(threads)
 
     def _is_begun(self) -> bool:
-        return any(self.folder.glob("units/*/*.json")) or bool(others(self.folder))
+        there = [*(f"units/{stage}/*.json" for stage in STAGES), "checkpoints/*"]
+        return any(any(self.folder.glob(kind)) for kind in there) or bool(others(self.folder))
 
     def _require_alone(self, recipe: Recipe) -> None:
         """Refuse to work beside a launch unless asked to."""
