@@ -45,13 +45,13 @@ from srel_hub.soft_labels import LARGEST_COUNT, epoch_file_bytes, row_bytes
 from srel_hub.split import Split
 from srel_hub.teacher import Classifier
 from srel_hub.training import (
-    PREDICTED_PIXELS,
     batch_count,
     descend,
     distillation_loss,
     forward_flops,
     make_optimizer,
     mixed_cross_entropy,
+    prediction_batch,
 )
 
 
@@ -338,7 +338,7 @@ def _drawing(augment: Augment, count: int, facts: Facts) -> Cost:
 
 def _scoring(network: nn.Module, count: int, facts: Facts) -> Cost:
     """A batch of `count` whole images that a network is scored on (training.predictions)."""
-    batch = max(1, min(count, 500, PREDICTED_PIXELS // (facts.size[0] * facts.size[1])))
+    batch = min(count, prediction_batch(facts.size))
     return _cost(_forward(network, None, batch, facts.size), facts)
 
 
@@ -605,7 +605,7 @@ def _planned(arguments: argparse.Namespace) -> Plan:
     recipe = named(arguments.recipe, arguments.overrides)
     # Nothing is written, so that neither another launch nor another recipe's results are in the way.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
-    return describe(run, prepare(run), arguments.devices, arguments.device_tflops)
+    return describe(run, prepare(run, writes=False), arguments.devices, arguments.device_tflops)
 
 
 if __name__ == "__main__":

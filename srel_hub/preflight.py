@@ -62,11 +62,12 @@ def stage_of(folder: str) -> Stage:
     return "squeeze" if folder == "teacher" else "relabel"
 
 
-def prepare(run: Run, pushes: bool = False) -> Prepared:
+def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Prepared:
     """Open the source and the pretrained teachers, and check them, each other and the disk.
 
     Args:
         pushes: whether the result will be pushed, so that licence, token and repositories are looked at too.
+        writes: whether the run will write here, so that the disk is looked at too.
 
     Raises:
         UserError: with every fault at once.
@@ -100,9 +101,10 @@ def prepare(run: Run, pushes: bool = False) -> Prepared:
     assert names is not None
     with faults.collected():
         _require_shares(run)
-    with faults.collected():
-        weights = sum(each.classifier.parameter_bytes for each in adopted.values())
-        require_disk(run, source, len(names), frame.size if frame else first_size(source), weights)
+    if writes:
+        with faults.collected():
+            weights = sum(each.classifier.parameter_bytes for each in adopted.values())
+            require_disk(run, source, len(names), frame.size if frame else first_size(source), weights)
     for who, classifier in assumed.items():
         with faults.collected():
             require_accuracy(replace(classifier, model=classifier.model.to(run.device)), source.eval, who)

@@ -195,12 +195,12 @@ class Run:
     def bar(self, total: int | None, title: str, unit: str) -> Bar:
         """A bar that each machine's first process shows, and the main process logs.
 
-        Before `begin` there is no log: a run that is refused leaves nothing behind.
+        Before `begin` nothing is logged: a command that is refused leaves nothing behind.
         """
         return Bar(total, title, unit, not self.accelerator.is_local_main_process, self._log)
 
     def _log(self, line: str) -> None:
-        if self.is_main and self.folder.is_dir():
+        if self.is_main and self.presence is not None:
             self.logger.info(line)
 
     def progress(self, items: Iterable[Item], total: int | None, title: str, unit: str) -> Iterator[Item]:

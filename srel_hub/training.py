@@ -96,9 +96,13 @@ def batch_count(count: int, batch_size: int) -> int:
 def predictions(model: nn.Module, images: Tensor, table: Tensor) -> Iterator[Tensor]:
     """The model's logits, in eval mode, on whole images uint8 [N, 3, H, W]: float32 [B, K] on the CPU, in batches."""
     model.eval()
-    batch_size = max(1, min(500, PREDICTED_PIXELS // images[0, 0].numel()))
-    for x in images.split(batch_size):
+    for x in images.split(prediction_batch((images.shape[2], images.shape[3]))):
         yield model(normalise(x.to(table.device), table)).logits.float().cpu()
+
+
+def prediction_batch(size: tuple[int, int]) -> int:
+    """How many images of `size` one pass of `predictions` takes."""
+    return max(1, min(500, PREDICTED_PIXELS // (size[0] * size[1])))
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, table: Tensor) -> tuple[float, float]:
