@@ -29,7 +29,7 @@ def write_pixels(path: Path, count: int, images: Iterable[Picture]) -> None:
     first = next(arrived)
     height, width, _ = first[1].shape
     layout = {"pixels": ("U8", (count, 3, height, width))}
-    with create_safetensors(path, layout, "pixels") as write:
+    with create_safetensors(path, layout, {}) as write:
         for row, picture in itertools.chain([first], arrived):
             write("pixels", row, picture.transpose(2, 0, 1))
 

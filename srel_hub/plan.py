@@ -8,28 +8,31 @@ Hours are FLOPs divided by a speed, and as good as that.
 """
 
 import argparse
-import copy
-import functools
-import json
 import math
 import sys
-import time
-import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import psutil
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from srel_hub import teacher
-from srel_hub.augment import normalise, render, sample_views
 from srel_hub.cli import named
+from srel_hub.costs import (
+    HEAP_FACTOR,
+    Cost,
+    build_on_meta,
+    cost,
+    drawing,
+    forward,
+    matmul_tflops,
+    on_meta,
+    scoring,
+    state_bytes,
+    training,
+)
 from srel_hub.evaluate import ROWS, trainings
 from srel_hub.faults import UserError
 from srel_hub.files import in_bytes
@@ -37,35 +40,22 @@ from srel_hub.images import SHARD_BYTES
 from srel_hub.pixels import MOST_OF_DEVICE
 from srel_hub.preflight import Prepared, first_size, prepare, teachers
 from srel_hub.processes import total_memory
-from srel_hub.recipe import Augment, Network, Optimizer, Recipe, Relabel
+from srel_hub.recipe import Recipe, Relabel
 from srel_hub.recover import Unit, recipe_units, synthesise
 from srel_hub.relabel import label_files
 from srel_hub.run import Run
 from srel_hub.soft_labels import LARGEST_COUNT, epoch_file_bytes, row_bytes
 from srel_hub.split import Split
 from srel_hub.teacher import Classifier
-from srel_hub.training import (
-    batch_count,
-    descend,
-    distillation_loss,
-    forward_flops,
-    make_optimizer,
-    mixed_cross_entropy,
-    prediction_batch,
-)
+from srel_hub.tensor_files import file_bytes
+from srel_hub.training import batch_count, forward_flops
 
 
-META = torch.device("meta")
 TOP_K = 100
 ROOT_FILES = 4  # README.md, recipe.yaml, classes.csv, metrics.json
-# glibc's malloc keeps blocks of up to 32 MiB in a heap that shrinks at its top only: ResNet-18 at 64 pixels held 1.5
-# to 2.4 times what was alive; with every block mapped by itself it held what was alive, and took 1.5 times as long.
-HEAP_BYTES, HEAP_FACTOR = 32 * 1024**2, 1.8
-SAMPLED_VIEWS = 1000  # whose memory is measured, and scaled
 MANY_LABELS = 10 * 1024**3
 FOLDER_FILES, COMMIT_FILES = 10_000, 100  # hf.co/docs/hub/repositories-recommendations
 LONG_HOURS = 48.0
-MATMUL_SIDE, MATMUL_SECONDS = {"cpu": 1024, "cuda": 8192}, 0.5
 SUSTAINED = 0.3  # of a matrix product's speed; what small convolutions reach is measured nowhere before they run
 KNOBS = {  # of each stage: against memory, against time
     "squeeze": ("squeeze.batch_size", "squeeze.epochs"),
@@ -116,15 +106,6 @@ class Facts:
     eval_images: int | None
     networks: dict[str, nn.Module]
     machine: Machine
-
-
-@dataclass(frozen=True)
-class Cost:
-    """FLOPs (a multiply-add is two), and peak bytes of tensors without the weights, those of the heap apart."""
-
-    flops: int
-    memory: int
-    heap: int
 
 
 @dataclass(frozen=True)
@@ -220,145 +201,27 @@ def label_bytes(spec: Relabel, count: int, num_classes: int) -> dict[str, int]:
 
 
 def weights_bytes(network: nn.Module) -> int:
-    """Size of the model.safetensors that `teacher.save` writes: tensors by falling item size, then name."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, tensor in sorted(network.state_dict().items(), key=lambda item: (-item[1].itemsize, item[0])):
-        code = f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.itemsize}"
-        entries[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [offset, offset + tensor.nbytes]}
-        offset += tensor.nbytes
-    header = len(json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + -(-header // 8) * 8 + offset
-
-
-def build_on_meta(network: Network, num_classes: int, size: tuple[int, int]) -> nn.Module:
-    """The network without its weights' content."""
-    with META:
-        built: nn.Module = teacher.build(network, [str(index) for index in range(num_classes)], size, seed=0)
-    return built.requires_grad_(False)
-
-
-def on_meta(network: nn.Module) -> nn.Module:
-    """A copy without the weights' content, frozen."""
-    hollow: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter.detach().to(META), requires_grad=False)
-        for parameter in network.parameters()
+    """Size of the model.safetensors that `teacher.save` writes."""
+    layout = {
+        name: (f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.itemsize}", tuple(tensor.shape))
+        for name, tensor in network.state_dict().items()
     }
-    hollow |= {id(buffer): buffer.to(META) for buffer in network.buffers()}
-    return copy.deepcopy(network, hollow)
-
-
-class _Live(TorchDispatchMode):
-    """Follows the bytes of tensors that are made within it; `peaks` are of those on a host's heap (True) and others.
-
-    Tensors on the meta device stand for the run's device, others are a host's, and nothing to a GPU.
-    """
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._is_host = kind == "cpu"
-        self._now, self.peaks = {True: 0, False: 0}, {True: 0, False: 0}
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (self._is_host or tensor.is_meta):
-                self._follow(tensor.untyped_storage())
-        return result
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            small = self._is_host and size <= HEAP_BYTES
-            self._now[small] += size
-            self.peaks[small] = max(self.peaks[small], self._now[small])
-            weakref.finalize(storage, self._forget, key, small, size)
-
-    def _forget(self, key: int, small: bool, size: int) -> None:
-        self._known.discard(key)
-        self._now[small] -= size
-
-
-def _cost(two_steps: Iterable[object], facts: Facts) -> Cost:
-    """What one of two equal steps costs; the second finds the optimizer's state, so that the peak is a later one's."""
-    live, counter = _Live(facts.machine.kind), FlopCounterMode(display=False)
-    with torch.random.fork_rng(devices=[]), live, counter:
-        for _ in two_steps:
-            pass
-    return Cost(counter.get_total_flops() // 2, live.peaks[False], live.peaks[True])
-
-
-def _training(
-    network: nn.Module,
-    optimizer: Optimizer,
-    augment: Augment,
-    batch: int,
-    size: tuple[int, int],
-    labeller: nn.Module | None = None,
-) -> Iterator[None]:
-    """Two steps of squeeze or evaluate; with a labeller, on random real images, which are labelled as they come."""
-    model = copy.deepcopy(network).requires_grad_(True).train()
-    chosen = make_optimizer(model, optimizer)
-    labels, shares = (torch.zeros(batch, dtype=kind, device=META) for kind in (torch.int64, torch.float32))
-    for _ in range(2):
-        x = _shown(augment, batch, size)
-        if labeller is None:
-            loss = mixed_cross_entropy(model(x).logits, labels, labels, shares)
-        else:
-            with torch.no_grad():
-                logits = labeller(x).logits
-            loss = distillation_loss(model(x).logits, logits, 1.0, squared=False)
-        descend(chosen, loss)
-        yield
-
-
-@torch.no_grad()
-def _forward(network: nn.Module, augment: Augment | None, batch: int, size: tuple[int, int]) -> Iterator[object]:
-    """Two batches of relabel, or of scoring, which shows images whole."""
-    for _ in range(2):
-        yield network.eval()(_shown(augment, batch, size))
-
-
-def _shown(augment: Augment | None, batch: int, size: tuple[int, int]) -> Tensor:
-    """float32 [batch, 3, H, W]: normalised images, in random views as every stage shows them, or whole."""
-    images = torch.empty(batch, 3, *size, dtype=torch.uint8, device=META)
-    if augment is not None:
-        images = render(images, sample_views(augment, batch, size, torch.Generator()), torch.arange(batch))
-    return normalise(images, torch.empty(3, 256, device=META))
-
-
-def _drawing(augment: Augment, count: int, facts: Facts) -> Cost:
-    """The drawing of an epoch's views."""
-    some = min(count, SAMPLED_VIEWS)
-    cost = _cost((sample_views(augment, some, facts.size, torch.Generator()) for _ in range(2)), facts)
-    return Cost(0, 0, (cost.memory + cost.heap) * count // some)
-
-
-def _scoring(network: nn.Module, count: int, facts: Facts) -> Cost:
-    """A batch of `count` whole images that a network is scored on (training.predictions)."""
-    batch = min(count, prediction_batch(facts.size))
-    return _cost(_forward(network, None, batch, facts.size), facts)
-
-
-def _state_bytes(network: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in network.state_dict().values())
+    return file_bytes(layout, {"format": "pt"})
 
 
 def _squeeze(facts: Facts) -> StagePlan:
     spec, size, machine = facts.recipe.squeeze, facts.size, facts.machine
     networks, scored = facts.networks.values(), facts.eval_images or 0
     flops = scored * sum(forward_flops(network, size) for network in networks)
-    costs = [_scoring(network, scored, facts) for network in networks if scored]
+    costs = [scoring(network, scored, facts.size, facts.machine.kind) for network in networks if scored]
     count = facts.train_images
     if spec.pretrained is not None or count is None:
         return _stage(facts, "squeeze", len(networks), flops, costs, list(networks))
     batch = -(-count // batch_count(count, spec.batch_size))
     share = max(2, -(-batch // machine.devices))  # all devices share each batch
-    step = _cost(_training(facts.networks["teacher"], spec.optimizer, spec.augment, share, size), facts)
+    step = cost(training(facts.networks["teacher"], spec.optimizer, spec.augment, share, size), facts.machine.kind)
     flops += spec.epochs * (step.flops * count // share)
-    costs += [step, _drawing(spec.augment, count, facts)]
+    costs += [step, drawing(spec.augment, count, facts.size)]
     planned = _stage(facts, "squeeze", 1, flops, costs, list(networks), count)
     return replace(planned, hours=flops / (machine.devices * _per_hour(machine)))
 
@@ -372,7 +235,7 @@ def _recover(facts: Facts) -> StagePlan:
     costs = {}
     for ipcs, classes in shapes:
         steps = synthesise(classifier, replace(spec, iterations=2), Unit(range(ipcs), range(classes)), seed=0)
-        costs[ipcs, classes] = _cost(steps, facts)
+        costs[ipcs, classes] = cost(steps, facts.machine.kind)
     flops = spec.iterations * sum(costs[shape].flops * count for shape, count in shapes.items())
     return _stage(facts, "recover", len(units), flops, list(costs.values()), [network])
 
@@ -381,9 +244,9 @@ def _relabel(facts: Facts) -> StagePlan:
     spec, count = facts.recipe.relabel, facts.recipe.recover.ipc * facts.num_classes
     network = facts.networks[facts.recipe.label_folder]
     costs = [
-        _cost(_forward(network, spec.augment, min(spec.batch_size, count), facts.size), facts),
-        _drawing(spec.augment, count, facts),
-        _scoring(network, count, facts),
+        cost(forward(network, spec.augment, min(spec.batch_size, count), facts.size), facts.machine.kind),
+        drawing(spec.augment, count, facts.size),
+        scoring(network, count, facts.size, facts.machine.kind),
     ]
     flops = (spec.epochs + 1) * count * forward_flops(network, facts.size)  # once the whole images, for the manifest
     units = len(label_files(spec, count, facts.num_classes))
@@ -402,14 +265,19 @@ def _evaluate(facts: Facts) -> StagePlan:
     plans = []
     for network in spec.students:
         student = build_on_meta(network, facts.num_classes, size)
-        costs = [_scoring(student, facts.eval_images, facts), _drawing(augment, condensed, facts)]
+        costs = [
+            scoring(student, facts.eval_images, facts.size, facts.machine.kind),
+            drawing(augment, condensed, facts.size),
+        ]
         steps: dict[tuple[int, nn.Module | None], Cost] = {}
         flops = len(rows) * facts.eval_images * forward_flops(student, size)
         for row, count in rows.items():
             batch = -(-count // batch_count(count, spec.batch_size))
             asked = labeller if row == "random-real" else None
             if (batch, asked) not in steps:
-                steps[batch, asked] = _cost(_training(student, spec.optimizer, augment, batch, size, asked), facts)
+                steps[batch, asked] = cost(
+                    training(student, spec.optimizer, augment, batch, size, asked), facts.machine.kind
+                )
             flops += spec.epochs * (steps[batch, asked].flops * count // batch)
         costs += steps.values()
         units = spec.seeds * len(rows)
@@ -433,7 +301,7 @@ def _stage(
     held = images * 3 * facts.size[0] * facts.size[1]
     if machine.kind == "cpu" or held > MOST_OF_DEVICE * machine.memory:
         held = 0
-    weights = sum(_state_bytes(network) for network in networks)
+    weights = sum(state_bytes(network) for network in networks)
     mapped, heap = max((cost.memory for cost in costs), default=0), max((cost.heap for cost in costs), default=0)
     memory = machine.resident + weights + held + mapped + int(HEAP_FACTOR * heap)
     return StagePlan(name, units, flops, memory, _hours(machine, flops, units))
@@ -560,7 +428,7 @@ def _network(run: Run, prepared: Prepared, folder: str, size: tuple[int, int]) -
 
 def _machine(run: Run, devices: int | None, tflops: float | None) -> Machine:
     kind = run.device.type
-    speed = tflops or SUSTAINED * _matmul_tflops(kind)
+    speed = tflops or SUSTAINED * matmul_tflops(kind)
     return Machine(
         devices=devices or run.accelerator.num_processes,
         tflops=speed,
@@ -569,18 +437,6 @@ def _machine(run: Run, devices: int | None, tflops: float | None) -> Machine:
         memory=torch.cuda.mem_get_info(run.device)[1] if kind == "cuda" else total_memory(),
         resident=0 if kind == "cuda" else psutil.Process().memory_info().rss,
     )
-
-
-@functools.cache
-def _matmul_tflops(kind: str) -> float:
-    """How fast this machine multiplies square float32 matrices, in 10^12 operations a second."""
-    side = MATMUL_SIDE[kind]
-    a = torch.ones(side, side, device=kind)
-    begun, done = time.monotonic(), 0
-    while time.monotonic() - begun < MATMUL_SECONDS:
-        float((a @ a)[0, 0])  # reading it waits for the device
-        done += 1
-    return 2 * side**3 * done / (time.monotonic() - begun) / 1e12
 
 
 def main(argv: Sequence[str]) -> int:

@@ -218,8 +218,9 @@ def epoch_file_bytes(epoch: int, rows: range, num_classes: int, mix: str) -> int
     return file_bytes(_layout(len(rows), num_classes, mix), _metadata(epoch, rows))
 
 
-def _metadata(epoch: int, rows: range) -> str:
-    return canonical({"format": FORMAT, "version": VERSION, "epoch": epoch, "rows": [rows.start, rows.stop]})
+def _metadata(epoch: int, rows: range) -> dict[str, str]:
+    told = canonical({"format": FORMAT, "version": VERSION, "epoch": epoch, "rows": [rows.start, rows.stop]})
+    return {"srel": told}
 
 
 def _layout(rows: int, num_classes: int, mix: str) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-DTYPES = {"F16": np.float16, "I32": np.int32, "I16": np.int16, "U8": np.uint8, "BOOL": np.bool_}
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 Write = Callable[[str, int, NDArray[Any]], None]
@@ -21,13 +30,13 @@ def itemsize(code: str) -> int:
     return np.dtype(DTYPES[code]).itemsize
 
 
-def header(layout: Layout, metadata: str) -> tuple[bytes, dict[str, int]]:
+def header(layout: Layout, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
     """The file's first bytes, and where each tensor begins in it.
 
-    As the library's own save_file writes them: tensors by falling alignment, then name; one metadata key `srel`, for
-    with several the library's order is random.
+    As the library's own save_file writes them: tensors by falling alignment, then name. With several metadata keys its
+    order is random, so files that are to be the same have one.
     """
-    entries: dict[str, Any] = {"__metadata__": {"srel": metadata}}
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, (code, shape) in sorted(layout.items(), key=lambda item: (-itemsize(item[1][0]), item[1][0], item[0])):
         stop = offset + itemsize(code) * math.prod(shape)
@@ -39,13 +48,13 @@ def header(layout: Layout, metadata: str) -> tuple[bytes, dict[str, int]]:
     return len(text).to_bytes(8, "little") + text, {name: first + entries[name]["data_offsets"][0] for name in layout}
 
 
-def file_bytes(layout: Layout, metadata: str) -> int:
+def file_bytes(layout: Layout, metadata: Mapping[str, str]) -> int:
     """Size of the file."""
     return len(header(layout, metadata)[0]) + sum(itemsize(code) * math.prod(shape) for code, shape in layout.values())
 
 
 @contextlib.contextmanager
-def create_safetensors(path: Path, layout: Layout, metadata: str) -> Iterator[Write]:
+def create_safetensors(path: Path, layout: Layout, metadata: Mapping[str, str]) -> Iterator[Write]:
     """Create a file of this layout and give `write(name, row, array)`, which puts rows in their place.
 
     Written, not mapped: on a full disk a write is an error, a mapped page kills the process.

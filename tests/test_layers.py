@@ -42,6 +42,7 @@ ORDER = [
     "checkpoint",
     "teacher",
     "pretrained",
+    "costs",
     "split",
     "source",
     "images",

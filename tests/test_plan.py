@@ -11,7 +11,7 @@ from conftest import SMALL, branch, execute, make_source, small_recipe, write_re
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from srel_hub import plan, teacher
+from srel_hub import costs, plan, teacher
 from srel_hub.evaluate import evaluate
 from srel_hub.images import encode_png
 from srel_hub.preflight import prepare
@@ -36,7 +36,7 @@ def planned(recipe: Recipe, num_classes: int, size: tuple[int, int], network: Ne
             train_images=None,
             real_images=None,
             eval_images=None,
-            networks={"teacher": plan.build_on_meta(network, num_classes, size)},
+            networks={"teacher": costs.build_on_meta(network, num_classes, size)},
             machine=GPU,
         )
     )
@@ -159,7 +159,7 @@ def test_a_teacher_takes_the_bytes_planned(make: Callable[[], nn.Module], tmp_pa
     made = make()
     names = tuple("abc"[: made.config.num_labels])
     teacher.save(teacher.Classifier(made, (0.5,) * 3, (0.2,) * 3, names, (32, 32)), tmp_path)
-    assert plan.weights_bytes(plan.on_meta(made)) == (tmp_path / "model.safetensors").stat().st_size
+    assert plan.weights_bytes(costs.on_meta(made)) == (tmp_path / "model.safetensors").stat().st_size
     assert all(not parameter.is_meta for parameter in made.parameters()), "the network itself is left alone"
 
 
