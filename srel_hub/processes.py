@@ -4,8 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
@@ -70,9 +70,11 @@ def _require_launch(environment: "os._Environ[str]") -> None:
 
 
 def _require_trackers(trackers: Sequence[str]) -> None:
-    missing = [name for name in trackers if find_spec(name) is None]
-    if missing:
-        raise UserError(f"run.trackers: {', '.join(missing)} not installed: pip install {' '.join(missing)}")
+    for name in trackers:
+        try:
+            import_module(name)
+        except ImportError as error:  # Accelerate would go on without it
+            raise UserError(f"run.trackers={name}: cannot be imported ({error}): pip install {name}") from None
 
 
 def local_processes() -> int:

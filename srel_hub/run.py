@@ -1,6 +1,7 @@
 """One run directory: its recipe, paths, device, marks, log, and this process's place among those that work on it."""
 
 import contextlib
+import itertools
 import json
 import logging
 import shutil
@@ -46,7 +47,8 @@ class Run:
         self.folder = place_of(recipe)
         self.marks = Marks(self.folder, recipe.run.check == "full")
         self.presence: Presence | None = None
-        self.accelerator = make_accelerator(recipe.run.trackers, str(self.folder))
+        self._recorded = itertools.count()  # the trackers' steps
+        self.accelerator = make_accelerator(recipe.run.trackers, str(self.path("trackers")))
         self.launch = self.agreed(f"{own_name()}-{time.time()}")
         self._require_alone(recipe)
         self._adopt(settle(recipe, self.folder, self._is_begun()))
@@ -190,7 +192,8 @@ class Run:
         with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.accelerator.trackers:
-            self.accelerator.log({f"{stage}/{name}": n for name, n in values.items() if isinstance(n, (int, float))})
+            numbers = {f"{stage}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
+            self.accelerator.log(numbers, step=next(self._recorded))
 
     def bar(self, total: int | None, title: str, unit: str) -> Bar:
         """A bar that each machine's first process shows, and the main process logs.

@@ -40,8 +40,8 @@ from srel_hub.run import Run
 from srel_hub.work import Work
 
 
-KILLS, SAMPLED_KILLS = 20, 2
-FULL, SAMPLED_FULL = 30, 5
+KILLS, SAMPLED_KILLS = 20, 1
+FULL, SAMPLED_FULL = 30, 3
 PROGRESS = ROOT / ".long" / "kills.jsonl"
 TABLE = ROOT / "tests" / "tables" / "kills.md"
 
@@ -133,8 +133,9 @@ def table(cases: list[dict[str, object]]) -> str:
     return "\n".join([*lines, ""])
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("stage", ["squeeze", "evaluate"])
+@pytest.mark.parametrize(
+    ("stage", "number", "status"), [("squeeze", signal.SIGTERM, 143), ("evaluate", signal.SIGINT, 130)]
+)
 def test_stopped_by_a_signal(
     whole: tuple[Path, Path], tmp_path: Path, stage: str, number: signal.Signals, status: int
 ) -> None:
@@ -193,7 +194,9 @@ def test_no_space_left_anywhere(whole: tuple[Path, Path], tmp_path: Path, number
     try_full(whole, tmp_path, number)
 
 
-@pytest.mark.parametrize("kilobytes", [40, 80, 120, 160, 200])
+@pytest.mark.parametrize(
+    "kilobytes", [80, 160, *(pytest.param(size, marks=pytest.mark.long) for size in (40, 120, 200))]
+)
 def test_a_disk_that_is_really_full(whole: tuple[Path, Path], tmp_path: Path, kilobytes: int) -> None:
     recipe, reference = whole
     disk = tmp_path / "disk"
@@ -229,7 +232,10 @@ def test_a_directory_that_vanishes_is_not_made_anew(whole: tuple[Path, Path], tm
     assert bytes_of(run) == bytes_of(reference)
 
 
-@pytest.mark.parametrize("name", ["images", "soft_labels", "teacher", "evaluate"])
+@pytest.mark.parametrize(
+    "name",
+    ["soft_labels", *(pytest.param(name, marks=pytest.mark.long) for name in ("images", "teacher", "evaluate"))],
+)
 def test_altered_files_are_done_again(whole: tuple[Path, Path], tmp_path: Path, name: str) -> None:
     recipe, reference = whole
     run = tmp_path / "world"
