@@ -28,7 +28,7 @@ META = torch.device("meta")
 # to 2.4 times what was alive; with every block mapped by itself it held what was alive, and took 1.5 times as long.
 HEAP_BYTES, HEAP_FACTOR = 32 * 1024**2, 1.8
 SAMPLED_VIEWS = 1000  # whose memory is measured, and scaled
-MATMUL_SIDE, MATMUL_SECONDS = {"cpu": 1024, "cuda": 8192}, 0.5
+MATMUL_SIDE, MATMUL_SECONDS = {"cpu": 1024, "cuda": 8192}, 0.2
 
 
 @dataclass(frozen=True)

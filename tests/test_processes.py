@@ -98,6 +98,7 @@ def test_the_launcher_that_drops_processes(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.long
 def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
     command = arguments(world(tmp_path), tmp_path / "runs", "squeeze.batch_size=3")
     done = execute("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "-m", "srel_hub.condense", *command,
