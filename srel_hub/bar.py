@@ -37,6 +37,11 @@ class Bar:
         self._bar.n += steps
         self._bar.refresh()
 
+    def more(self, steps: int) -> None:
+        """These are to be made after all."""
+        if not self._hidden:
+            self._bar.total = (self._bar.total or 0) + steps
+
     def forward(self) -> None:
         self._bar.update()
         if not self._hidden and time.monotonic() - self._logged > LOG_EVERY and self._bar.n != self._bar.total:

@@ -129,7 +129,7 @@ def require_disk(run: Run, source: Source, num_classes: int, size: tuple[int, in
     """Compare what the recipe will write with what is free there. PNGs of noise are as large as the pixels.
 
     Args:
-        weights: bytes of the teachers that are adopted.
+        weights: bytes of the teachers.
 
     Raises:
         UserError: naming the parts and the knobs.
@@ -153,7 +153,9 @@ def require_disk(run: Run, source: Source, num_classes: int, size: tuple[int, in
 
 def decoded_images(recipe: Recipe, source: Source, count: int) -> int:
     """How many decoded images a run keeps while it works: condensed, eval, random real and training images."""
-    evaluated = 0 if source.eval is None else len(source.eval.labels)
-    real = recipe.evaluate.seeds * count if source.train is not None and evaluated else 0
-    trained = 0 if recipe.squeeze.pretrained is not None or source.train is None else len(source.train.labels)
-    return count + evaluated + real + trained
+    train, evaluated = source.train, source.eval
+    if evaluated is None or evaluated.fingerprint is None:  # in memory already
+        return count
+    real = recipe.evaluate.seeds * count if train is not None else 0
+    trained = len(train.labels) if train is not None and recipe.squeeze.pretrained is None else 0
+    return count + len(evaluated.labels) + real + trained

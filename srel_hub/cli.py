@@ -56,8 +56,9 @@ def execute(stage: Callable[[Run], object], run: Run) -> int:
     except UserError as error:
         return _told(run, f"error: {error}", 2)
     except OSError as error:
-        where = run.folder if run.folder.is_dir() else f"{run.folder}, which is gone"
-        return _told(run, f"error: {error}; what is done in {where} is kept, the same command goes on from there", 1)
+        kept = "what is done is kept, the same command goes on from there"
+        gone = "the run directory is gone; when it is back, the same command goes on from there"
+        return _told(run, f"error: {error}; {kept if run.folder.is_dir() else gone}", 1)
     except Stopped as stopped:
         told = f"stopped by {stopped}: what is done is kept, the same command goes on from there"
         return _told(run, told, stopped.exit_status)

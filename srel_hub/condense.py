@@ -4,8 +4,11 @@ accelerate launch -m srel_hub.condense recipes/quickstart.yaml
 accelerate launch -m srel_hub.condense recipes/cifar10_ipc10.yaml recover.iterations=200 squeeze.network.width=0.25
 """
 
+import sys
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from srel_hub.assemble import assembled, assembly
 from srel_hub.cache import clear
@@ -25,8 +28,9 @@ from srel_hub.squeeze import squeeze
 def condense(run: Run) -> None:
     """Every stage in order; what is done already is kept."""
     if run.agreed(is_finished(run)):
-        run.begin()
-        run.say(f"{run.folder} is complete: nothing to do")
+        if run.is_main:
+            checked = f" ({run.marks.compared:,} digests compared)" if run.marks.compared else ""
+            tqdm.write(f"{run.folder} is complete: nothing to do{checked}", file=sys.stderr)
     else:
         with run.accelerator.main_process_first():
             prepared = prepare(run, pushes=run.is_main and not run.recipe.publish.dry_run)
@@ -42,8 +46,11 @@ def condense(run: Run) -> None:
             clear(run)
     if run.is_main:
         print(closing(run.path("dataset"), read_json(run.path("evaluate", "summary.json"))))
-        with run.locked("publish"):
-            share(run, run.path("dataset"), run.path("teacher_repo"))
+    if run.recipe.publish.repo_id is not None:
+        run.begin()
+        if run.is_main:
+            with run.locked("publish"):
+                share(run, run.path("dataset"), run.path("teacher_repo"))
 
 
 def is_finished(run: Run) -> bool:

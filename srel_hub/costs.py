@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from srel_hub import teacher
 from srel_hub.augment import normalise, render, sample_views
 from srel_hub.recipe import Augment, Network, Optimizer
+from srel_hub.tensor_files import file_bytes
 from srel_hub.training import descend, distillation_loss, make_optimizer, mixed_cross_entropy, prediction_batch
 
 
@@ -55,6 +56,15 @@ def on_meta(network: nn.Module) -> nn.Module:
     }
     hollow |= {id(buffer): buffer.to(META) for buffer in network.buffers()}
     return copy.deepcopy(network, hollow)
+
+
+def weights_bytes(network: nn.Module) -> int:
+    """Size of the model.safetensors that `teacher.save` writes."""
+    layout = {
+        name: (f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.itemsize}", tuple(tensor.shape))
+        for name, tensor in network.state_dict().items()
+    }
+    return file_bytes(layout, {"format": "pt"})
 
 
 class _Live(TorchDispatchMode):

@@ -94,6 +94,9 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
     require_same_data(run, source, read_manifest(run.path("soft_labels", "manifest.json")).class_names)
     rows = () if source.eval is None else ROWS if source.train is not None else ROWS[:1]
     found = {training.name: training for training in trainings(spec, rows)}
+    passed = {mark for mark in run.marked("evaluate") if not mark.startswith("summary-")} - found.keys()
+    if passed:
+        run.say(f"evaluate: {len(passed)} trainings of other seeds or students are kept, and not summarised")
     last = f"summary-{fingerprint(list(found))[:12]}"
     with Work(run, "evaluate", dict.fromkeys(found, spec.epochs), "epoch", last) as work:
         for name in work:

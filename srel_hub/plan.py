@@ -32,6 +32,7 @@ from srel_hub.costs import (
     scoring,
     state_bytes,
     training,
+    weights_bytes,
 )
 from srel_hub.evaluate import ROWS, trainings
 from srel_hub.faults import UserError
@@ -47,7 +48,6 @@ from srel_hub.run import Run
 from srel_hub.soft_labels import LARGEST_COUNT, epoch_file_bytes, row_bytes
 from srel_hub.split import Split
 from srel_hub.teacher import Classifier
-from srel_hub.tensor_files import file_bytes
 from srel_hub.training import batch_count, forward_flops
 
 
@@ -200,15 +200,6 @@ def label_bytes(spec: Relabel, count: int, num_classes: int) -> dict[str, int]:
     }
 
 
-def weights_bytes(network: nn.Module) -> int:
-    """Size of the model.safetensors that `teacher.save` writes."""
-    layout = {
-        name: (f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.itemsize}", tuple(tensor.shape))
-        for name, tensor in network.state_dict().items()
-    }
-    return file_bytes(layout, {"format": "pt"})
-
-
 def _squeeze(facts: Facts) -> StagePlan:
     spec, size, machine = facts.recipe.squeeze, facts.size, facts.machine
     networks, scored = facts.networks.values(), facts.eval_images or 0
@@ -328,11 +319,11 @@ def _lines(plan: Plan) -> Iterator[str]:
     )
     yield f"  pixels     {in_bytes(plan.pixel_bytes)}; as PNG at most {in_bytes(plan.png_bytes)}"
     yield f"  labels     {in_bytes(labels[spec.encoding])}: {spec.encoding}, {spec.epochs:,} epochs of every image"
-    yield f"             in encodings that this version does not write: {others} (k {TOP_K})"
+    yield f"             in encodings that this version does not write: {others} (k {min(TOP_K, facts.num_classes)})"
     yield f"  teachers   {weights}"
     yield f"  dataset    {sum(plan.files.values()):,} files at most, pushed in one commit: {folders}"
     yield f"  while it works, images/ holds {plan.shards:,} files"
-    yield f"  {'stage':<10} {'units':>8} {'FLOPs':>10} {'peak memory':>12} {'hours':>10}"
+    yield f"  {'stage':<10} {'units':>8} {'FLOPs':>10} {'peak memory':>12} {'time':>10}"
     for stage in plan.stages:
         told = f"{stage.units:>8,} {stage.flops:>10.2e} {in_bytes(stage.memory):>12} {_in_hours(stage.hours):>10}"
         yield f"  {stage.name:<10} {told}"
@@ -351,7 +342,9 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 
 def _in_hours(hours: float) -> str:
-    return f"{hours:,.1f}" if hours >= 0.05 else f"{hours:.1g}"
+    """'3.2 h', '4.0 min', '12 s'."""
+    minutes, seconds = 60 * hours, 3600 * hours
+    return f"{hours:,.1f} h" if hours >= 1 else f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.0f} s"
 
 
 def _warnings(plan: Plan) -> Iterator[str]:
@@ -449,7 +442,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         for option, value in (("--devices", arguments.devices), ("--device-tflops", arguments.device_tflops)):
             if value is not None and not 0 < value < math.inf:
-                raise UserError(f"{option}={value}: must be more than 0")
+                raise UserError(f"{option}={value}: must be a number above 0")
         print("\n".join(_planned(arguments).lines()))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

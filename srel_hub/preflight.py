@@ -14,6 +14,7 @@ from srel_hub.checks import (
     require_one_size,
     require_same_data,
 )
+from srel_hub.costs import build_on_meta, weights_bytes
 from srel_hub.faults import Faults, UserError
 from srel_hub.marks import Stage
 from srel_hub.picture import Frame
@@ -103,8 +104,8 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Prepared:
         _require_shares(run)
     if writes:
         with faults.collected():
-            weights = sum(each.classifier.parameter_bytes for each in adopted.values())
-            require_disk(run, source, len(names), frame.size if frame else first_size(source), weights)
+            size = frame.size if frame else first_size(source)
+            require_disk(run, source, len(names), size, _weights(run, adopted, len(names), size))
     for who, classifier in assumed.items():
         with faults.collected():
             require_accuracy(replace(classifier, model=classifier.model.to(run.device)), source.eval, who)
@@ -134,6 +135,14 @@ def _open(run: Run, faults: Faults) -> tuple[Source, dict[str, tuple[Classifier,
         faults.settle()
     assert source is not None
     return source, opened
+
+
+def _weights(run: Run, adopted: dict[str, Adopted], num_classes: int, size: tuple[int, int]) -> int:
+    """Bytes of the teachers that are still to be saved."""
+    networks = [each.classifier.model for each in adopted.values()]
+    if run.recipe.squeeze.pretrained is None and not run.is_done("squeeze", "teacher"):
+        networks.append(build_on_meta(run.recipe.squeeze.network, num_classes, size))
+    return sum(weights_bytes(network) for network in networks)
 
 
 def _require_shares(run: Run) -> None:

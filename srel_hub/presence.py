@@ -76,6 +76,18 @@ def others(folder: Path) -> list[dict[str, Any]]:
     return [told for file in files if is_alive(file, own) and (told := _told(file))]
 
 
+def forget_dead(folder: Path) -> None:
+    """Remove the files of processes that are dead, and their claims."""
+    own = folder / "processes" / f"{own_name()}.json"
+    for claim in (folder / "units").rglob("*.claim"):
+        holder = _read(claim)
+        if holder and holder != own_name() and not is_alive(own.with_name(f"{holder}.json"), own):
+            claim.unlink(missing_ok=True)
+    for file in (folder / "processes").glob("*.json"):
+        if file != own and not is_alive(file, own):
+            file.unlink(missing_ok=True)
+
+
 def is_alive(file: Path, own: Path) -> bool:
     """Whether the process of this presence file lives.
 

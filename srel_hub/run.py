@@ -22,7 +22,7 @@ from srel_hub.bar import Bar
 from srel_hub.faults import UserError
 from srel_hub.files import in_bytes, own_name, read_json, sweep, total_bytes, write_json, write_text
 from srel_hub.marks import RESULTS, STAGES, Marks, Stage
-from srel_hub.presence import Presence, others
+from srel_hub.presence import Presence, forget_dead, others
 from srel_hub.processes import library_versions, make_accelerator
 from srel_hub.recipe import Recipe, as_dict, fingerprint, load_recipe
 from srel_hub.settle import Settled, place_of, settle, to_keep
@@ -52,6 +52,7 @@ class Run:
         self.launch = self.agreed(f"{own_name()}-{time.time()}")
         self._require_alone(recipe)
         self._adopt(settle(recipe, self.folder, self._is_begun()))
+        self._require_none_hurt()
 
     def _adopt(self, settled: Settled) -> None:
         self.recipe, self.outdated, self._changes = settled.recipe, settled.outdated, settled.changes
@@ -71,6 +72,15 @@ class Run:
             raise UserError(
                 f"{self.folder}: another launch works on it ({told}); stop that one first, or let this one share the "
                 "work with run.cooperate=true"
+            )
+
+    def _require_none_hurt(self) -> None:
+        """Refuse to replace the results of a launch that lives."""
+        living = others(self.folder)
+        if self.outdated and [other for other in living if other.get("launch") != self.launch]:
+            raise UserError(
+                f"run.overwrite=true: {self.folder} is worked on by {living[0]['host']}, process {living[0]['pid']}, "
+                "with the recipe that it has; stop that launch first"
             )
 
     def agreed(self, value: Item) -> Item:
@@ -102,7 +112,9 @@ class Run:
     def _begin(self) -> None:
         if not others(self.folder):
             sweep(self.folder)
+            forget_dead(self.folder)
         self._adopt(settle(self.recipe, self.folder, self._is_begun()))
+        self._require_none_hurt()
         for stage in self.outdated:
             for name in (*RESULTS[stage], f"units/{stage}.json", f"units/{stage}"):
                 self.remove(name, "; ".join(self._changes))
@@ -226,6 +238,10 @@ class Run:
     def is_done(self, stage: str, unit: str) -> bool:
         """Whether a unit was done, by this recipe, and its files are what they were."""
         return stage not in self.outdated and self.marks.is_done(stage, unit)
+
+    def marked(self, stage: str) -> set[str]:
+        """The units that have a mark, whoever did them."""
+        return {file.stem for file in self.path("units", stage).glob("*.json")}
 
     def is_complete(self, stage: Stage) -> bool:
         """Whether all units of a stage are done."""

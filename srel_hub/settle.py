@@ -45,7 +45,7 @@ def place_of(recipe: Recipe) -> Path:
         raise UserError(
             f"run.root: {there} is a file, so {folder} cannot be made; set run.root or name to another place"
         )
-    if not os.access(there, os.W_OK):
+    if not os.access(there, os.W_OK) and not (folder / "dataset").is_dir():  # a finished run may be an archive
         raise UserError(f"run.root: {there} cannot be written to; set run.root to another place")
     return folder
 

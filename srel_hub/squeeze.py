@@ -6,6 +6,7 @@ Leaves `teacher/`: config.json, model.safetensors, preprocessor_config.json, met
 `label_teacher/` where the recipe names another network to label with.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -185,7 +186,9 @@ def train(
     BatchNorm sees its own process's share, and the running statistics are averaged at the end of each epoch.
     """
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    model, table = accelerator.prepare_model(classifier.model), classifier.table(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the option's new name is not known to older torch
+        model, table = accelerator.prepare_model(classifier.model), classifier.table(device)
     pixels, labels = near(images.pixels, device), images.labels.to(device)
     for index in range(checkpoint.epochs, spec.epochs):
         seed_epoch(seed, index, rank)

@@ -95,7 +95,8 @@ def _stage(
 ) -> StageStatus:
     size = sum(total_bytes(folder / part) for part in RESULTS[name] if (folder / part).is_dir())
     try:
-        steps: dict[str, int] = read_json(folder / "units" / f"{name}.json")["units"]
+        told: dict[str, int] = read_json(folder / "units" / f"{name}.json")["units"]
+        steps = {unit: count for unit, count in told.items() if count}  # without what only sums up
     except (FileNotFoundError, ValueError):
         return StageStatus(name, None, 0, 0.0, None, None, size)
     marks = {file.stem for file in (folder / "units" / name).glob("*.json")}

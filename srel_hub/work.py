@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from srel_hub import stopping
-from srel_hub.files import own_name, write_text
+from srel_hub.faults import UserError
+from srel_hub.files import own_name, read_json, write_text
 from srel_hub.marks import STAGES
 from srel_hub.presence import BEAT
 from srel_hub.recipe import canonical
@@ -94,6 +95,7 @@ class Work:
             self._give_back(name)
             return False
         if run.marks.file(self._stage, name).is_file():
+            self._bar.more(self._units.get(name, 0))
             run.say(f"{self._stage}: {name} was marked, but its files are not what they were: it is done again")
         return True
 
@@ -138,9 +140,17 @@ class Work:
         if time.monotonic() - self._looked > LOOK_EVERY:
             self._looked = time.monotonic()
             self._bar.reach(self._done_steps() + made)
+            self._require_recipe()
         if self._unit is not None and time.monotonic() - self._told > BEAT:
             self._told = time.monotonic()
             self._tell(self._unit, made)
+
+    def _require_recipe(self) -> None:
+        """Refuse to go on for another recipe: this process may have slept while the run was begun anew."""
+        if self._stage in STAGES:
+            told = read_json(self._run.path("units", f"{self._stage}.json"))["recipe"]
+            if told != self._run.stage_key(self._stage):
+                raise UserError(f"{self._run.folder}: {self._stage} was begun anew with another recipe meanwhile")
 
     def _tell(self, name: str, made: int) -> None:
         """Let others know what this process is at."""
@@ -151,6 +161,6 @@ class Work:
 
     def _done_steps(self) -> int:
         """Steps of all units that are marked, whoever did them."""
-        there = {file.stem for file in self._run.path("units", self._stage).glob("*.json")}
+        there = self._run.marked(self._stage)
         self._unseen = [name for name in self._unseen if name not in there]
         return sum(self._units.values()) - sum(self._units[name] for name in self._unseen)

@@ -34,7 +34,7 @@ from runs import (
     world,
 )
 
-from srel_hub import files, presence
+from srel_hub import files, presence, work
 from srel_hub.checkpoint import Checkpoint
 from srel_hub.run import Run
 from srel_hub.work import Work
@@ -226,7 +226,11 @@ def test_a_directory_that_vanishes_is_not_made_anew(whole: tuple[Path, Path], tm
         run.rename(tmp_path / "elsewhere")
     assert wait(pid) == 1
     said = (tmp_path / "log").read_text()
-    assert f"{run}, which is gone" in said and "Traceback" not in said and not run.exists()
+    assert (
+        "the run directory is gone; when it is back, the same command goes on" in said
+        and "Traceback" not in said
+        and not run.exists()
+    )
     (tmp_path / "elsewhere").rename(run)
     finish(arguments(recipe, tmp_path), tmp_path / "log")
     assert bytes_of(run) == bytes_of(reference)
@@ -291,6 +295,41 @@ def test_a_changed_recipe(whole: tuple[Path, Path], tmp_path: Path, capsys: pyte
     finish(arguments(recipe, tmp_path / "fresh", *changed), tmp_path / "log")
     assert bytes_of(run) == bytes_of(tmp_path / "fresh" / "world")
     assert "nothing to do" in finish(arguments(recipe, tmp_path, *changed), tmp_path / "log")
+
+
+def test_nothing_is_replaced_under_a_launch_that_lives(
+    whole: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, reference = whole
+    run = up_to(reference, tmp_path / "world", "recover")
+    pid = start(arguments(recipe, tmp_path), tmp_path / "log")
+    assert until((run / "units" / "recover.json").is_file, pid)
+    with paused(pid):
+        said = refused(
+            capsys, *arguments(recipe, tmp_path, "run.cooperate=true", "run.overwrite=true", "recover.lr=0.3")
+        )
+        assert f"process {pid}, with the recipe that it has; stop that launch first" in said
+    assert wait(pid) == 0 and bytes_of(run) == bytes_of(reference)
+
+
+def test_a_launch_that_slept_while_the_run_was_begun_anew(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    """It puts nothing of the old recipe into the new run."""
+    recipe, reference = whole
+    run = up_to(reference, tmp_path / "world", "recover")
+    pid = start(arguments(recipe, tmp_path), tmp_path / "log", before=look_always)
+    assert until((run / "units" / "recover.json").is_file, pid)
+    changed = ["recover.lr=0.3"]
+    with paused(pid):
+        mark = next((run / "processes").glob("*.json"))
+        os.utime(mark, (0, 0))  # for longer than ten beats
+        finish(arguments(recipe, tmp_path, *changed, "run.overwrite=true"), tmp_path / "second")
+    assert wait(pid) != 0
+    finish(arguments(recipe, tmp_path / "fresh", *changed), tmp_path / "third")
+    assert bytes_of(run) == bytes_of(tmp_path / "fresh" / "world")
+
+
+def look_always() -> None:
+    work.LOOK_EVERY = 0.0
 
 
 def test_more_seeds_keep_the_trainings_that_are_there(whole: tuple[Path, Path], tmp_path: Path) -> None:

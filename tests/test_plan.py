@@ -159,7 +159,7 @@ def test_a_teacher_takes_the_bytes_planned(make: Callable[[], nn.Module], tmp_pa
     made = make()
     names = tuple("abc"[: made.config.num_labels])
     teacher.save(teacher.Classifier(made, (0.5,) * 3, (0.2,) * 3, names, (32, 32)), tmp_path)
-    assert plan.weights_bytes(costs.on_meta(made)) == (tmp_path / "model.safetensors").stat().st_size
+    assert costs.weights_bytes(costs.on_meta(made)) == (tmp_path / "model.safetensors").stat().st_size
     assert all(not parameter.is_meta for parameter in made.parameters()), "the network itself is left alone"
 
 
