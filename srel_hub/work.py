@@ -64,6 +64,7 @@ class Work:
         yield from self._claimed([*names[first:], *names[:first]])
         if self._last is not None:
             yield from self._claimed([self._last])
+        self._require_recipe()
         self._bar.reach(self._done_steps())
 
     def _claimed(self, names: Sequence[str]) -> Iterator[str]:
@@ -94,6 +95,7 @@ class Work:
         if run.is_done(self._stage, name):  # since the last look
             self._give_back(name)
             return False
+        self._require_recipe()
         if run.marks.file(self._stage, name).is_file():
             self._bar.more(self._units.get(name, 0))
             run.say(f"{self._stage}: {name} was marked, but its files are not what they were: it is done again")
