@@ -82,7 +82,7 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
         the folder of results; empty but for the summary where the recipe sets no eval split.
     """
     folder, spec = run.path("evaluate"), run.recipe.evaluate
-    if run.is_complete("evaluate"):
+    if run.agreed(run.is_complete("evaluate")):
         return folder
     if source is None:
         with run.accelerator.main_process_first():

@@ -80,7 +80,7 @@ def recover(run: Run) -> Path:
     Returns:
         the folder of image shards.
     """
-    if run.is_complete("recover"):
+    if run.agreed(run.is_complete("recover")):
         return run.path("images")
     run.begin()
     run.require("teacher", "squeeze")

@@ -47,7 +47,7 @@ def relabel(run: Run) -> Path:
     Returns:
         the folder of soft labels.
     """
-    if run.is_complete("relabel"):
+    if run.agreed(run.is_complete("relabel")):
         return run.path("soft_labels")
     run.begin()
     run.require(run.recipe.label_folder, "squeeze")
