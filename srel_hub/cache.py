@@ -51,7 +51,7 @@ def _once(run: Run, file: Path, write: Callable[[], object]) -> None:
         with run.locked(file.name):
             if not run.is_done("cache", file.name):
                 write()
-                run.marks.mark("cache", file.name, [file], {file.relative_to(run.folder).as_posix(): "none"})
+                run.marks.mark("cache", file.name, [file], {file.relative_to(run.folder).as_posix(): ""})
 
 
 def clear(run: Run) -> None:

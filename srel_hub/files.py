@@ -33,6 +33,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{own_name()}.tmp")
+    _remove(temporary)  # of a killed process that had this one's number
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
@@ -43,10 +44,14 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _flush(file: Path) -> None:

@@ -71,11 +71,13 @@ class Marks:
         return True
 
     def mark(self, stage: str, unit: str, files: Sequence[Path], known: Mapping[str, str] | None = None) -> None:
-        """Mark a unit as done; its files were written and flushed before. `known` are digests that need no reading."""
+        """Mark a unit as done; its files were written and flushed before. `known` are digests that need no reading,
+        '' of a file that is not worth one."""
         stamps = {}
         for file in files:
             name, found = file.relative_to(self.folder).as_posix(), file.stat()
-            stamps[name] = [found.st_size, found.st_mtime_ns, (known or {}).get(name) or sha256(file)]
+            digest = known[name] if known is not None and name in known else sha256(file)
+            stamps[name] = [found.st_size, found.st_mtime_ns, digest]
         write_text(self.file(stage, unit), canonical(stamps))
 
     def _agrees(self, name: str, digest: str) -> bool:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from srel_hub.files import own_name, write_json
 
 BEAT = 10.0  # seconds
 MISSED = 10  # beats, after which a process is taken for dead
+
+_HELD: Counter[Path] = Counter()  # how many runs of this process a presence file stands for
 
 
 class Presence:
@@ -38,6 +41,7 @@ class Presence:
         self.file = folder / "processes" / f"{self.name}.json"
         self._about = {**_identity(folder), "since": round(time.time(), 3), **about}
         write_json(self.file, self._about)
+        _HELD[self.file] += 1
         over = threading.Event()
         threading.Thread(target=_beat, args=(self.file, over), daemon=True).start()
         self.leave = weakref.finalize(self, _leave, self.file, over)  # also at the interpreter's exit
@@ -185,5 +189,7 @@ def _beat(file: Path, over: threading.Event) -> None:
 
 def _leave(file: Path, over: threading.Event) -> None:
     over.set()
-    with contextlib.suppress(OSError):
-        file.unlink(missing_ok=True)
+    _HELD[file] -= 1
+    if not _HELD[file]:
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)

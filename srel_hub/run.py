@@ -51,6 +51,7 @@ class Run:
         self.accelerator = make_accelerator(recipe.run.trackers, str(self.path("trackers")))
         self.launch = self.agreed(f"{own_name()}-{time.time()}")
         self._require_alone(recipe)
+        self._asked = recipe  # not yet resolved: another launch may be the first to
         self._adopt(settle(recipe, self.folder, self._is_begun()))
         self._require_none_hurt()
 
@@ -107,19 +108,20 @@ class Run:
         if not self.is_main:
             self._require_shared()
             self._enter()
-            self._adopt(settle(self.recipe, self.folder, begun=True))
+            self._adopt(settle(self._asked, self.folder, begun=True))
 
     def _begin(self) -> None:
         if not others(self.folder):
             sweep(self.folder)
             forget_dead(self.folder)
-        self._adopt(settle(self.recipe, self.folder, self._is_begun()))
+        self._adopt(settle(self._asked, self.folder, self._is_begun()))
         self._require_none_hurt()
         for stage in self.outdated:
             for name in (*RESULTS[stage], f"units/{stage}.json", f"units/{stage}"):
                 self.remove(name, "; ".join(self._changes))
         if self.outdated:
-            self.remove("checkpoints", "; ".join(self._changes))
+            for name in ("checkpoints", "cache", "units/cache"):
+                self.remove(name, "; ".join(self._changes))
             self.outdated = ()
         self.keep_recipe()
         if self.recipe.run.trackers and not self.accelerator.trackers:

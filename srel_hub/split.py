@@ -111,7 +111,8 @@ class TableSplit:
 
     @property
     def fingerprint(self) -> str:
-        return str(self.table._fingerprint) if isinstance(self.table, datasets.Dataset) else "streamed"
+        known = self.table._fingerprint if isinstance(self.table, datasets.Dataset) else "streamed"
+        return f"{self.where}: {known}"
 
     def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
         wanted = torch.arange(len(self.labels)) if rows is None else rows

@@ -129,6 +129,8 @@ class Work:
 
     def _forget_later(self, name: str) -> None:
         """What rests on a unit that came out otherwise when it was done again is done again too."""
+        if self._last is not None:
+            self._run.marks.file(self._stage, self._last).unlink(missing_ok=True)
         if self._stage in STAGES:
             for later in STAGES[STAGES.index(self._stage) + 1 :]:
                 self._run.remove(f"units/{later}", f"{self._stage}: {name} came out otherwise than before")

@@ -34,9 +34,11 @@ from runs import (
     world,
 )
 
-from srel_hub import files, presence, work
+from srel_hub import evaluate, files, presence, relabel, settle, work
+from srel_hub.cache import source_images
 from srel_hub.checkpoint import Checkpoint
 from srel_hub.run import Run
+from srel_hub.source import open_source
 from srel_hub.work import Work
 
 
@@ -420,6 +422,70 @@ def test_a_unit_done_twice_is_counted(whole: tuple[Path, Path], tmp_path: Path) 
     assert [line["twice"] for line in records(run.folder) if line.get("unit") == "epoch"] == [True]
     assert "epoch was done twice" in run.path("log.txt").read_text()
     run.close()
+
+
+def test_two_splits_that_are_streamed_are_not_taken_for_one(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    """They have the same number of images, and nothing else is known of them."""
+    recipe, _ = whole
+    run = Run(small_recipe(recipe, tmp_path, "source.streaming=true"))
+    run.begin()
+    source = open_source(run.recipe.source, run.progress)
+    assert source.train is not None and source.eval is not None
+    for split in (source.eval, source.train):
+        assert torch.equal(source_images(run, split, None).pixels, split.images(None).pixels)
+    run.close()
+
+
+def test_launches_of_different_machines_share_the_threads_of_the_first(
+    whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, _ = whole
+    options = ["run.cooperate=true", "run.cpu_threads=auto"]
+    monkeypatch.setattr(settle, "fair_threads", lambda: 4)
+    second = Run(small_recipe(recipe, tmp_path, *options))
+    with monkeypatch.context() as machine:
+        machine.setattr(settle, "fair_threads", lambda: 2)
+        first = Run(small_recipe(recipe, tmp_path, *options))
+        first.begin()
+    another(first)
+    second.begin()
+    assert second.recipe.run.cpu_threads == 2
+    first.close()
+    assert second.path("processes", f"{files.own_name()}.json").is_file(), "it still works there"
+    second.close()
+    torch.set_num_threads(1)
+
+
+def test_what_sums_up_a_stage_follows_its_units(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    """On a device that gives other bits each time, a unit that is done again changes what rests on it."""
+    recipe, reference = whole
+    run = tmp_path / "world"
+    shutil.copytree(reference, run)
+    label, metrics = (
+        run / "soft_labels/epoch-00003.safetensors",
+        run / "evaluate/convnet-0.1-condensed-seed0/metrics.json",
+    )
+    for file in (label, metrics):
+        file.unlink()
+    finish(arguments(recipe, tmp_path), tmp_path / "log", before=other_bits)
+    manifest = json.loads((run / "soft_labels" / "manifest.json").read_text())
+    assert files.sha256(label) == next(f["sha256"] for f in manifest["files"] if f["name"] == label.name)
+    summary = json.loads((run / "evaluate" / "summary.json").read_text())
+    assert summary["students"][0]["rows"][0]["top1"]["values"][0] == json.loads(metrics.read_text())["top1"] == 0.125
+
+
+def other_bits() -> None:
+    compute = relabel.label
+    relabel.label = lambda *arguments: (logits + 0.5 for logits in compute(*arguments))
+    evaluate.accuracy = lambda *_: (0.125, 0.5)  # type: ignore[attr-defined]
+
+
+def test_a_temporary_folder_of_a_process_of_the_same_number(tmp_path: Path) -> None:
+    (tmp_path / f".place.{files.own_name()}.tmp" / "left").mkdir(parents=True)
+    with files.atomic(tmp_path / "place") as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["new"]
 
 
 def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
