@@ -19,9 +19,15 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 ABANDONED = 24 * 3600.0  # seconds after which another machine's temporary file is nobody's
 
 
+def machine() -> str:
+    """Where this process's number is counted: a host, or a container of one that may share its name."""
+    space = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}.{space.stat().st_ino % 10**6}" if space.exists() else socket.gethostname()
+
+
 def own_name() -> str:
     """This process among all that may write to the same disk."""
-    return f"{socket.gethostname()}-{os.getpid()}"
+    return f"{machine()}-{os.getpid()}"
 
 
 @contextlib.contextmanager
@@ -65,12 +71,12 @@ def _flush(file: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove temporary files below `folder` that were left by processes which are gone."""
     for file in folder.rglob(".*.tmp"):
-        named = re.fullmatch(r"\..*\.(.+)-([0-9]+)\.tmp", file.name)
+        named = re.search(r"-([0-9]+)\.tmp$", file.name)
         with contextlib.suppress(FileNotFoundError):
             if named is None:
                 continue
-            if named[1] == socket.gethostname():
-                gone = int(named[2]) != os.getpid() and not psutil.pid_exists(int(named[2]))
+            if file.name.endswith(f".{machine()}{named[0]}"):
+                gone = int(named[1]) != os.getpid() and not psutil.pid_exists(int(named[1]))
             else:
                 gone = time.time() - file.stat().st_mtime > ABANDONED
             if gone:

@@ -24,6 +24,7 @@ from srel_hub.recipe import Pretrained, Publish, Recipe
 from srel_hub.run import Run
 from srel_hub.source import Source, described, open_source
 from srel_hub.teacher import Classifier
+from srel_hub.training import batch_count
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Prepared:
     faults.settle()
     assert names is not None
     with faults.collected():
-        _require_shares(run)
+        _require_shares(run, source)
     if writes:
         with faults.collected():
             size = frame.size if frame else first_size(source)
@@ -145,10 +146,13 @@ def _weights(run: Run, adopted: dict[str, Adopted], num_classes: int, size: tupl
     return sum(weights_bytes(network) for network in networks)
 
 
-def _require_shares(run: Run) -> None:
+def _require_shares(run: Run, source: Source) -> None:
     """Refuse a launch of which each process would train on a single image of a batch."""
-    spec, world = run.recipe.squeeze, run.accelerator.num_processes
-    if spec.pretrained is None and spec.batch_size < 2 * world:
+    spec, world, train = run.recipe.squeeze, run.accelerator.num_processes, source.train
+    if spec.pretrained is not None or train is None:
+        return
+    count = len(train.labels)
+    if count // batch_count(count, spec.batch_size) < 2 * world and world > 1:
         raise UserError(
             f"squeeze.batch_size={spec.batch_size}: {world} processes share a batch, and BatchNorm needs two images "
             f"in each; set at least {2 * world}, or start fewer processes"

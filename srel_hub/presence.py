@@ -154,6 +154,9 @@ def _create(claim: Path, name: str) -> bool:
             file.write(name)
     except FileExistsError:
         return False
+    except BaseException:
+        claim.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -181,10 +184,8 @@ def _displace(claim: Path, holder: str, name: str) -> bool:
 
 def _beat(file: Path, over: threading.Event) -> None:
     while not over.wait(BEAT):
-        try:
+        with contextlib.suppress(OSError):  # a network file system may fail once
             os.utime(file)
-        except OSError:
-            return
 
 
 def _leave(file: Path, over: threading.Event) -> None:

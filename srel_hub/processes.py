@@ -36,7 +36,12 @@ def make_accelerator(trackers: Sequence[str] = (), place: str = ".") -> Accelera
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=PATIENCE),
             # Running statistics are averaged, not the first process's; see squeeze.
-            DistributedDataParallelKwargs(broadcast_buffers=False),
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False,
+                # Else gradients are bucketed anew after a process's first step, and a resumed training would sum them
+                # in another order: on CPUs, where bits are promised, they are not.
+                find_unused_parameters=not torch.cuda.is_available(),
+            ),
         ],
     )
     world = int(os.environ.get("WORLD_SIZE", "1"))

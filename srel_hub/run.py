@@ -116,7 +116,7 @@ class Run:
             forget_dead(self.folder)
         self._adopt(settle(self._asked, self.folder, self._is_begun()))
         self._require_none_hurt()
-        for stage in self.outdated:
+        for stage in reversed(self.outdated):
             for name in (*RESULTS[stage], f"units/{stage}.json", f"units/{stage}"):
                 self.remove(name, "; ".join(self._changes))
         if self.outdated:

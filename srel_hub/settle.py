@@ -64,11 +64,14 @@ def settle(recipe: Recipe, folder: Path, begun: bool) -> Settled:
         return Settled(_resolved(recipe, fair_threads()))
     before = load_recipe(kept)
     threads = before.run.cpu_threads
-    asked = _resolved(recipe, fair_threads() if threads == "auto" else threads)
-    if asked.recover.stack == "auto":
-        asked = replace(asked, recover=replace(asked.recover, stack=before.recover.stack))
+    resolved = _resolved(recipe, fair_threads() if threads == "auto" else threads)
+    asked = resolved
+    if resolved.recover.stack == "auto":
+        asked = replace(resolved, recover=replace(resolved.recover, stack=before.recover.stack))
     changed = list(_differences(_deciding(before), _deciding(asked)))
     outdated = _outdated([name for name, _, _ in changed])
+    if "recover" in outdated:
+        asked = resolved  # the stack is found anew
     changes = tuple(f"{name}: {old!r} there, {new!r} asked for" for name, old, new in sorted(changed, key=str))
     if outdated and not recipe.run.overwrite:
         raise UserError(_refusal(folder, outdated, changes))

@@ -112,7 +112,7 @@ class TableSplit:
     @property
     def fingerprint(self) -> str:
         known = self.table._fingerprint if isinstance(self.table, datasets.Dataset) else "streamed"
-        return f"{self.where}: {known}"
+        return f"{self.where}, {self.image}: {known}"
 
     def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
         wanted = torch.arange(len(self.labels)) if rows is None else rows

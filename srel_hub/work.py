@@ -132,8 +132,12 @@ class Work:
         if self._last is not None:
             self._run.marks.file(self._stage, self._last).unlink(missing_ok=True)
         if self._stage in STAGES:
+            why = f"{self._stage}: {name} came out otherwise than before"
             for later in STAGES[STAGES.index(self._stage) + 1 :]:
-                self._run.remove(f"units/{later}", f"{self._stage}: {name} came out otherwise than before")
+                for unit in self._run.marked(later) - {"label_teacher"}:  # which rests on nothing
+                    self._run.marks.file(later, unit).unlink(missing_ok=True)
+                self._run.say(f"{later} is done again: {why}")
+            self._run.remove("checkpoints", why)
 
     def _give_back(self, name: str) -> bool:
         assert self._run.presence is not None
