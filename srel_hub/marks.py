@@ -58,16 +58,20 @@ class Marks:
                 return False
             self._verified.add(mark)
         renewed = False
-        for name, (size, changed, digest) in told.items():
-            file = self.folder / name
-            if not file.is_file() or file.stat().st_size != size:
-                return False
-            if changed is not None and file.stat().st_mtime_ns != changed:
-                if sha256(file) != digest:
+        try:
+            for name, (size, changed, digest) in told.items():
+                file = self.folder / name
+                found = file.stat()
+                if found.st_size != size:
                     return False
-                renewed = True
-        if renewed:
-            self.mark(stage, unit, [self.folder / name for name in told], {n: told[n][2] for n in told})
+                if changed is not None and found.st_mtime_ns != changed:
+                    if sha256(file) != digest:
+                        return False
+                    renewed = True
+            if renewed:
+                self.mark(stage, unit, [self.folder / name for name in told], {n: told[n][2] for n in told})
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # also if another process takes it away now
+            return False
         return True
 
     def mark(self, stage: str, unit: str, files: Sequence[Path], known: Mapping[str, str] | None = None) -> None:
@@ -91,12 +95,7 @@ class Marks:
         """What a mark says; before version 0.4.0 it said sizes only. A damaged one marks nothing."""
         try:
             told = json.loads(mark.read_text(encoding="utf-8"))
-            return {
-                str(name): (stamp, None, "")
-                if isinstance(stamp, int)
-                else (int(stamp[0]), int(stamp[1]), str(stamp[2]))
-                for name, stamp in told.items()
-            }
+            return {str(name): _stamp(stamp) for name, stamp in told.items()}
         except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, TypeError, IndexError):
             return None
 

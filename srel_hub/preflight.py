@@ -20,7 +20,7 @@ from srel_hub.marks import Stage
 from srel_hub.picture import Frame
 from srel_hub.pretrained import Origin, at_size, load_pretrained, require_batchnorm, try_out
 from srel_hub.push import require_permission
-from srel_hub.recipe import Pretrained, Publish, Recipe
+from srel_hub.recipe import Pretrained, Publish, Recipe, Squeeze
 from srel_hub.run import Run
 from srel_hub.source import Source, described, open_source
 from srel_hub.teacher import Classifier
@@ -102,7 +102,8 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Prepared:
     faults.settle()
     assert names is not None
     with faults.collected():
-        _require_shares(run, source)
+        if source.train is not None:
+            require_shares(run.recipe.squeeze, len(source.train.labels), run.accelerator.num_processes)
     if writes:
         with faults.collected():
             size = frame.size if frame else first_size(source)
@@ -146,16 +147,12 @@ def _weights(run: Run, adopted: dict[str, Adopted], num_classes: int, size: tupl
     return sum(weights_bytes(network) for network in networks)
 
 
-def _require_shares(run: Run, source: Source) -> None:
+def require_shares(spec: Squeeze, count: int, processes: int) -> None:
     """Refuse a launch of which each process would train on a single image of a batch."""
-    spec, world, train = run.recipe.squeeze, run.accelerator.num_processes, source.train
-    if spec.pretrained is not None or train is None:
-        return
-    count = len(train.labels)
-    if count // batch_count(count, spec.batch_size) < 2 * world and world > 1:
+    if spec.pretrained is None and processes > 1 and count // batch_count(count, spec.batch_size) < 2 * processes:
         raise UserError(
-            f"squeeze.batch_size={spec.batch_size}: {world} processes share a batch, and BatchNorm needs two images "
-            f"in each; set at least {2 * world}, or start fewer processes"
+            f"squeeze.batch_size={spec.batch_size}: {processes} processes share a batch, and BatchNorm needs two "
+            f"images in each; set at least {2 * processes}, or start fewer processes"
         )
 
 

@@ -114,11 +114,11 @@ class Work:
     def done(self, files: Sequence[Path], **values: Any) -> None:
         """Mark the unit at hand, whose files are written; log.txt and metrics.jsonl get `values`, what it came to."""
         assert self._unit is not None
-        run, name, self._unit = self._run, self._unit, None
+        run, name = self._run, self._unit
         before = run.marks.digests(self._stage, name)
         run.marks.mark(self._stage, name, files)
         seconds = round(time.monotonic() - self._begun, 3)
-        twice = not self._give_back(name)
+        self._unit, twice = None, not self._give_back(name)
         run.record(self._stage, unit=name, seconds=seconds, twice=twice, **values)
         told = f": {canonical(values)}" if values else ""
         run.logger.info("%s: %s done in %.1f s by %s%s", self._stage, name, seconds, own_name(), told)

@@ -115,8 +115,9 @@ def marked(run: Path, stage: str) -> list[str]:
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    file = run / "metrics.jsonl"
+    whole, _, _ = (file.read_text() if file.is_file() else "").rpartition("\n")  # without a line that is being written
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def units_done(run: Path) -> list[tuple[str, str]]:

