@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import make_source, write_recipe
+from tqdm import tqdm
 
 from srel_hub import checkpoint
 from srel_hub.cli import cli
@@ -56,6 +58,7 @@ def start(command: list[str], log: Path, every_epoch: bool = False, before: Call
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        tqdm.set_lock(threading.RLock())  # else all forks share one, which a killed one may hold for ever
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         if every_epoch:
             checkpoint.EVERY = 0.0
