@@ -7,7 +7,7 @@ any batch, with any number of threads, on any device (docs/format.md has the ari
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -39,6 +39,11 @@ class Views:
     mix_boxes: Tensor | None = None
     mix_weights: Tensor | None = None
 
+    def to(self, device: torch.device) -> "Views":
+        """The same on a device."""
+        each = (getattr(self, field.name) for field in fields(self))
+        return Views(*(None if value is None else value.to(device) for value in each))  # type: ignore[arg-type]
+
     def own_share(self, size: tuple[int, int]) -> Tensor:
         """float32 [N] in [0, 1]: the share of each image's own pixels in its view; the partner has the rest."""
         if self.mix_boxes is not None:
@@ -46,7 +51,7 @@ class Views:
             return 1 - self.mix_boxes[:, 2].float() * self.mix_boxes[:, 3].float() / (height * width)
         if self.mix_weights is not None:
             return self.mix_weights.float() / 256
-        return torch.ones(len(self.boxes))
+        return torch.ones(len(self.boxes), device=self.boxes.device)
 
 
 def sample_views(augment: Augment, count: int, size: tuple[int, int], generator: torch.Generator) -> Views:
@@ -135,38 +140,29 @@ def render(images: Tensor, views: Views, indices: Tensor | Sequence[int]) -> Ten
 
     Args:
         images: uint8 [N, 3, H, W], all stored images.
-        views: one view of each of the N.
+        views: one view of each of the N, on the device of `images`.
         indices: which of them, int64 [B].
 
     Returns:
         uint8 [B, 3, H, W] on the device of `images`.
     """
-    device = images.device
-    chosen = torch.as_tensor(indices, dtype=torch.int64)
+    chosen = torch.as_tensor(indices, dtype=torch.int64).to(images.device)
     own = _crop_and_flip(images, views, chosen)
     if views.partners is None:
         return own
-    partners = views.partners[chosen].long()
-    mixed = (partners != chosen).nonzero()[:, 0]
-    if not len(mixed):
-        return own
-    other = _crop_and_flip(images, views, partners[mixed])
-    own_mixed = own[mixed.to(device)]
+    # Of an unmixed image, the box is empty, or the own share whole.
+    other = _crop_and_flip(images, views, views.partners[chosen].long())
     if views.mix_boxes is not None:
-        inside = _inside(views.mix_boxes[chosen[mixed]].to(device), own.shape[-2:])
-        blend = torch.where(inside[:, None], other, own_mixed)
-    else:
-        assert views.mix_weights is not None
-        weight = views.mix_weights[chosen[mixed]].to(device, torch.int32)[:, None, None, None]
-        blend = ((weight * own_mixed + (256 - weight) * other + 128) >> 8).to(torch.uint8)
-    own[mixed.to(device)] = blend
-    return own
+        inside = _inside(views.mix_boxes[chosen], own.shape[-2:])
+        return torch.where(inside[:, None], other, own)
+    assert views.mix_weights is not None
+    weight = views.mix_weights[chosen].int()[:, None, None, None]
+    return ((weight * own + (256 - weight) * other + 128) >> 8).to(torch.uint8)
 
 
 def _crop_and_flip(images: Tensor, views: Views, indices: Tensor) -> Tensor:
-    cropped = crop(images[indices.to(images.device)], views.boxes[indices])
-    flips = views.flips[indices].to(images.device)
-    return torch.where(flips[:, None, None, None], cropped.flip(-1), cropped)
+    cropped = crop(images[indices], views.boxes[indices])
+    return torch.where(views.flips[indices][:, None, None, None], cropped.flip(-1), cropped)
 
 
 def _inside(boxes: Tensor, size: Sequence[int]) -> Tensor:
@@ -199,7 +195,7 @@ def crop(images: Tensor, boxes: Tensor) -> Tensor:
 
 def _enlarge(images: Tensor, start: Tensor, length: Tensor) -> Tensor:
     """One pass along the last axis."""
-    taps, shares = (t.to(images.device)[:, :, None, None] for t in bilinear_taps(start, length, images.shape[3]))
+    taps, shares = (t[:, :, None, None] for t in bilinear_taps(start, length, images.shape[3]))
     left, right = (images.gather(3, tap.expand(images.shape)).int() for tap in taps.unbind(1))
     left_share, right_share = shares.unbind(1)
     return ((left * left_share + right * right_share + ONE // 2) >> PRECISION).to(torch.uint8)
@@ -215,7 +211,7 @@ def bilinear_taps(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Ten
     Returns:
         int64 [B, 2, size] positions within [0, size) and int32 [B, 2, size] shares.
     """
-    numerator = (2 * torch.arange(size) + 1) * length[:, None] - size
+    numerator = (2 * torch.arange(size, device=length.device) + 1) * length[:, None] - size
     numerator = numerator.clamp(min=0).minimum(2 * size * (length[:, None] - 1))
     right_share = (numerator % (2 * size) * (2 * ONE) + 2 * size) // (4 * size)
     left = numerator // (2 * size) + start[:, None]

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from srel_hub import recipe
 from srel_hub import teacher as classifiers
 from srel_hub.augment import Views, normalisation_table, normalise, render, sample_views
+from srel_hub.engine import FLOAT32
 from srel_hub.faults import UserError, first_line
 from srel_hub.files import in_bytes, sha256
 from srel_hub.images import decode_stored, quiet, read_parquet
@@ -33,10 +34,12 @@ from srel_hub.processes import total_memory
 from srel_hub.soft_labels import TEACHER_FILES, Manifest, SoftLabels, read_manifest
 from srel_hub.store import Folder, Repository, Store, front_matter, open_repository, open_store
 from srel_hub.teacher import Classifier
+from srel_hub.training import prediction_batch
 from srel_hub.units import generator
 
 
 Logits = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[[Tensor], Tensor]
 MANIFEST = "soft_labels/manifest.json"
 MOST_OF_MEMORY = 0.25  # of the machine's, that images may take
 READ_OF_TEACHER = (*TEACHER_FILES, "preprocessor_config.json")
@@ -80,26 +83,45 @@ class Epoch(Dataset[dict[str, Tensor]]):
         return self.__getitems__([index % len(self)])[0]
 
 
+class KeptEpoch(Epoch):
+    """An epoch whose images are shown, and labelled, once: for one that several trainings use."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        super().__init__(epoch.images, epoch.views, epoch.table, epoch._logits)
+        self._shown = render(self.images, self.views, torch.arange(len(self)))
+
+    @cached_property
+    def _answers(self) -> Tensor:
+        parts = torch.arange(len(self)).split(prediction_batch((self.images.shape[2], self.images.shape[3])))
+        return torch.cat([self._logits(part, self.pixel_values(part)).to(self.table.device) for part in parts])
+
+    def pixel_values(self, indices: Tensor) -> Tensor:
+        return normalise(self._shown[indices.to(self._shown.device)].to(self.table.device), self.table)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.pixel_values(indices), self._answers[indices.to(self.table.device)]
+
+
 def stored_epoch(images: Tensor, table: Tensor, labels: SoftLabels, epoch: int) -> Epoch:
     """An epoch replayed from stored labels."""
-    return Epoch(images, labels.views(epoch), table, partial(_stored_logits, labels, epoch))
+    return Epoch(images, labels.views(epoch).to(images.device), table, partial(_stored_logits, labels, epoch))
 
 
 def _stored_logits(labels: SoftLabels, epoch: int, indices: Tensor, _: Tensor) -> Tensor:
     return labels.logits(epoch, indices)
 
 
-def sampled_epoch(images: Tensor, classifier: Classifier, augment: recipe.Augment, seed: int, epoch: int) -> Epoch:
-    """An epoch whose views follow from (seed, epoch) and whose labels the teacher is asked for."""
+def sampled_epoch(
+    images: Tensor, table: Tensor, network: Network, augment: recipe.Augment, seed: int, epoch: int
+) -> Epoch:
+    """An epoch whose views follow from (seed, epoch) and whose labels the teacher's network is asked for."""
     views, _ = sample_epoch(augment, images, seed, epoch)
-    table = classifier.table(next(classifier.model.parameters()).device)
-    return Epoch(images, views, table, partial(_asked_logits, classifier))
+    return Epoch(images, views.to(images.device), table, partial(_asked_logits, network))
 
 
 @torch.no_grad()
-def _asked_logits(classifier: Classifier, _: Tensor, pixel_values: Tensor) -> Tensor:
-    logits: Tensor = classifier.model(pixel_values).logits.float()
-    return logits
+def _asked_logits(network: Network, _: Tensor, pixel_values: Tensor) -> Tensor:
+    return network(pixel_values).clone()  # compiled networks answer in place
 
 
 def sample_epoch(augment: recipe.Augment, images: Tensor, seed: int, epoch: int) -> tuple[Views, Tensor]:
@@ -226,6 +248,10 @@ class Condensed:
                 raise UserError(f"{store}: not the teacher that labelled this dataset (the sha256 of {name} differs)")
         return classifiers.load(folder, torch.device("cpu"))
 
+    @cached_property
+    def _network(self) -> Network:
+        return FLOAT32.network(self.classifier.model)
+
     def __len__(self) -> int:
         return self.epochs
 
@@ -234,9 +260,9 @@ class Condensed:
         if not 0 <= epoch < self.epochs:
             raise IndexError(f"epoch {epoch} of {self.epochs}")
         manifest = self.manifest
-        if manifest.epochs == 0:
-            return sampled_epoch(self.pixels, self.classifier, manifest.augment, manifest.seed, epoch)
         table = normalisation_table(manifest.mean, manifest.std)
+        if manifest.epochs == 0:
+            return sampled_epoch(self.pixels, table, self._network, manifest.augment, manifest.seed, epoch)
         return stored_epoch(self.pixels, table, self._labels, epoch % manifest.epochs)
 
     def __iter__(self) -> Iterator[Epoch]:

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srel_hub import teacher
 from srel_hub.augment import normalise, render, sample_views
+from srel_hub.engine import DTYPES
 from srel_hub.recipe import Augment, Network, Optimizer
 from srel_hub.tensor_files import file_bytes
 from srel_hub.training import descend, distillation_loss, make_optimizer, mixed_cross_entropy, prediction_batch
@@ -56,6 +57,11 @@ def on_meta(network: nn.Module) -> nn.Module:
     }
     hollow |= {id(buffer): buffer.to(META) for buffer in network.buffers()}
     return copy.deepcopy(network, hollow)
+
+
+def computing_in(network: nn.Module, precision: str) -> nn.Module:
+    """A copy whose weights, and so all it computes, are of this precision: autocast has no meta device."""
+    return copy.deepcopy(network).to(DTYPES[precision])
 
 
 def weights_bytes(network: nn.Module) -> int:
@@ -125,7 +131,7 @@ def training(
     chosen = make_optimizer(model, optimizer)
     labels, shares = (torch.zeros(batch, dtype=kind, device=META) for kind in (torch.int64, torch.float32))
     for _ in range(2):
-        x = _shown(augment, batch, size)
+        x = _shown(augment, batch, size).to(next(model.parameters()).dtype)
         if labeller is None:
             loss = mixed_cross_entropy(model(x).logits, labels, labels, shares)
         else:
@@ -140,14 +146,15 @@ def training(
 def forward(network: nn.Module, augment: Augment | None, batch: int, size: tuple[int, int]) -> Iterator[object]:
     """Two batches of relabel, or of scoring, which shows images whole."""
     for _ in range(2):
-        yield network.eval()(_shown(augment, batch, size))
+        yield network.eval()(_shown(augment, batch, size).to(next(network.parameters()).dtype))
 
 
 def _shown(augment: Augment | None, batch: int, size: tuple[int, int]) -> Tensor:
     """float32 [batch, 3, H, W]: normalised images, in random views as every stage shows them, or whole."""
     images = torch.empty(batch, 3, *size, dtype=torch.uint8, device=META)
     if augment is not None:
-        images = render(images, sample_views(augment, batch, size, torch.Generator()), torch.arange(batch))
+        views = sample_views(augment, batch, size, torch.Generator()).to(META)
+        images = render(images, views, torch.arange(batch))
     return normalise(images, torch.empty(3, 256, device=META))
 
 
@@ -169,10 +176,10 @@ def state_bytes(network: nn.Module) -> int:
 
 
 @functools.cache
-def matmul_tflops(kind: str) -> float:
-    """How fast this machine multiplies square float32 matrices, in 10^12 operations a second."""
+def matmul_tflops(kind: str, precision: str) -> float:
+    """How fast this machine multiplies square matrices, in 10^12 operations a second."""
     side = MATMUL_SIDE[kind]
-    a = torch.ones(side, side, device=kind)
+    a = torch.ones(side, side, device=kind, dtype=DTYPES[precision])
     begun, done = time.monotonic(), 0
     while time.monotonic() - begun < MATMUL_SECONDS:
         float((a @ a)[0, 0])  # reading it waits for the device

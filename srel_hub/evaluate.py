@@ -23,7 +23,7 @@ from srel_hub.cache import condensed_images, source_images
 from srel_hub.checkpoint import Checkpoint, seed_epoch
 from srel_hub.checks import require_same_data
 from srel_hub.cli import cli
-from srel_hub.condensed import Epoch, sampled_epoch, stored_epoch
+from srel_hub.condensed import Epoch, KeptEpoch, sampled_epoch, stored_epoch
 from srel_hub.files import atomic, read_json, write_json
 from srel_hub.pixels import near
 from srel_hub.recipe import Network, fingerprint
@@ -48,6 +48,7 @@ from srel_hub.work import Work
 
 
 ROWS = ("condensed", "random-real", "random-real-hard")
+KEPT_BYTES = 256 * 1024**2  # of epochs that several trainings use
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
     if passed:
         run.say(f"evaluate: {len(passed)} trainings of other seeds or students are kept, and not summarised")
     last = f"summary-{fingerprint(list(found))[:12]}"
+    shared = Shared()
     with Work(run, "evaluate", dict.fromkeys(found, spec.epochs), "epoch", last) as work:
         for name in work:
             if name == last:
@@ -108,7 +110,7 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
                     run.logger.info(line)
             else:
                 assert source.eval is not None
-                _train(run, source.train, source.eval, found[name], work)
+                _train(run, source.train, source.eval, found[name], shared, work)
     return folder
 
 
@@ -123,18 +125,43 @@ def main(run: Run) -> None:
         print("\n".join(results_table(read_json(folder / "summary.json"))))
 
 
-def _train(run: Run, train: Split | None, eval_split: Split, training: Training, work: Work) -> None:
+class Shared:
+    """Epochs that several trainings of this process use: what fits is shown and labelled once, the rest each time."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[object, ...], KeptEpoch] = {}
+        self._free = KEPT_BYTES
+
+    def epoch(self, key: tuple[object, ...], make: Callable[[], Epoch], num_classes: int) -> Epoch:
+        """The epoch of this key, made now if it is not kept."""
+        if key not in self._kept:
+            epoch = make()
+            self._free -= (size := epoch_bytes(len(epoch), epoch.images.nbytes, num_classes))
+            if self._free < 0:
+                self._free += size
+                return epoch
+            self._kept[key] = KeptEpoch(epoch)
+        return self._kept[key]
+
+
+def epoch_bytes(count: int, image_bytes: int, num_classes: int) -> int:
+    """What `Shared` keeps of an epoch: its images as they are shown, and their logits."""
+    return image_bytes + 4 * count * num_classes
+
+
+def _train(run: Run, train: Split | None, eval_split: Split, training: Training, shared: Shared, work: Work) -> None:
     spec, student = run.recipe.evaluate, training.student
     classifier = teacher.load(run.path(run.recipe.label_folder), run.device)
     test = source_images(run, eval_split, classifier.frame)
     # The rows of one seed start from the same weights.
     seed = derive_seed(run.recipe.seed, "evaluate", student.name, training.seed)
-    row = make_row(run, classifier, train, training)
+    row = make_row(run, classifier, train, training, shared)
     model = teacher.build(student, classifier.class_names, test.size, seed).to(run.device)
     optimizer = make_optimizer(model, spec.optimizer)
     checkpoint = Checkpoint(run.path("checkpoints", f"evaluate-{training.name}"), model, optimizer)
     checkpoint.restore()
-    for loss in work.steps(train_student(model, row, spec, seed, checkpoint), checkpoint.epochs):
+    network = run.engine.network(model)
+    for loss in work.steps(train_student(model, network, row, spec, seed, checkpoint), checkpoint.epochs):
         epoch = checkpoint.epochs
         checkpoint.add(True, epoch=epoch, loss=loss, lr=learning_rate(spec.optimizer, epoch, spec.epochs))
     top1, top5 = accuracy(model, test.pixels, test.labels, classifier.table(run.device))
@@ -143,48 +170,68 @@ def _train(run: Run, train: Split | None, eval_split: Split, training: Training,
     checkpoint.remove()
 
 
-def make_row(run: Run, classifier: Classifier, train: Split | None, training: Training) -> Row:
+def make_row(run: Run, classifier: Classifier, train: Split | None, training: Training, shared: Shared) -> Row:
     """The data of a training. A random real subset depends on the seed only, so that both real rows share it."""
-    seed, augment = run.recipe.seed, run.recipe.relabel.augment
+    seed, augment, K = run.recipe.seed, run.recipe.relabel.augment, len(classifier.class_names)
+    table = classifier.table(run.device)
     if training.row == "condensed":
         images, folder = condensed_images(run), run.path("soft_labels")
-        pixels, table = near(images.pixels, run.device), classifier.table(run.device)
+        pixels = near(images.pixels, run.device)
         stored = SoftLabels(read_manifest(folder / "manifest.json"), lambda name: folder / name)
         count = stored.manifest.epochs
-        return Row(images.labels, lambda epoch: stored_epoch(pixels, table, stored, epoch % count), hard=False)
+
+        def replayed(index: int) -> Epoch:
+            stored_index = index % count
+            return shared.epoch((stored_index,), lambda: stored_epoch(pixels, table, stored, stored_index), K)
+
+        return Row(images.labels, replayed, hard=False)
     assert train is not None
     draw = generator(seed, "evaluate", "random-real", training.seed)
-    chosen = random_subset(train.labels, run.recipe.recover.ipc, len(classifier.class_names), draw)
+    chosen = random_subset(train.labels, run.recipe.recover.ipc, K, draw)
     real = source_images(run, train, classifier.frame, chosen)
     real_pixels, real_seed = near(real.pixels, run.device), derive_seed(seed, "evaluate", training.seed)
-    return Row(
-        real.labels,
-        lambda epoch: sampled_epoch(real_pixels, classifier, augment, real_seed, epoch),
-        hard=training.row == "random-real-hard",
-    )
+    network = run.engine.network(classifier.model)
+
+    def sampled(index: int) -> Epoch:
+        def make() -> Epoch:
+            return sampled_epoch(real_pixels, table, network, augment, real_seed, index)
+
+        return shared.epoch((training.seed, index), make, K)
+
+    return Row(real.labels, sampled, hard=training.row == "random-real-hard")
 
 
 def train_student(
-    model: nn.Module, row: Row, spec: recipe.Evaluate, seed: int, checkpoint: Checkpoint
+    model: nn.Module,
+    network: Callable[[Tensor], Tensor],
+    row: Row,
+    spec: recipe.Evaluate,
+    seed: int,
+    checkpoint: Checkpoint,
 ) -> Iterator[float]:
-    """Train in place from where the checkpoint is, an epoch a step; gives the epoch's mean loss."""
+    """Train in place from where the checkpoint is, an epoch a step; gives the epoch's mean loss.
+
+    Args:
+        network: gives the model's logits.
+    """
     device = next(model.parameters()).device
+    labels = row.labels.to(device)
     for index in range(checkpoint.epochs, spec.epochs):
         seed_epoch(seed, index)
         epoch = row.epoch(index)
-        shares = epoch.views.own_share((epoch.images.shape[2], epoch.images.shape[3]))
+        shares = epoch.views.own_share((epoch.images.shape[2], epoch.images.shape[3])).to(device)
+        partners = None if epoch.views.partners is None else epoch.views.partners.to(device).long()
         set_learning_rate(checkpoint.optimizer, learning_rate(spec.optimizer, index, spec.epochs))
         model.train()
         total = torch.zeros((), device=device)
         for batch in epoch_batches(len(epoch), spec.batch_size, generator(seed, "order", index)):
             if row.hard:
-                partners = batch if epoch.views.partners is None else epoch.views.partners[batch].long()
-                own, other, share = row.labels[batch], row.labels[partners], shares[batch]
-                output = model(epoch.pixel_values(batch)).logits
-                loss = mixed_cross_entropy(output, own.to(device), other.to(device), share.to(device))
+                here = batch.to(device)
+                own, other = labels[here], labels[here if partners is None else partners[here]]
+                loss = mixed_cross_entropy(network(epoch.pixel_values(batch)), own, other, shares[here])
             else:
                 pixel_values, logits = epoch.batch(batch)
-                output = model(pixel_values).logits
+                output = network(pixel_values)
                 loss = distillation_loss(output, logits.to(device), spec.temperature, spec.temperature_squared)
             descend(checkpoint.optimizer, loss)
             total += loss.detach() * len(batch)

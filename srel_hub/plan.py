@@ -24,6 +24,7 @@ from srel_hub.costs import (
     HEAP_FACTOR,
     Cost,
     build_on_meta,
+    computing_in,
     cost,
     drawing,
     forward,
@@ -34,7 +35,8 @@ from srel_hub.costs import (
     training,
     weights_bytes,
 )
-from srel_hub.evaluate import ROWS, trainings
+from srel_hub.engine import Precision
+from srel_hub.evaluate import KEPT_BYTES, ROWS, epoch_bytes, trainings
 from srel_hub.faults import UserError
 from srel_hub.files import in_bytes
 from srel_hub.images import SHARD_BYTES
@@ -42,7 +44,7 @@ from srel_hub.pixels import MOST_OF_DEVICE
 from srel_hub.preflight import Prepared, first_size, prepare, teachers
 from srel_hub.processes import total_memory
 from srel_hub.recipe import Recipe, Relabel
-from srel_hub.recover import Unit, recipe_units, synthesise
+from srel_hub.recover import Objective, Unit, recipe_units, synthesise
 from srel_hub.relabel import label_files
 from srel_hub.run import Run
 from srel_hub.soft_labels import LARGEST_COUNT, epoch_file_bytes, row_bytes
@@ -71,7 +73,8 @@ class Machine:
 
     Attributes:
         devices: that share the work.
-        tflops: float32 operations, in 10^12 a second, that each sustains.
+        precision: that networks compute in.
+        tflops: operations in it, in 10^12 a second, that each sustains.
         estimated: how `tflops` was come by, where nobody said it.
         kind: 'cpu' or 'cuda'.
         memory: bytes of the host, or of each GPU.
@@ -79,6 +82,7 @@ class Machine:
     """
 
     devices: int
+    precision: Precision
     tflops: float
     estimated: str | None
     kind: str
@@ -210,7 +214,8 @@ def _squeeze(facts: Facts) -> StagePlan:
         return _stage(facts, "squeeze", len(networks), flops, costs, list(networks))
     batch = -(-count // batch_count(count, spec.batch_size))
     share = max(2, -(-batch // machine.devices))  # all devices share each batch
-    step = cost(training(facts.networks["teacher"], spec.optimizer, spec.augment, share, size), facts.machine.kind)
+    network = computing_in(facts.networks["teacher"], facts.machine.precision)
+    step = cost(training(network, spec.optimizer, spec.augment, share, size), facts.machine.kind)
     flops += spec.epochs * (step.flops * count // share)
     costs += [step, drawing(spec.augment, count, facts.size)]
     planned = _stage(facts, "squeeze", 1, flops, costs, list(networks), count)
@@ -221,12 +226,14 @@ def _recover(facts: Facts) -> StagePlan:
     spec, network = facts.recipe.recover, facts.networks["teacher"]
     units = recipe_units(spec, facts.num_classes, facts.size)
     names = tuple(str(index) for index in range(facts.num_classes))
-    classifier = Classifier(network, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, facts.size)
+    computing = computing_in(network, facts.machine.precision)
+    classifier = Classifier(computing, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, facts.size)
     shapes = Counter((len(unit.ipcs), len(unit.classes)) for unit in units)
     costs = {}
     for ipcs, classes in shapes:
-        steps = synthesise(classifier, replace(spec, iterations=2), Unit(range(ipcs), range(classes)), seed=0)
-        costs[ipcs, classes] = cost(steps, facts.machine.kind)
+        with Objective(classifier, replace(spec, iterations=2)) as objective:
+            steps = synthesise(objective, Unit(range(ipcs), range(classes)), seed=0)
+            costs[ipcs, classes] = cost(steps, facts.machine.kind)
     flops = spec.iterations * sum(costs[shape].flops * count for shape, count in shapes.items())
     return _stage(facts, "recover", len(units), flops, list(costs.values()), [network])
 
@@ -234,8 +241,9 @@ def _recover(facts: Facts) -> StagePlan:
 def _relabel(facts: Facts) -> StagePlan:
     spec, count = facts.recipe.relabel, facts.recipe.recover.ipc * facts.num_classes
     network = facts.networks[facts.recipe.label_folder]
+    computing = computing_in(network, facts.machine.precision)
     costs = [
-        cost(forward(network, spec.augment, min(spec.batch_size, count), facts.size), facts.machine.kind),
+        cost(forward(computing, spec.augment, min(spec.batch_size, count), facts.size), facts.machine.kind),
         drawing(spec.augment, count, facts.size),
         scoring(network, count, facts.size, facts.machine.kind),
     ]
@@ -250,12 +258,14 @@ def _evaluate(facts: Facts) -> StagePlan:
         return StagePlan("evaluate", 0, 0, facts.machine.resident, 0.0)
     condensed = facts.recipe.recover.ipc * facts.num_classes
     augment, labeller = facts.recipe.relabel.augment, facts.networks[facts.recipe.label_folder]
+    asked_network = computing_in(labeller, facts.machine.precision)
     rows = {ROWS[0]: condensed}
     if facts.real_images is not None:
         rows = {row: condensed if row == ROWS[0] else facts.real_images for row in ROWS}
     plans = []
     for network in spec.students:
         student = build_on_meta(network, facts.num_classes, size)
+        computing = computing_in(student, facts.machine.precision)
         costs = [
             scoring(student, facts.eval_images, facts.size, facts.machine.kind),
             drawing(augment, condensed, facts.size),
@@ -264,18 +274,30 @@ def _evaluate(facts: Facts) -> StagePlan:
         flops = len(rows) * facts.eval_images * forward_flops(student, size)
         for row, count in rows.items():
             batch = -(-count // batch_count(count, spec.batch_size))
-            asked = labeller if row == "random-real" else None
+            asked = asked_network if row == "random-real" else None
             if (batch, asked) not in steps:
                 steps[batch, asked] = cost(
-                    training(student, spec.optimizer, augment, batch, size, asked), facts.machine.kind
+                    training(computing, spec.optimizer, augment, batch, size, asked), facts.machine.kind
                 )
             flops += spec.epochs * (steps[batch, asked].flops * count // batch)
         costs += steps.values()
         units = spec.seeds * len(rows)
         plans.append(_stage(facts, "evaluate", units, spec.seeds * flops, costs, [student, labeller], condensed))
     flops, units = sum(each.flops for each in plans), len(trainings(spec, list(rows)))
-    memory = max(each.memory for each in plans)
+    kept = _kept_bytes(facts)
+    if kept <= KEPT_BYTES and facts.real_images is not None:  # the first student's labels serve the others
+        asked_again = (len(spec.students) - 1) * spec.seeds * spec.epochs * facts.real_images
+        flops -= asked_again * forward_flops(labeller, size)
+    memory = max(each.memory for each in plans) + min(kept, KEPT_BYTES)
     return StagePlan("evaluate", units, flops, memory, _hours(facts.machine, flops, units))
+
+
+def _kept_bytes(facts: Facts) -> int:
+    """Of all epochs that evaluate's trainings share."""
+    spec, recipe, pixels = facts.recipe.evaluate, facts.recipe, 3 * facts.size[0] * facts.size[1]
+    replayed = min(spec.epochs, recipe.relabel.epochs) * recipe.recover.ipc * facts.num_classes
+    images = replayed + spec.seeds * spec.epochs * (facts.real_images or 0)
+    return epoch_bytes(images, pixels * images, facts.num_classes)
 
 
 def _stage(
@@ -421,11 +443,13 @@ def _network(run: Run, prepared: Prepared, folder: str, size: tuple[int, int]) -
 
 def _machine(run: Run, devices: int | None, tflops: float | None) -> Machine:
     kind = run.device.type
-    speed = tflops or SUSTAINED * matmul_tflops(kind)
+    precision = run.engine.precision
+    speed = tflops or SUSTAINED * matmul_tflops(kind, precision)
     return Machine(
         devices=devices or run.accelerator.num_processes,
+        precision=precision,
         tflops=speed,
-        estimated=None if tflops else f"{SUSTAINED:.0%} of a float32 matrix product's speed here",
+        estimated=None if tflops else f"{SUSTAINED:.0%} of a {precision} matrix product's speed here",
         kind=kind,
         memory=torch.cuda.mem_get_info(run.device)[1] if kind == "cuda" else total_memory(),
         resident=0 if kind == "cuda" else psutil.Process().memory_info().rss,

@@ -5,76 +5,109 @@ axis G holds ipc indices that share a forward pass: each has its own statistics,
 over G stacked indices is the same mathematics as G passes.
 """
 
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class BatchNormInputs:
-    """Collects the inputs of the BatchNorm2d layers with running statistics, in module order, at each forward pass."""
-
-    def __init__(self, model: nn.Module) -> None:
-        layers = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
-        self.layers = [layer for layer in layers if layer.running_mean is not None]
-        self._inputs: dict[int, Tensor] = {}
-        self._handles = [
-            layer.register_forward_pre_hook(lambda _, args, index=index: self._inputs.__setitem__(index, args[0]))
-            for index, layer in enumerate(self.layers)
-        ]
-
-    def take(self) -> list[Tensor]:
-        """The inputs [N, C, H, W] of the last pass, one a layer; they are let go of here."""
-        inputs = [self._inputs[index] for index in range(len(self.layers))]
-        self._inputs.clear()
-        return inputs
-
-    def running(self) -> list[tuple[Tensor, Tensor]]:
-        """(mean, variance), each [C], that every layer gathered over the real training set."""
-        return [(layer.running_mean, layer.running_var) for layer in self.layers]  # type: ignore[misc]
-
-    def __enter__(self) -> "BatchNormInputs":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
+TINY = 1e-12  # a norm below it has no direction
 
 
-def batch_statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over (N, H, W) of each group of consecutive images.
+class BatchNormMatch(torch.autograd.Function):
+    """A frozen BatchNorm layer that also tells how far its input's statistics are from its own, for each group.
 
-    Args:
-        x: [G * B, C, H, W], a BatchNorm layer's input.
+        y = s (x - mu_l) + beta,  s = gamma / sqrt(var_l + eps)
+        r = ||var(x) - var_l||_2 + ||mu(x) - mu_l||_2
 
-    Returns:
-        mean [G, C], variance [G, C].
+    over channels, with the biased variance (SRe2L, section 3.2). Statistics are at least float32, whatever x is, and
+    are taken about mu_l, near which the mean lies, so that nothing cancels. With M values a channel, e_mu and e_var
+    the two differences divided by their norms,
+
+        dL/dx = s dL/dy + dL/dr (e_mu + 2 (x - mu) e_var) / M
+
+    Args of `apply`: x [G * B, C, H, W] in any memory format; mu_l, var_l, gamma, beta, each [C]; eps; G.
+    Returns: y, as x; r [G].
     """
-    var, mean = torch.var_mean(x.unflatten(0, (groups, -1)), dim=(1, 3, 4), correction=0)
-    return mean, var
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float, groups: int
+    ) -> tuple[Tensor, Tensor]:
+        moved = x.unflatten(0, (groups, -1)) - mean[:, None, None]
+        mean_off = moved.mean((1, 3, 4))
+        var_off = moved.square_().mean((1, 3, 4)) - mean_off.square() - var
+        off = torch.stack([mean_off, var_off])
+        norms = off.norm(dim=2)
+        ctx.save_for_backward(
+            x, mean_off + mean, off / norms.clamp(min=TINY)[..., None], gamma * torch.rsqrt(var + eps)
+        )
+        y = F.batch_norm(x, mean, var, gamma, beta, training=False, eps=eps)
+        return y, norms.sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, y_grad: Tensor, r_grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, ways, scale = ctx.saved_tensors
+        mean_way, var_way = ways * (r_grad[:, None] / (x.numel() / mean.numel()))
+        slope = 2 * var_way
+        constant = mean_way - slope * mean
+        scale, slope, constant = (each[..., None, None].to(x) for each in (scale, slope[:, None], constant[:, None]))
+        x_grad = torch.addcmul(constant, x.unflatten(0, (len(mean), -1)), slope)
+        x_grad.addcmul_(y_grad.unflatten(0, (len(mean), -1)), scale)
+        return x_grad.flatten(0, 1), None, None, None, None, None, None
 
 
-def bn_loss(
-    inputs: Sequence[Tensor], running: Sequence[tuple[Tensor, Tensor]], first_factor: float, groups: int
-) -> Tensor:
-    """R_BN = sum_l w_l (||mu_l(x) - mu_l||_2 + ||var_l(x) - var_l||_2), w_1 = first_factor, w_l = 1 after it.
+class MatchedBatchNorm(nn.Module):
+    """Stands in for a BatchNorm2d layer; `distance` is r [G] of the last pass, over `groups` of consecutive images."""
+
+    distance: Tensor
+
+    def __init__(self, layer: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.layer, self.groups = layer, 1
+        assert layer.running_mean is not None and layer.running_var is not None
+        plain = torch.ones_like(layer.running_var), torch.zeros_like(layer.running_mean)
+        gamma, beta = (layer.weight, layer.bias) if layer.affine else plain
+        self._constants = layer.running_mean, layer.running_var, gamma.detach(), beta.detach(), layer.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, self.distance = BatchNormMatch.apply(x, *self._constants, self.groups)  # type: ignore[no-untyped-call]
+        return y  # type: ignore[no-any-return]
+
+
+@contextmanager
+def matched(model: nn.Module) -> Iterator[list[MatchedBatchNorm]]:
+    """Within it, every BatchNorm2d layer that has running statistics tells its distance; in module order."""
+    found = {
+        name: MatchedBatchNorm(layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None
+    }
+    for name, stand_in in found.items():
+        model.set_submodule(name, stand_in)
+    try:
+        yield list(found.values())
+    finally:
+        for name, stand_in in found.items():
+            model.set_submodule(name, stand_in.layer)
+
+
+def bn_loss(distances: Sequence[Tensor], first_factor: float) -> Tensor:
+    """R_BN = sum_l w_l r_l, w_1 = first_factor, w_l = 1 after it.
 
     SRe2L, section 3.2, with the first layer's factor of its code; norms over channels are not squared, layers are
     summed, not averaged.
 
+    Args:
+        distances: r_l [G] of every layer (BatchNormMatch).
+
     Returns:
         [G], one value an ipc index.
     """
-    terms = []
-    for layer, (x, (running_mean, running_var)) in enumerate(zip(inputs, running, strict=True)):
-        mean, var = batch_statistics(x, groups)
-        weight = first_factor if layer == 0 else 1.0
-        terms.append(weight * ((var - running_var).norm(dim=1) + (mean - running_mean).norm(dim=1)))
-    return torch.stack(terms).sum(0)
+    return torch.stack([first_factor * distances[0], *distances[1:]]).sum(0)
 
 
 def classification_loss(logits: Tensor, labels: Tensor, groups: int) -> Tensor:
@@ -104,7 +137,8 @@ def tv_prior(x: Tensor, groups: int) -> Tensor:
 def view_matrices(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, size: int) -> Tensor:
     """Crop, bilinear enlargement, flip and roll along one axis, as one linear map per ipc index.
 
-    The enlargement is F.interpolate's (bilinear, align_corners=False); the roll is torch.roll's, after the flip.
+    The enlargement is F.interpolate's (bilinear, align_corners=False); the roll is torch.roll's, after the flip. All
+    but the last step is in integers, on the device of the arguments.
 
     Args:
         start, length: int64 [G], the crop along this axis.
@@ -114,16 +148,15 @@ def view_matrices(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, si
     Returns:
         float64 [G, size, size], output by source pixel.
     """
-    output = torch.arange(size)
-    source = (output - shift[:, None]) % size
+    pixel = torch.arange(size, device=start.device)
+    source = (pixel - shift[:, None]) % size
     source = torch.where(flip[:, None], size - 1 - source, source)
-    position = ((2 * source + 1).double() * length[:, None] / (2 * size) - 0.5).clamp(min=0)
-    left = position.floor().long().minimum(length[:, None] - 1)
+    position = ((2 * source + 1) * length[:, None] - size).clamp(min=0)  # in 1 / (2 * size) pixels
+    left = (position // (2 * size)).minimum(length[:, None] - 1)
     right = (left + 1).minimum(length[:, None] - 1)
-    share = (position - left).clamp(max=1)
-    matrix = torch.zeros(len(start), size, size, dtype=torch.float64)
-    matrix.scatter_add_(2, (left + start[:, None])[..., None], (1 - share)[..., None])
-    return matrix.scatter_add_(2, (right + start[:, None])[..., None], share[..., None])
+    share = (position % (2 * size)).double() / (2 * size)
+    at_left, at_right = ((tap + start[:, None])[..., None] == pixel for tap in (left, right))
+    return (1 - share)[..., None] * at_left + share[..., None] * at_right
 
 
 def view(x: Tensor, down: Tensor, across: Tensor) -> Tensor:

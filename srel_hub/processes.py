@@ -29,6 +29,7 @@ def make_accelerator(trackers: Sequence[str] = (), place: str = ".") -> Accelera
     """
     _require_launch(os.environ)
     _require_trackers(trackers)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is what it says
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         log_with=list(trackers) or None,

@@ -318,6 +318,7 @@ class RunSettings:
     overwrite: bool = False  # true: redo the stages whose recipe changed, in place of what is there
     check: Literal["fast", "full"] = "fast"  # of files that are there: size and time of change, or their digest
     trackers: tuple[Literal["trackio", "tensorboard", "wandb"], ...] = ()  # that metrics also go to
+    compile: bool = False  # true: networks by torch.compile, on GPUs as CUDA graphs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +328,7 @@ class Recipe:
     __pydantic_config__ = STRICT
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
     seed: Whole = 0
+    precision: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 where the hardware has it
     source: Source
     squeeze: Squeeze = field(default_factory=Squeeze)
     recover: Recover

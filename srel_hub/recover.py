@@ -7,7 +7,8 @@ Leaves `images/`, one parquet shard per unit of work: `stack` ipc indices of one
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -16,13 +17,14 @@ from torch import Tensor
 from srel_hub import recipe, teacher
 from srel_hub.augment import random_resized_boxes
 from srel_hub.cli import cli
+from srel_hub.engine import FLOAT32, Engine, laid_out, wide
 from srel_hub.faults import UserError
 from srel_hub.files import atomic
 from srel_hub.images import encode_png, write_parquet
-from srel_hub.priors import BatchNormInputs, bn_loss, classification_loss, l2_prior, tv_prior, view, view_matrices
+from srel_hub.priors import bn_loss, classification_loss, l2_prior, matched, tv_prior, view, view_matrices
 from srel_hub.run import Run
 from srel_hub.teacher import Classifier
-from srel_hub.training import require_finite
+from srel_hub.training import descend, require_finite
 from srel_hub.units import blocks, generator
 from srel_hub.work import Work
 
@@ -46,11 +48,18 @@ class Unit:
 
 @dataclass(frozen=True)
 class Moves:
-    """What each iteration does to the images: crop boxes int64 [T, 4], flips bool [T], rolls int64 [T, 2]."""
+    """What is done to the images: crop boxes int64 [N, 4], flips bool [N], rolls int64 [N, 2].
+
+    N are one ipc index's iterations, or one iteration's ipc indices; with a leading axis of iterations, both.
+    """
 
     boxes: Tensor
     flips: Tensor
     rolls: Tensor
+
+    def at(self, t: int) -> "Moves":
+        """Of iteration t."""
+        return Moves(self.boxes[t], self.flips[t], self.rolls[t])
 
 
 @dataclass(frozen=True)
@@ -88,9 +97,12 @@ def recover(run: Run) -> Path:
     _settle_stack(run, classifier)
     spec, folder = run.recipe.recover, run.path("images")
     found = {unit.name: unit for unit in recipe_units(spec, len(classifier.class_names), classifier.size)}
-    with Work(run, "recover", dict.fromkeys(found, spec.iterations), "it") as work:
+    with (
+        Objective(classifier, spec, run.engine) as objective,
+        Work(run, "recover", dict.fromkeys(found, spec.iterations), "it") as work,
+    ):
         for name in work:
-            steps = synthesise(classifier, spec, found[name], run.recipe.seed)
+            steps = synthesise(objective, found[name], run.recipe.seed)
             last = next(steps)  # the noise that it begins with
             for last in work.steps(steps):  # noqa: B007, B020
                 pass
@@ -124,44 +136,74 @@ def _settle_stack(run: Run, classifier: Classifier) -> None:
             run.keep_recipe()
 
 
-def synthesise(classifier: Classifier, spec: recipe.Recover, unit: Unit, seed: int) -> Iterator[Step]:
+class Objective:
+    """What recover minimises, as a function of the pixels; open as a context, for the network is changed within it.
+
+        L = CE(f(x~), y) + a R_BN(x~) + a_l2 R_l2(x~) + a_tv R_TV(x~),  x~ = roll(flip(crop(x)))
+
+    Raises:
+        UserError: if the network has no BatchNorm layer to match.
+    """
+
+    def __init__(self, classifier: Classifier, spec: recipe.Recover, engine: Engine = FLOAT32) -> None:
+        self.classifier, self.spec, self.engine = classifier, spec, engine
+        self.model = laid_out(classifier.model.eval().requires_grad_(False))
+        self._fast_terms = engine.fast(self._terms)
+
+    def __enter__(self) -> "Objective":
+        with ExitStack() as stack:
+            self._layers = stack.enter_context(matched(self.model))
+            if not self._layers:
+                raise UserError("the teacher has no BatchNorm2d layer; SRe2L recovers images from their statistics")
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def __call__(self, x: Tensor, labels: Tensor, moves: Moves) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss [G] of pixels [G, B, 3, H, W], moved as one iteration's moves say, and its terms."""
+        cross_entropy, bn, prior = self._fast_terms(x, labels, moves.boxes, moves.flips, moves.rolls)
+        loss = cross_entropy + self.spec.bn_weight * bn + prior
+        return loss, {"cross_entropy": cross_entropy.detach().clone(), "bn": bn.detach().clone()}
+
+    def _terms(
+        self, x: Tensor, labels: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        for layer in self._layers:
+            layer.groups = len(x)
+        maps = move_matrices(Moves(boxes, flips, rolls), self.classifier.size)
+        with self.engine.autocast(x.device):
+            seen = view(x, *(matrix.to(x) for matrix in maps))
+            logits = wide(self.model(seen.contiguous(memory_format=torch.channels_last)).logits)
+        seen, bn = wide(seen), bn_loss([layer.distance for layer in self._layers], self.spec.first_bn_factor)
+        return classification_loss(logits, labels, len(x)), bn, priors(seen, self.spec, len(x))
+
+
+def synthesise(objective: Objective, unit: Unit, seed: int) -> Iterator[Step]:
     """The optimisation of one unit, an iteration a step, from noise to the last iterate.
 
-    For t = 0 .. T - 1:  x~ = roll(flip(crop(x)));
-    L = CE(f(x~), y) + a R_BN(x~) + a_l2 R_l2(x~) + a_tv R_TV(x~);
-    x <- clamp(Adam(x; lr_t, betas (0.5, 0.9))),  lr_t = lr_0 / 2 (1 + cos(pi t / T)),
+    For t = 0 .. T - 1:  x <- clamp(Adam(x; L, lr_t, betas (0.5, 0.9))),  lr_t = lr_0 / 2 (1 + cos(pi t / T)),
     with the pixels clamped to what black and white become when normalised. Every ipc index draws its noise and its
-    moves from its own generator. Device and precision are the teacher's.
+    moves from its own generator. The device is the network's; nothing waits for it within the loop.
     """
-    model, size, groups = classifier.model.eval(), classifier.size, len(unit.ipcs)
+    spec, size = objective.spec, objective.classifier.size
+    weight = next(objective.model.parameters())
     draws = [generator(seed, "recover", ipc, unit.classes.start, unit.classes.stop) for ipc in unit.ipcs]
     x = torch.stack([torch.randn(len(unit.classes), 3, *size, generator=draw) for draw in draws])
-    x = x.to(next(model.parameters()))
-    x.requires_grad_(True)
-    moves = [sample_moves(spec, size, draw) for draw in draws]
-    labels = torch.tensor(unit.classes, device=x.device).repeat(groups)
-    low, high = (edge.to(x) for edge in pixel_range(classifier))
-    optimizer = torch.optim.Adam([x], lr=spec.lr, betas=BETAS, eps=EPS)
+    x = x.to(weight).requires_grad_(True)
+    moves = stacked([sample_moves(spec, size, draw) for draw in draws], weight.device)
+    labels = torch.tensor(unit.classes, device=x.device).repeat(len(unit.ipcs))
+    low, high = (edge.to(x) for edge in pixel_range(objective.classifier))
+    optimizer = torch.optim.Adam([x], lr=spec.lr, betas=BETAS, eps=EPS, foreach=True)
     yield Step(0, x.detach(), {})
-    with BatchNormInputs(model) as bn:
-        if not bn.layers:
-            raise UserError("the teacher has no BatchNorm2d layer; SRe2L recovers images from their statistics")
-        running = bn.running()
-        for t in range(spec.iterations):
-            optimizer.param_groups[0]["lr"] = spec.lr * 0.5 * (1 + math.cos(math.pi * t / spec.iterations))
-            optimizer.zero_grad(set_to_none=True)
-            seen = view(x, *(matrix.to(x) for matrix in move_matrices(moves, t, size)))
-            logits = model(seen).logits
-            terms = {
-                "cross_entropy": classification_loss(logits, labels, groups),
-                "bn": bn_loss(bn.take(), running, spec.first_bn_factor, groups),
-            }
-            loss = terms["cross_entropy"] + spec.bn_weight * terms["bn"] + priors(seen, spec, groups)
-            loss.sum().backward()
-            optimizer.step()
-            with torch.no_grad():
-                x.copy_(x.clamp(low, high))
-            yield Step(t + 1, x.detach(), {name: value.detach() for name, value in terms.items()})
+    for t in range(spec.iterations):
+        optimizer.param_groups[0]["lr"] = spec.lr * 0.5 * (1 + math.cos(math.pi * t / spec.iterations))
+        loss, terms = objective(x, labels, moves.at(t))
+        descend(optimizer, loss.sum())
+        with torch.no_grad():
+            x.clamp_(low, high)
+        yield Step(t + 1, x.detach(), terms)
 
 
 def priors(seen: Tensor, spec: recipe.Recover, groups: int) -> Tensor:
@@ -185,13 +227,17 @@ def sample_moves(spec: recipe.Recover, size: tuple[int, int], draw: torch.Genera
     return Moves(boxes, flips, rolls)
 
 
-def move_matrices(moves: Sequence[Moves], t: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The maps (down, across), each [G, side, side], of iteration t."""
-    top, left, height, width = torch.stack([move.boxes[t] for move in moves]).unbind(1)
-    flip = torch.stack([move.flips[t] for move in moves])
-    roll = torch.stack([move.rolls[t] for move in moves])
-    down = view_matrices(top, height, torch.zeros_like(flip), roll[:, 0], size[0])
-    return down, view_matrices(left, width, flip, roll[:, 1], size[1])
+def stacked(moves: Sequence[Moves], device: torch.device) -> Moves:
+    """The moves of several ipc indices, [T, G, ...], on the device."""
+    each = ([getattr(move, field.name) for move in moves] for field in fields(Moves))
+    return Moves(*(torch.stack(values, 1).to(device) for values in each))
+
+
+def move_matrices(moves: Moves, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The maps (down, across), each float64 [G, side, side], of one iteration's moves."""
+    top, left, height, width = moves.boxes.unbind(1)
+    down = view_matrices(top, height, torch.zeros_like(moves.flips), moves.rolls[:, 0], size[0])
+    return down, view_matrices(left, width, moves.flips, moves.rolls[:, 1], size[1])
 
 
 def pixel_range(classifier: Classifier) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@
 Reads the images back from their PNG bytes. Leaves `soft_labels/`: manifest.json and one file per epoch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def relabel(run: Run) -> Path:
     spec, folder = run.recipe.relabel, run.path("soft_labels")
     classifier = teacher.load(run.path(run.recipe.label_folder), run.device)
     images = condensed_images(run)
-    pixels = near(images.pixels, run.device)
+    network, pixels = run.engine.network(classifier.model), near(images.pixels, run.device)
     parts = label_files(spec, len(pixels), len(classifier.class_names))
     with Work(
         run,
@@ -74,7 +75,7 @@ def relabel(run: Run) -> Path:
                     f"{manifest.teacher.accuracy:.1%}"
                 )
             else:
-                _label_part(run, classifier, pixels, parts[name], work)
+                _label_part(run, classifier, network, pixels, parts[name], work)
     return folder
 
 
@@ -98,28 +99,56 @@ def label_files(spec: recipe.Relabel, num_images: int, num_classes: int) -> dict
     return {part.name: part for part in parts}
 
 
-def _label_part(run: Run, classifier: Classifier, pixels: Tensor, part: Part, work: Work) -> None:
-    torch.backends.cudnn.allow_tf32 = False  # the labels are float32, as the manifest says
-    spec, file = run.recipe.relabel, run.path("soft_labels", part.name)
+class Behind:
+    """Calls a function in a thread, one call after the other, while the caller goes on; one call at most waits.
+
+    Raises:
+        Exception: what a call raised, at the next `put` or at the end.
+    """
+
+    def __init__(self, call: Callable[[Tensor], object]) -> None:
+        self._call = call
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[object] | None = None
+
+    def put(self, value: Tensor) -> None:
+        if self._last is not None:
+            self._last.result()
+        self._last = self._pool.submit(self._call, value)
+
+    def __enter__(self) -> "Behind":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._pool:
+            if kind is None and self._last is not None:
+                self._last.result()
+
+
+def _label_part(
+    run: Run, classifier: Classifier, network: Callable[[Tensor], Tensor], pixels: Tensor, part: Part, work: Work
+) -> None:
+    spec, file, table = run.recipe.relabel, run.path("soft_labels", part.name), classifier.table(run.device)
     views, order = sample_epoch(spec.augment, pixels, run.recipe.seed, part.epoch)
     with (
         atomic(file) as temporary,
         write_epoch_file(temporary, part.epoch, part.rows, views, order, len(classifier.class_names)) as write,
+        Behind(lambda logits: write(logits.cpu())) as writer,
     ):
-        for logits in work.steps(label(classifier, pixels, views, part.rows, spec.batch_size)):
-            write(logits)
+        for logits in work.steps(label(network, table, pixels, views, part.rows, spec.batch_size)):
+            writer.put(logits)
     work.done([file])
 
 
 @torch.no_grad()
-def label(classifier: Classifier, pixels: Tensor, views: Views, rows: range, batch_size: int) -> Iterator[Tensor]:
-    """The teacher's raw logits, float32 [B, K] on the CPU, for these rows in order, a batch a step."""
-    device = next(classifier.model.parameters()).device
-    table = classifier.table(device)
+def label(
+    network: Callable[[Tensor], Tensor], table: Tensor, pixels: Tensor, views: Views, rows: range, batch_size: int
+) -> Iterator[Tensor]:
+    """The network's raw logits, float32 [B, K] on the table's device, for these rows in order, a batch a step."""
+    views = views.to(pixels.device)
     for block in blocks(len(rows), batch_size):
-        indices = torch.arange(rows.start + block.start, rows.start + block.stop)
-        x = normalise(render(pixels, views, indices).to(device), table)
-        yield classifier.model(x).logits.float().cpu()
+        indices = torch.arange(rows.start + block.start, rows.start + block.stop, device=pixels.device)
+        yield network(normalise(render(pixels, views, indices).to(table.device), table)).clone()
 
 
 def describe(run: Run, classifier: Classifier, images: Images, parts: Iterable[Part]) -> Manifest:
@@ -147,7 +176,7 @@ def describe(run: Run, classifier: Classifier, images: Images, parts: Iterable[P
         std=classifier.std,
         class_names=classifier.class_names,
         teacher=facts,
-        precision="float32",
+        precision=run.engine.precision,
         device=run.device.type,
         torch=torch.__version__,
         image_table_sha256=image_table_sha256(pixels, labels),

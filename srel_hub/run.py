@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from srel_hub import stopping
 from srel_hub.bar import Bar
+from srel_hub.engine import Engine
 from srel_hub.faults import UserError
 from srel_hub.files import in_bytes, own_name, read_json, sweep, total_bytes, write_json, write_text
 from srel_hub.marks import RESULTS, STAGES, Marks, Stage
@@ -179,6 +180,13 @@ class Run:
     @property
     def device(self) -> torch.device:
         return torch.device(self.accelerator.device)
+
+    @property
+    def engine(self) -> Engine:
+        """How this process computes."""
+        precision = self.recipe.precision
+        assert precision != "auto", "settle() comes first"
+        return Engine(precision, self.recipe.run.compile)
 
     def path(self, *parts: str) -> Path:
         return self.folder.joinpath(*parts)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from srel_hub.engine import Precision, best_precision
 from srel_hub.faults import UserError
 from srel_hub.marks import STAGES, Stage
 from srel_hub.processes import fair_threads
@@ -61,10 +62,11 @@ def settle(recipe: Recipe, folder: Path, begun: bool) -> Settled:
     """
     kept = folder / "recipe.yaml"
     if not begun or not kept.is_file():
-        return Settled(_resolved(recipe, fair_threads()))
+        return Settled(_resolved(recipe, fair_threads(), best_precision()))
     before = load_recipe(kept)
     threads = before.run.cpu_threads
-    resolved = _resolved(recipe, fair_threads() if threads == "auto" else threads)
+    precision = "float32" if before.precision == "auto" else before.precision  # version 0.4.0 knew no other
+    resolved = _resolved(recipe, fair_threads() if threads == "auto" else threads, precision)
     asked = resolved
     if resolved.recover.stack == "auto":
         asked = replace(resolved, recover=replace(resolved.recover, stack=before.recover.stack))
@@ -78,10 +80,10 @@ def settle(recipe: Recipe, folder: Path, begun: bool) -> Settled:
     return Settled(asked, outdated, changes)
 
 
-def _resolved(recipe: Recipe, threads: int) -> Recipe:
-    if recipe.run.cpu_threads != "auto":
-        return recipe
-    return replace(recipe, run=replace(recipe.run, cpu_threads=threads))
+def _resolved(recipe: Recipe, threads: int, precision: Precision) -> Recipe:
+    if recipe.run.cpu_threads == "auto":
+        recipe = replace(recipe, run=replace(recipe.run, cpu_threads=threads))
+    return replace(recipe, precision=precision) if recipe.precision == "auto" else recipe
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:

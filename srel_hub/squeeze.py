@@ -21,6 +21,7 @@ from srel_hub.augment import normalise, render, sample_views
 from srel_hub.cache import source_images
 from srel_hub.checkpoint import Checkpoint, seed_epoch
 from srel_hub.cli import cli
+from srel_hub.engine import FLOAT32, Engine, laid_out
 from srel_hub.files import atomic, write_json
 from srel_hub.pixels import near
 from srel_hub.preflight import Prepared, prepare, stage_of, teachers
@@ -142,7 +143,7 @@ def train_teacher(run: Run, prepared: Prepared, work: Work) -> tuple[Classifier,
     checkpoint.restore()
     if checkpoint.epochs:
         run.say(f"squeeze: goes on after epoch {checkpoint.epochs}")
-    steps = train(classifier, checkpoint, train_set, spec, seed, run.accelerator)
+    steps = train(classifier, checkpoint, train_set, spec, seed, run.accelerator, run.engine)
     behind = checkpoint.epochs * batch_count(len(train_set.labels), spec.batch_size)
     for step in work.steps(steps, behind):
         if step.last:
@@ -180,6 +181,7 @@ def train(
     spec: recipe.Squeeze,
     seed: int,
     accelerator: Accelerator,
+    engine: Engine = FLOAT32,
 ) -> Iterator[Step]:
     """Train in place from where the checkpoint is, a batch a step; each process takes its share of every batch.
 
@@ -188,23 +190,24 @@ def train(
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the option's new name is not known to older torch
-        model, table = accelerator.prepare_model(classifier.model), classifier.table(device)
+        model, table = accelerator.prepare_model(laid_out(classifier.model)), classifier.table(device)
+    network = engine.network(model)
     pixels, labels = near(images.pixels, device), images.labels.to(device)
     for index in range(checkpoint.epochs, spec.epochs):
         seed_epoch(seed, index, rank)
         draw = generator(seed, "squeeze", index)
-        views = sample_views(spec.augment, len(labels), images.size, draw)
+        views = sample_views(spec.augment, len(labels), images.size, draw).to(pixels.device)
         shares = views.own_share(images.size).to(device)
         lr = learning_rate(spec.optimizer, index, spec.epochs)
         set_learning_rate(checkpoint.optimizer, lr)
         model.train()
         total, seen = torch.zeros((), device=device), 0
         for whole in epoch_batches(len(labels), spec.batch_size, draw):
-            batch = whole.tensor_split(world)[rank]
+            batch = whole.tensor_split(world)[rank].to(pixels.device)
             partners = batch if views.partners is None else views.partners[batch].long()
             x = normalise(render(pixels, views, batch).to(device), table)
             own, other = labels[batch.to(device)], labels[partners.to(device)]
-            loss = mixed_cross_entropy(model(x).logits, own, other, shares[batch.to(device)])
+            loss = mixed_cross_entropy(network(x), own, other, shares[batch.to(device)])
             # Gradients are averaged over processes: what is averaged must sum to the whole batch's mean.
             descend(checkpoint.optimizer, loss * (len(batch) * world / len(whole)))
             total, seen = total + loss.detach() * len(batch), seen + len(whole)

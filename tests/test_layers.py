@@ -22,6 +22,7 @@ ORDER = [
     "presence",
     "marks",
     "status",
+    "engine",
     "processes",
     "settle",
     "run",

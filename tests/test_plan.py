@@ -23,7 +23,9 @@ from srel_hub.squeeze import squeeze
 from srel_hub.training import forward_flops
 
 
-GPU = plan.Machine(devices=8, tflops=60, estimated=None, kind="cuda", memory=80 * 2**30, resident=0)
+GPU = plan.Machine(
+    devices=8, precision="float32", tflops=60, estimated=None, kind="cuda", memory=80 * 2**30, resident=0
+)
 
 
 def planned(recipe: Recipe, num_classes: int, size: tuple[int, int], network: Network) -> plan.Plan:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srel_hub import priors, recover, teacher
+from srel_hub.engine import FLOAT32, Engine
 from srel_hub.recipe import Network, Recover
 from srel_hub.teacher import Classifier
 from srel_hub.units import blocks, generator
@@ -105,7 +107,15 @@ def drawn() -> tuple[Tensor, recover.Moves]:
 
 def shown(x: Tensor, moves: recover.Moves, t: int) -> Tensor:
     """The package's own view of the images."""
-    return priors.view(x[None], *(matrix.to(x) for matrix in recover.move_matrices([moves], t, SIZE)))
+    here = recover.stacked([moves], x.device).at(t)
+    return priors.view(x[None], *(matrix.to(x) for matrix in recover.move_matrices(here, SIZE)))
+
+
+def synthesised(
+    classifier: Classifier, spec: Recover, unit: recover.Unit, seed: int, engine: Engine = FLOAT32
+) -> Iterator[recover.Step]:
+    with recover.Objective(classifier, spec, engine) as objective:
+        yield from recover.synthesise(objective, unit, seed)
 
 
 def test_loss_and_adam_step_agree_with_float64(classifier: Classifier) -> None:
@@ -113,7 +123,7 @@ def test_loss_and_adam_step_agree_with_float64(classifier: Classifier) -> None:
     x, moves = drawn()
     reference = Float64(classifier, x, moves)
     exact = replace(classifier, model=copy.deepcopy(classifier.model).double())
-    steps = recover.synthesise(exact, SPEC, UNIT, 11)
+    steps = synthesised(exact, SPEC, UNIT, 11)
     assert torch.equal(next(steps).x[0], x.double())
     for t in range(8):
         expected, step = reference.step(t, LABELS), next(steps)
@@ -125,7 +135,7 @@ def test_loss_and_adam_step_agree_with_float64(classifier: Classifier) -> None:
 def test_float32_loss_and_adam_step_agree_with_float64(classifier: Classifier) -> None:
     x, moves = drawn()
     reference = Float64(classifier, x, moves)
-    steps = recover.synthesise(classifier, SPEC, UNIT, 11)
+    steps = synthesised(classifier, SPEC, UNIT, 11)
     assert torch.equal(next(steps).x[0], x)
     expected, step = reference.step(0, LABELS), next(steps)
     for name in ("cross_entropy", "bn"):
@@ -154,18 +164,24 @@ def test_crop_flip_and_roll_are_the_usual_functions(classifier: Classifier) -> N
 
 def test_statistics_are_of_the_batchnorm_inputs(classifier: Classifier) -> None:
     x = torch.randn(6, 3, *SIZE)
-    with priors.BatchNormInputs(classifier.model) as bn:
-        classifier.model(x)
-        inputs = bn.take()
-    for layer in bn.layers:
-        layer.momentum = None  # cumulative: after one training pass the running mean is the batch's own
-        layer.reset_running_stats()
+    layers = [module for module in classifier.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    with priors.matched(classifier.model) as found:
+        expected_logits = classifier.model(x).logits
+        distances = [float(stand_in.distance) for stand_in in found]
+    assert len(distances) == len(layers)
+    counts: dict[int, int] = {}
+    for index, layer in enumerate(layers):
+        layer.register_forward_pre_hook(
+            lambda _, args, index=index: counts.__setitem__(index, args[0].numel() // args[0].shape[1])
+        )
+    torch.testing.assert_close(classifier.model(x).logits, expected_logits)
+    first = layers[0]
+    first.momentum = None  # cumulative: after one training pass the running mean is the batch's own
+    first.reset_running_stats()
     classifier.model.train()(x)
-    first, (mean, var) = bn.layers[0], priors.batch_statistics(inputs[0], 1)
-    torch.testing.assert_close(mean[0], first.running_mean)
-    count = inputs[0].numel() // inputs[0].shape[1]
-    torch.testing.assert_close(var[0] * count / (count - 1), first.running_var)  # theirs is unbiased
-    assert len(inputs) == len(bn.layers)
+    mean, var = first.running_mean, first.running_var * (counts[0] - 1) / counts[0]  # theirs is unbiased
+    assert float((mean - before[0][0]).norm() + (var - before[0][1]).norm()) == pytest.approx(distances[0], rel=1e-5)
 
 
 def test_stacked_indices_are_the_same_mathematics(classifier: Classifier) -> None:
@@ -173,7 +189,7 @@ def test_stacked_indices_are_the_same_mathematics(classifier: Classifier) -> Non
 
     def final(ipcs: range) -> recover.Step:
         unit = recover.Unit(ipcs, range(0, 4))
-        return list(recover.synthesise(classifier, spec, unit, 11))[-1]
+        return list(synthesised(classifier, spec, unit, 11))[-1]
 
     together = final(range(3))
     for ipc in range(3):
@@ -189,7 +205,7 @@ def test_pixels_are_rounded_not_truncated(classifier: Classifier) -> None:
 
 
 def test_the_last_iterate_stays_within_black_and_white(classifier: Classifier) -> None:
-    *_, last = recover.synthesise(classifier, replace(SPEC, lr=5.0), UNIT, 0)
+    *_, last = synthesised(classifier, replace(SPEC, lr=5.0), UNIT, 0)
     low, high = (edge.float() for edge in recover.pixel_range(classifier))
     assert (last.x >= low).all() and (last.x <= high).all()
     assert (last.x == low).any() and (last.x == high).any()
@@ -206,8 +222,7 @@ def test_units_cover_every_image_once() -> None:
 def test_a_batchnorm_layer_without_running_statistics_is_left_out() -> None:
     kept, plain = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3, track_running_stats=False)
     model = torch.nn.Sequential(plain, kept)
-    x = torch.randn(4, 3, 2, 2)
-    with priors.BatchNormInputs(model) as inputs:
-        model(x)
-        assert inputs.layers == [kept] and len(inputs.running()) == 1
-        torch.testing.assert_close(inputs.take()[0], plain(x))
+    with priors.matched(model) as found:
+        model(torch.randn(4, 3, 2, 2))
+        assert [stand_in.layer for stand_in in found] == [kept] and found[0].distance.shape == (1,)
+    assert list(model) == [plain, kept]

@@ -10,16 +10,15 @@ import torch
 from conftest import branch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from srel_hub import load_condensed, relabel
-from srel_hub.condensed import Condensed
+from srel_hub.condensed import Condensed, Network
 from srel_hub.evaluate import evaluate
 from srel_hub.faults import UserError
 from srel_hub.publish import publish
 from srel_hub.run import Run
-from srel_hub.teacher import Classifier
 
 
 ATOL, RTOL = 1e-3, 2.0**-10  # one float16 step
@@ -40,13 +39,12 @@ def label_and_watch(run: Run) -> list[Tensor]:
     shown: list[Tensor] = []
     original = relabel.label
 
-    def watched(classifier: Classifier, *arguments: object) -> object:
-        def watch(_: nn.Module, inputs: tuple[Tensor], keywords: dict[str, Tensor]) -> None:
-            shown.append((*inputs, *keywords.values())[0].clone())
+    def watched(network: Network, *arguments: object) -> object:
+        def watch(pixel_values: Tensor) -> Tensor:
+            shown.append(pixel_values.clone())
+            return network(pixel_values)
 
-        handle = classifier.model.register_forward_pre_hook(watch, with_kwargs=True)
-        yield from original(classifier, *arguments)  # type: ignore[arg-type]
-        handle.remove()
+        return original(watch, *arguments)  # type: ignore[arg-type]
 
     relabel.label = watched  # type: ignore[assignment]
     try:

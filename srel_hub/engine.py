@@ -1,0 +1,67 @@
+"""How networks compute: in which precision, and whether they are compiled; one path for every device."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+
+Precision = Literal["float32", "bfloat16"]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Attributes:
+    precision: of convolutions and matrix products; weights, statistics and losses are float32.
+    compiled: whether what is called once a step goes through torch.compile, on CUDA as CUDA graphs.
+    """
+
+    precision: Precision = "float32"
+    compiled: bool = False
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Within it, networks compute in the engine's precision."""
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+
+    def network(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The model's logits [B, K], at least float32, of pixel values [B, 3, H, W]; the model is laid out anew."""
+        laid_out(model)
+
+        def logits(pixel_values: Tensor) -> Tensor:
+            with self.autocast(pixel_values.device):
+                return wide(model(pixel_values.contiguous(memory_format=torch.channels_last)).logits)
+
+        return self.fast(logits)
+
+    def fast(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        """The function, compiled if this engine compiles; its shapes stay the same from call to call."""
+        if not self.compiled:
+            return function
+        return torch.compile(function, dynamic=False, mode="reduce-overhead")
+
+
+FLOAT32 = Engine()
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def laid_out(model: nn.Module) -> nn.Module:
+    """The model itself, its weights in the order in which convolutions are fastest."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def best_precision() -> Precision:
+    """bfloat16 where this machine's processor or GPU has instructions for it; elsewhere it is slower than float32."""
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if has else "float32"
