@@ -66,6 +66,7 @@ def settle(recipe: Recipe, folder: Path, begun: bool) -> Settled:
     before = load_recipe(kept)
     threads = before.run.cpu_threads
     precision = "float32" if before.precision == "auto" else before.precision  # version 0.4.0 knew no other
+    before = replace(before, precision=precision)
     resolved = _resolved(recipe, fair_threads() if threads == "auto" else threads, precision)
     asked = resolved
     if resolved.recover.stack == "auto":

@@ -47,6 +47,7 @@ if HUB.endpoint != huggingface_hub.constants.ENDPOINT:
 torch.set_num_threads(1)  # tiny tensors
 ROOT = Path(__file__).parent.parent
 SMALL = [
+    "precision=float32",  # which is what bits, and tight tolerances, are promised for
     "squeeze.network={model: convnet, width: 0.1}",
     "squeeze.epochs=2",
     "squeeze.batch_size=16",

@@ -164,6 +164,18 @@ def test_normalisation_is_the_formula_in_float64_rounded_once() -> None:
     assert torch.equal(augment.normalise(images, table)[1].flatten(1), torch.from_numpy(exact.astype(np.float32)))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mix", ["none", "cutmix", "mixup"])
+def test_a_gpu_shows_the_same_bytes(mix: str) -> None:
+    images = random_images(64, (33, 32), 1)
+    views = augment.sample_views(Augment(mix=mix), 64, (33, 32), generator(1, "gpu"))
+    here = augment.render(images, views, range(64))
+    there = augment.render(images.cuda(), views.to(torch.device("cuda")), range(64))
+    table = augment.normalisation_table((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    assert torch.equal(there.cpu(), here)
+    assert torch.equal(augment.normalise(there, table.cuda()).cpu(), augment.normalise(here, table))
+
+
 def test_threads_do_not_change_a_byte() -> None:
     images = random_images(64, (32, 32), 1)
     views = augment.sample_views(Augment(mix="mixup"), 64, (32, 32), generator(1, "threads"))

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, refused, small_recipe
+
 from runs import (
     PARTS,
     STAGES,
@@ -33,7 +34,6 @@ from runs import (
     wait,
     world,
 )
-
 from srel_hub import evaluate, files, presence, relabel, settle, work
 from srel_hub.cache import source_images
 from srel_hub.checkpoint import Checkpoint
@@ -521,7 +521,9 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
     assert damaged.epochs == 0
 
 
-def test_a_run_of_version_0_3_goes_on(whole: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_of_version_0_3_goes_on(
+    whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its marks told sizes only, and there was no list of a stage's units."""
     recipe, reference = whole
     run = up_to(reference, tmp_path / "world", "evaluate")
@@ -530,8 +532,12 @@ def test_a_run_of_version_0_3_goes_on(whole: tuple[Path, Path], tmp_path: Path) 
     for file in (run / "units").glob("*/*.json"):
         told = json.loads(file.read_text())
         file.write_text(json.dumps({name: stamp[0] for name, stamp in told.items()}))
+    kept = (run / "recipe.yaml").read_text()
+    assert "precision: float32\n" in kept  # which such a run computed in, and did not tell
+    (run / "recipe.yaml").write_text(kept.replace("precision: float32\n", ""))
+    monkeypatch.setattr(settle, "best_precision", lambda: "bfloat16")
     before = {file: file.stat().st_mtime_ns for name in ("images", "teacher") for file in (run / name).rglob("*")}
-    finish(arguments(recipe, tmp_path), tmp_path / "log")
+    finish([*arguments(recipe, tmp_path), "precision=auto"], tmp_path / "log")
     assert before == {
         file: file.stat().st_mtime_ns for name in ("images", "teacher") for file in (run / name).rglob("*")
     }

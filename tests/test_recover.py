@@ -1,9 +1,12 @@
 """Recover against a float64 transcription of the published formulas, written here without the package's own code."""
 
 import copy
+import itertools
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,9 @@ from torch import Tensor, nn
 
 from srel_hub import priors, recover, teacher
 from srel_hub.engine import FLOAT32, Engine
-from srel_hub.recipe import Network, Recover
+from srel_hub.recipe import Network, Recover, load_recipe
+from srel_hub.run import Run
+from srel_hub.squeeze import squeeze
 from srel_hub.teacher import Classifier
 from srel_hub.units import blocks, generator
 
@@ -184,8 +189,101 @@ def test_statistics_are_of_the_batchnorm_inputs(classifier: Classifier) -> None:
     assert float((mean - before[0][0]).norm() + (var - before[0][1]).norm()) == pytest.approx(distances[0], rel=1e-5)
 
 
+def test_the_closed_backward_pass_is_the_derivative() -> None:
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(6, 3, 4, 2, generator=draw, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    mean, gamma, beta = torch.randn(3, 3, generator=draw, dtype=torch.float64)
+    var = torch.rand(3, generator=draw, dtype=torch.float64) + 0.5
+
+    def match(x: Tensor) -> tuple[Tensor, Tensor]:
+        return priors.BatchNormMatch.apply(x, mean, var, gamma, beta, 1e-3, 2)  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(match, x)
+    y, distance = match(x)
+    plain = torch.nn.functional.batch_norm(x, mean, var, gamma, beta, eps=1e-3)
+    torch.testing.assert_close(y, plain)
+    first = x[:3].transpose(0, 1).flatten(1)
+    expected = (first.var(1, correction=0) - var).norm() + (first.mean(1) - mean).norm()
+    torch.testing.assert_close(distance[0], expected)
+
+
+def test_statistics_of_bfloat16_are_float32() -> None:
+    x = (torch.randn(64, 8, 16, 16) + 3).bfloat16().contiguous(memory_format=torch.channels_last)
+    mean, var = torch.full((8,), 2.9), torch.full((8,), 1.05)
+    plain = torch.ones(8), torch.zeros(8)
+    y, distance = priors.BatchNormMatch.apply(x, mean, var, *plain, 1e-5, 1)
+    exact = x.double()
+    expected = (exact.var((0, 2, 3), correction=0) - var).norm() + (exact.mean((0, 2, 3)) - mean).norm()
+    assert y.dtype == torch.bfloat16 and float(distance) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_channel_that_matches_exactly_has_no_direction() -> None:
+    x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).requires_grad_(True)
+    one, zero = torch.ones(1), torch.zeros(1)
+    y, distance = priors.BatchNormMatch.apply(x, zero, one, one, zero, 0.0, 1)
+    (y.sum() + distance.sum()).backward()
+    assert float(distance) == 0 and x.grad is not None and torch.equal(x.grad, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("network", [Network(model="convnet"), Network(model="resnet18", width=0.25)], ids=str)
+def test_gradients_of_a_real_teacher(tmp_path: Path, network: Network) -> None:
+    """float64, written out, against what the loop takes: cosine 0.999 in float32, 0.99 in bfloat16."""
+    found = [f"squeeze.network={{model: {network.model}, width: {network.width}}}", "squeeze.epochs=3"]
+    run = Run(load_recipe("quickstart", [*found, "precision=float32", f"run.root={tmp_path}"]))
+    real = teacher.load(squeeze(run), torch.device("cpu"))
+    run.close()
+    unit, spec = recover.Unit(range(2), range(10)), Recover(ipc=2, iterations=20, bn_weight=1.0)
+    draws = [generator(5, "recover", ipc, 0, 10) for ipc in unit.ipcs]
+    x = torch.stack([torch.randn(10, 3, *real.size, generator=draw) for draw in draws])
+    moves = recover.stacked([recover.sample_moves(spec, real.size, draw) for draw in draws], x.device)
+    labels = torch.arange(10).repeat(2)
+
+    def gradient(of: Classifier, engine: Engine = FLOAT32) -> Tensor:
+        pixels = x.to(next(of.model.parameters())).requires_grad_(True)
+        with recover.Objective(of, spec, engine) as objective:
+            loss, _ = objective(pixels, labels, moves.at(7))
+        loss.sum().backward()
+        assert pixels.grad is not None
+        return pixels.grad.double()
+
+    exact = torch.stack([transcribed(real, spec, x[g], moves, g, 7) for g in range(2)])
+    for engine, least in ((FLOAT32, 0.999), (Engine("bfloat16"), 0.99)):
+        cosines = torch.cosine_similarity(gradient(real, engine).flatten(2), exact.flatten(2), dim=2)
+        assert cosines.min() >= least
+
+
+def transcribed(real: Classifier, spec: Recover, x: Tensor, moves: recover.Moves, g: int, t: int) -> Tensor:
+    """The gradient of one index's loss in float64 by plain slicing, F.interpolate, hooks and autograd."""
+    model, inputs = copy.deepcopy(real.model).double(), dict[nn.Module, Tensor]()
+    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for layer in layers:
+        layer.register_forward_hook(lambda module, args, _: inputs.__setitem__(module, args[0]))
+    pixels = x.double().requires_grad_(True)
+    top, left, height, width = moves.boxes[t, g].tolist()
+    cut = pixels[:, :, top : top + height, left : left + width]
+    seen = F.interpolate(cut, real.size, mode="bilinear", align_corners=False)
+    seen = torch.flip(seen, [3]) if moves.flips[t, g] else seen
+    loss = F.cross_entropy(model(torch.roll(seen, moves.rolls[t, g].tolist(), [2, 3])).logits, torch.arange(len(x)))
+    for number, layer in enumerate(layers):
+        u = inputs[layer].transpose(0, 1).flatten(1)
+        distance = (u.var(1, correction=0) - layer.running_var).norm() + (u.mean(1) - layer.running_mean).norm()
+        loss = loss + spec.bn_weight * (spec.first_bn_factor if number == 0 else 1) * distance
+    return torch.autograd.grad(loss, pixels)[0]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+@pytest.mark.timeout(900)
+def test_compiled_is_the_same_mathematics(classifier: Classifier) -> None:
+    plain = list(itertools.islice(synthesised(classifier, SPEC, UNIT, 11), 4))[-1]
+    fast = list(itertools.islice(synthesised(classifier, SPEC, UNIT, 11, Engine(compiled=True)), 4))[-1]
+    torch.testing.assert_close(fast.terms, plain.terms, rtol=1e-4, atol=0)
+    torch.testing.assert_close(fast.x, plain.x, rtol=1e-2, atol=1e-2)
+
+
 def test_stacked_indices_are_the_same_mathematics(classifier: Classifier) -> None:
-    spec = replace(SPEC, ipc=3, iterations=3)
+    spec = replace(SPEC, ipc=3, iterations=5)
 
     def final(ipcs: range) -> recover.Step:
         unit = recover.Unit(ipcs, range(0, 4))

@@ -1,0 +1,58 @@
+"""What bfloat16 costs in accuracy: students of the same run in float32 and in bfloat16, from the same teacher.
+
+    python benchmarks/faithful.py [CIFAR10]     the quickstart; with CIFAR-10's folder, also a reduced run of that
+
+Resumable; writes benchmarks/results/faithful.json. A processor without instructions for bfloat16 computes it slowly.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import measured
+
+from srel_hub.condense import condense
+from srel_hub.engine import Precision
+from srel_hub.files import read_json
+from srel_hub.recipe import load_recipe
+from srel_hub.run import Run
+
+
+ROOT = Path("runs/faithful")
+REDUCED = (  # CIFAR-10 for two cores
+    "squeeze={network: {model: convnet, width: 0.5}, epochs: 8, batch_size: 128, optimizer: {lr: 0.05}}",
+    "recover={ipc: 10, iterations: 300, lr: 0.25, bn_weight: 0.1, crop: none, flip: false, roll: [0, 4]}",
+    "relabel={epochs: 100, augment: {crop: padded, padding: 4}}",
+    "evaluate={students: [{model: convnet, width: 0.5}], seeds: 3, epochs: 100, batch_size: 20, temperature: 4, "
+    "optimizer: {kind: adamw, lr: 0.005, weight_decay: 0.01}}",
+)
+
+
+def rows(recipe: str, precision: Precision, overrides: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Top-1 of each row of a whole run, over its seeds."""
+    run = Run(load_recipe(recipe, [*overrides, f"precision={precision}", f"run.root={ROOT / precision}"]))
+    condense(run)
+    run.close()
+    student = read_json(run.path("evaluate", "summary.json"))["students"][0]
+    return {row["row"]: {key: row["top1"][key] for key in ("mean", "std", "values")} for row in student["rows"]}
+
+
+def compare(recipe: str, overrides: Sequence[str] = ()) -> dict[str, object]:
+    """Both precisions, the teacher of both squeezed in float32."""
+    name = load_recipe(recipe).name
+    found = {"float32": rows(recipe, "float32", overrides)}
+    teacher = f"squeeze.pretrained.path={ROOT / 'float32' / name / 'teacher_repo'}"
+    found["bfloat16"] = rows(recipe, "bfloat16", [*overrides, teacher])
+    return found
+
+
+def main(arguments: Sequence[str]) -> None:
+    results = {"quickstart": compare("quickstart")}
+    for folder in arguments:
+        split = [f"source.path={folder}", "source.train_split=train", "source.eval_split=test"]
+        results["cifar10"] = compare("cifar10_ipc10", [*split, *REDUCED])
+    measured.write("faithful", results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,138 @@
+"""Precision, epochs that trainings share, labels written behind the computation."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import branch, refused, small_recipe
+from torch import Tensor
+
+from srel_hub import evaluate, settle, teacher, verify
+from srel_hub.cache import condensed_images
+from srel_hub.condense import condense
+from srel_hub.condensed import KeptEpoch, sampled_epoch
+from srel_hub.engine import FLOAT32, Engine, best_precision
+from srel_hub.faults import UserError
+from srel_hub.files import read_json
+from srel_hub.recipe import Augment, load_recipe
+from srel_hub.relabel import Behind, relabel
+from srel_hub.run import Run
+
+
+def test_precision_is_settled_when_a_run_begins(
+    recovered: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, _ = recovered
+    monkeypatch.setattr(settle, "best_precision", lambda: "bfloat16")
+    run = Run(small_recipe(file, tmp_path, "precision=auto"))
+    run.begin()
+    run.path("units", "squeeze").mkdir()
+    run.path("units", "squeeze", "teacher.json").write_text("{}")
+    run.close()
+    monkeypatch.setattr(settle, "best_precision", lambda: "float32")
+    again = Run(small_recipe(file, tmp_path, "precision=auto"))
+    assert again.recipe.precision == again.engine.precision == "bfloat16"
+    with pytest.raises(UserError, match="precision: 'bfloat16' there, 'float32' asked for"):
+        Run(small_recipe(file, tmp_path, "precision=float32"))
+
+
+def test_a_precision_that_there_is_not(
+    recovered: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, str(recovered[0]), "precision=float16", f"run.root={tmp_path}")
+    assert "precision" in said and "'float32', 'bfloat16' or 'auto'" in said
+
+
+def test_bfloat16_from_images_to_verified_labels(recovered: tuple[Path, Path], tmp_path: Path) -> None:
+    file, _ = recovered
+    run = Run(small_recipe(file, tmp_path, "precision=bfloat16", "squeeze.epochs=8", "recover.iterations=60"))
+    condense(run)
+    run.close()
+    manifest = read_json(run.path("soft_labels", "manifest.json"))
+    assert manifest["precision"] == "bfloat16"
+    assert "computed in bfloat16" in run.path("dataset", "README.md").read_text()
+    assert load_recipe(run.path("dataset", "recipe.yaml")).precision == "bfloat16"
+    verify.main([str(run.path("dataset"))])
+
+
+def test_networks_answer_in_float32(recovered: tuple[Path, Path]) -> None:
+    found = teacher.load(recovered[1] / "teacher", torch.device("cpu"))
+    x = torch.randn(5, 3, *found.size)
+    plain = found.model(x).logits
+    for engine, error in ((FLOAT32, 1e-5), (Engine("bfloat16"), 0.05)):
+        answer = engine.network(found.model)(x)
+        assert answer.dtype == torch.float32
+        torch.testing.assert_close(answer, plain, rtol=error, atol=error * float(plain.detach().abs().max()))
+
+
+def test_the_best_precision_is_one_that_the_hardware_has() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").is_file() else []
+    if torch.cuda.is_available() or not flags:
+        pytest.skip("not a Linux machine without a GPU")
+    assert best_precision() == ("bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32")
+
+
+@pytest.mark.parametrize("mix", ["none", "cutmix", "mixup"])
+def test_a_kept_epoch_is_the_epoch(recovered: tuple[Path, Path], tmp_path: Path, mix: str) -> None:
+    run = branch(recovered, tmp_path)
+    run.begin()
+    images = condensed_images(run)
+    run.close()
+    found = teacher.load(run.path("teacher"), torch.device("cpu"))
+    table, network = found.table(torch.device("cpu")), FLOAT32.network(found.model)
+    epoch = sampled_epoch(images.pixels, table, network, Augment(mix=mix), seed=3, epoch=1)  # type: ignore[arg-type]
+    kept = KeptEpoch(epoch)
+    for rows in torch.randperm(len(epoch)).split(4):
+        x, logits = epoch.batch(rows)
+        kept_x, kept_logits = kept.batch(rows)
+        assert torch.equal(x, kept_x)
+        torch.testing.assert_close(kept_logits, logits)
+
+
+def test_epochs_are_made_once_where_they_fit(recovered: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = teacher.load(recovered[1] / "teacher", torch.device("cpu"))
+    pixels = torch.zeros(4, 3, *found.size, dtype=torch.uint8)
+    made: list[int] = []
+
+    def epoch(index: int) -> object:
+        made.append(index)
+        return sampled_epoch(pixels, found.table(torch.device("cpu")), found.model, Augment(), 0, index)
+
+    size = evaluate.epoch_bytes(4, pixels.nbytes, 3)
+    monkeypatch.setattr(evaluate, "KEPT_BYTES", 2 * size + 1)
+    shared = evaluate.Shared()
+    for _ in range(2):
+        for index in range(3):
+            shared.epoch((index,), lambda index=index: epoch(index), 3)  # type: ignore[misc]
+    assert made == [0, 1, 2, 2], "two fit"
+
+
+def test_writing_behind_keeps_the_order_and_tells_of_faults() -> None:
+    seen: list[float] = []
+
+    def slow(value: Tensor) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        time.sleep(0.001)
+        if value == 4:
+            raise UserError("no more")
+        seen.append(float(value))
+
+    with Behind(slow) as writer:
+        for index in range(4):
+            writer.put(torch.tensor(index))
+    assert seen == [0, 1, 2, 3], "all were written when the block was left"
+    with pytest.raises(UserError, match="no more"), Behind(slow) as writer:
+        writer.put(torch.tensor(4))
+
+
+def test_a_fault_of_a_label_stops_relabel(recovered: tuple[Path, Path], tmp_path: Path) -> None:
+    run = branch(recovered, tmp_path)
+    found = teacher.load(run.path("teacher"), torch.device("cpu"))
+    found.model.classifier.bias.data[0] = 1e6  # type: ignore[union-attr]
+    teacher.save(found, run.path("teacher"))
+    with pytest.raises(UserError, match="image 0"):
+        relabel(run)
+    assert not list(run.path("soft_labels").glob("*.safetensors"))
+    run.close()
