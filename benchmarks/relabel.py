@@ -24,7 +24,7 @@ from srel_hub.relabel import Behind, label
 from srel_hub.soft_labels import write_epoch_file
 
 
-BATCH = 100
+BATCH = 50
 CONVNET = Case(Network(model="convnet"), 8, 10)
 
 
@@ -93,8 +93,8 @@ def against_published(case: Case, count: int, compiled: bool = False) -> dict[st
 
 def cases() -> dict[str, Callable[[], dict[str, object]]]:
     found = {
-        "relabel resnet18-64": lambda: against_published(Case(SMALL, 64, 200), 100),
-        "relabel resnet18-32": lambda: against_published(Case(SMALL, 32, 100), 200),
+        "relabel resnet18-64": lambda: against_published(Case(SMALL, 64, 200), 50),
+        "relabel resnet18-32": lambda: against_published(Case(SMALL, 32, 100), 100),
         "relabel quickstart": lambda: against_published(CONVNET, 1000),
     }
     if DEVICE.type == "cuda":

@@ -26,7 +26,7 @@ from srel_hub.cli import cli
 from srel_hub.condensed import Epoch, KeptEpoch, sampled_epoch, stored_epoch
 from srel_hub.files import atomic, read_json, write_json
 from srel_hub.pixels import near
-from srel_hub.recipe import Network, fingerprint
+from srel_hub.recipe import Network, Recipe, fingerprint
 from srel_hub.run import Run
 from srel_hub.soft_labels import SoftLabels, read_manifest
 from srel_hub.source import Source, open_source
@@ -92,14 +92,16 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
     run.require(run.recipe.label_folder, "squeeze")
     run.require("images", "recover")
     run.require("soft_labels", "relabel")
-    require_same_data(run, source, read_manifest(run.path("soft_labels", "manifest.json")).class_names)
+    manifest = read_manifest(run.path("soft_labels", "manifest.json"))
+    require_same_data(run, source, manifest.class_names)
     rows = () if source.eval is None else ROWS if source.train is not None else ROWS[:1]
     found = {training.name: training for training in trainings(spec, rows)}
     passed = {mark for mark in run.marked("evaluate") if not mark.startswith("summary-")} - found.keys()
     if passed:
         run.say(f"evaluate: {len(passed)} trainings of other seeds or students are kept, and not summarised")
     last = f"summary-{fingerprint(list(found))[:12]}"
-    shared = Shared()
+    kept = kept_bytes(run.recipe, manifest.num_classes, manifest.image_size, source.train is not None)
+    shared = Shared(kept <= KEPT_BYTES)
     with Work(run, "evaluate", dict.fromkeys(found, spec.epochs), "epoch", last) as work:
         for name in work:
             if name == last:
@@ -126,27 +128,34 @@ def main(run: Run) -> None:
 
 
 class Shared:
-    """Epochs that several trainings of this process use: what fits is shown and labelled once, the rest each time."""
+    """Epochs that several trainings of this process use, shown and labelled once: the condensed ones, and those of
+    the random real images of the last seed.
 
-    def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], KeptEpoch] = {}
-        self._free = KEPT_BYTES
+    Args:
+        keeps: False makes every epoch each time; decided by the recipe, for labels that a teacher is asked for depend,
+            in their last bit, on how many it is asked at a time.
+    """
 
-    def epoch(self, key: tuple[object, ...], make: Callable[[], Epoch], num_classes: int) -> Epoch:
-        """The epoch of this key, made now if it is not kept."""
-        if key not in self._kept:
-            epoch = make()
-            self._free -= (size := epoch_bytes(len(epoch), epoch.images.nbytes, num_classes))
-            if self._free < 0:
-                self._free += size
-                return epoch
-            self._kept[key] = KeptEpoch(epoch)
-        return self._kept[key]
+    def __init__(self, keeps: bool) -> None:
+        self._keeps = keeps
+        self._kept = dict[str | int, dict[int, KeptEpoch]]()
+
+    def epoch(self, of: str | int, index: int, make: Callable[[], Epoch]) -> Epoch:
+        """Epoch `index` of the condensed images (`of` their row's name) or of a seed's real ones."""
+        if not self._keeps:
+            return make()
+        if of not in self._kept:
+            self._kept = {of: {}} | {name: epochs for name, epochs in self._kept.items() if name == ROWS[0]}
+        if index not in self._kept[of]:
+            self._kept[of][index] = KeptEpoch(make())
+        return self._kept[of][index]
 
 
-def epoch_bytes(count: int, image_bytes: int, num_classes: int) -> int:
-    """What `Shared` keeps of an epoch: its images as they are shown, and their logits."""
-    return image_bytes + 4 * count * num_classes
+def kept_bytes(recipe: Recipe, num_classes: int, size: tuple[int, int], real: bool) -> int:
+    """What `Shared` would keep: images as they are shown, and their logits; `real` tells if there are real rows."""
+    epochs, stored = recipe.evaluate.epochs, recipe.relabel.epochs
+    images = (min(epochs, stored) + epochs * real) * recipe.recover.ipc * num_classes
+    return images * (3 * size[0] * size[1] + 4 * num_classes)
 
 
 def _train(run: Run, train: Split | None, eval_split: Split, training: Training, shared: Shared, work: Work) -> None:
@@ -182,7 +191,7 @@ def make_row(run: Run, classifier: Classifier, train: Split | None, training: Tr
 
         def replayed(index: int) -> Epoch:
             stored_index = index % count
-            return shared.epoch((stored_index,), lambda: stored_epoch(pixels, table, stored, stored_index), K)
+            return shared.epoch(ROWS[0], stored_index, lambda: stored_epoch(pixels, table, stored, stored_index))
 
         return Row(images.labels, replayed, hard=False)
     assert train is not None
@@ -196,7 +205,7 @@ def make_row(run: Run, classifier: Classifier, train: Split | None, training: Tr
         def make() -> Epoch:
             return sampled_epoch(real_pixels, table, network, augment, real_seed, index)
 
-        return shared.epoch((training.seed, index), make, K)
+        return shared.epoch(training.seed, index, make)
 
     return Row(real.labels, sampled, hard=training.row == "random-real-hard")
 

@@ -36,7 +36,7 @@ from srel_hub.costs import (
     weights_bytes,
 )
 from srel_hub.engine import Precision
-from srel_hub.evaluate import KEPT_BYTES, ROWS, epoch_bytes, trainings
+from srel_hub.evaluate import KEPT_BYTES, ROWS, kept_bytes, trainings
 from srel_hub.faults import UserError
 from srel_hub.files import in_bytes
 from srel_hub.images import SHARD_BYTES
@@ -284,20 +284,9 @@ def _evaluate(facts: Facts) -> StagePlan:
         units = spec.seeds * len(rows)
         plans.append(_stage(facts, "evaluate", units, spec.seeds * flops, costs, [student, labeller], condensed))
     flops, units = sum(each.flops for each in plans), len(trainings(spec, list(rows)))
-    kept = _kept_bytes(facts)
-    if kept <= KEPT_BYTES and facts.real_images is not None:  # the first student's labels serve the others
-        asked_again = (len(spec.students) - 1) * spec.seeds * spec.epochs * facts.real_images
-        flops -= asked_again * forward_flops(labeller, size)
-    memory = max(each.memory for each in plans) + min(kept, KEPT_BYTES)
+    kept = kept_bytes(facts.recipe, facts.num_classes, size, facts.real_images is not None)
+    memory = max(each.memory for each in plans) + (kept if kept <= KEPT_BYTES else 0)
     return StagePlan("evaluate", units, flops, memory, _hours(facts.machine, flops, units))
-
-
-def _kept_bytes(facts: Facts) -> int:
-    """Of all epochs that evaluate's trainings share."""
-    spec, recipe, pixels = facts.recipe.evaluate, facts.recipe, 3 * facts.size[0] * facts.size[1]
-    replayed = min(spec.epochs, recipe.relabel.epochs) * recipe.recover.ipc * facts.num_classes
-    images = replayed + spec.seeds * spec.epochs * (facts.real_images or 0)
-    return epoch_bytes(images, pixels * images, facts.num_classes)
 
 
 def _stage(

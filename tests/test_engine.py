@@ -12,7 +12,7 @@ from torch import Tensor
 from srel_hub import evaluate, settle, teacher, verify
 from srel_hub.cache import condensed_images
 from srel_hub.condense import condense
-from srel_hub.condensed import KeptEpoch, sampled_epoch
+from srel_hub.condensed import Epoch, KeptEpoch, sampled_epoch
 from srel_hub.engine import FLOAT32, Engine, best_precision
 from srel_hub.faults import UserError
 from srel_hub.files import read_json
@@ -91,22 +91,37 @@ def test_a_kept_epoch_is_the_epoch(recovered: tuple[Path, Path], tmp_path: Path,
         torch.testing.assert_close(kept_logits, logits)
 
 
-def test_epochs_are_made_once_where_they_fit(recovered: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_epochs_are_made_once_for_trainings_that_share_them(recovered: tuple[Path, Path]) -> None:
     found = teacher.load(recovered[1] / "teacher", torch.device("cpu"))
     pixels = torch.zeros(4, 3, *found.size, dtype=torch.uint8)
-    made: list[int] = []
+    made: list[tuple[object, int]] = []
 
-    def epoch(index: int) -> object:
-        made.append(index)
-        return sampled_epoch(pixels, found.table(torch.device("cpu")), found.model, Augment(), 0, index)
+    def use(shared: evaluate.Shared, of: str | int, index: int) -> None:
+        def make() -> Epoch:
+            made.append((of, index))
+            network = FLOAT32.network(found.model)
+            return sampled_epoch(pixels, found.table(torch.device("cpu")), network, Augment(), 0, index)
 
-    size = evaluate.epoch_bytes(4, pixels.nbytes, 3)
-    monkeypatch.setattr(evaluate, "KEPT_BYTES", 2 * size + 1)
-    shared = evaluate.Shared()
+        shared.epoch(of, index, make)
+
+    shared = evaluate.Shared(keeps=True)
+    for seed in (0, 1):
+        for of in ("condensed", seed, seed):
+            for index in range(2):
+                use(shared, of, index)
+    assert made == [("condensed", 0), ("condensed", 1), (0, 0), (0, 1), (1, 0), (1, 1)]
+    made.clear()
+    without = evaluate.Shared(keeps=False)
     for _ in range(2):
-        for index in range(3):
-            shared.epoch((index,), lambda index=index: epoch(index), 3)  # type: ignore[misc]
-    assert made == [0, 1, 2, 2], "two fit"
+        use(without, "condensed", 0)
+    assert len(made) == 2
+
+
+def test_what_would_be_kept_decides(recovered: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = small_recipe(recovered[0], tmp_path, "evaluate.epochs=5", "relabel.epochs=3")
+    assert evaluate.kept_bytes(recipe, 3, (8, 9), True) == (3 + 5) * 9 * (3 * 8 * 9 + 4 * 3)
+    other = small_recipe(recovered[0], tmp_path, "evaluate.epochs=5", "relabel.epochs=3", "evaluate.seeds=9")
+    assert evaluate.kept_bytes(other, 3, (8, 9), True) == evaluate.kept_bytes(recipe, 3, (8, 9), True)
 
 
 def test_writing_behind_keeps_the_order_and_tells_of_faults() -> None:

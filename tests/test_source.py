@@ -162,7 +162,7 @@ def test_random_real_rows_share_a_subset_that_every_seed_draws_anew(
     train = train_split(run.recipe.source)
 
     def row(name: str, seed: int) -> Any:
-        return make_row(run, classifier, train, Training(Network(), name, seed), Shared())
+        return make_row(run, classifier, train, Training(Network(), name, seed), Shared(keeps=True))
 
     soft, hard, other = row("random-real", 0), row("random-real-hard", 0), row("random-real", 1)
     assert torch.equal(soft.epoch(0).images, hard.epoch(0).images)
