@@ -42,7 +42,7 @@ class Checkpoint:
         digest, state = content[:32], content[32:]
         if hashlib.sha256(state).digest() != digest:
             return
-        kept = torch.load(io.BytesIO(state), weights_only=True, map_location=next(self._model.parameters()).device)
+        kept = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")  # loading moves what must be moved
         self._model.load_state_dict(kept["model"])
         self.optimizer.load_state_dict(kept["optimizer"])
         self.curve = kept["curve"]

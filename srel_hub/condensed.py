@@ -88,12 +88,17 @@ class KeptEpoch(Epoch):
 
     def __init__(self, epoch: Epoch) -> None:
         super().__init__(epoch.images, epoch.views, epoch.table, epoch._logits)
-        self._shown = render(self.images, self.views, torch.arange(len(self)))
+        self._shown = torch.cat([render(self.images, self.views, part) for part in self._parts()])
+
+    def _parts(self) -> Sequence[Tensor]:
+        size = prediction_batch((self.images.shape[2], self.images.shape[3]))
+        parts: tuple[Tensor, ...] = torch.arange(len(self)).split(size)
+        return parts
 
     @cached_property
     def _answers(self) -> Tensor:
-        parts = torch.arange(len(self)).split(prediction_batch((self.images.shape[2], self.images.shape[3])))
-        return torch.cat([self._logits(part, self.pixel_values(part)).to(self.table.device) for part in parts])
+        answers = [self._logits(part, self.pixel_values(part)) for part in self._parts()]
+        return torch.cat(answers).to(self.table.device)
 
     def pixel_values(self, indices: Tensor) -> Tensor:
         return normalise(self._shown[indices.to(self._shown.device)].to(self.table.device), self.table)

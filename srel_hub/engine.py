@@ -12,6 +12,7 @@ from torch import Tensor, nn
 Precision = Literal["float32", "bfloat16"]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+RECOMPILE_LIMIT = 1000
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,28 @@ class Engine:
 
     def network(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """The model's logits [B, K], at least float32, of pixel values [B, 3, H, W]; the model is laid out anew."""
-        laid_out(model)
-
-        def logits(pixel_values: Tensor) -> Tensor:
-            with self.autocast(pixel_values.device):
-                return wide(model(pixel_values.contiguous(memory_format=torch.channels_last)).logits)
-
-        return self.fast(logits)
+        return self.fast(Network(self, laid_out(model)))
 
     def fast(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         """The function, compiled if this engine compiles; its shapes stay the same from call to call."""
         if not self.compiled:
             return function
+        # A process meets more networks and batch sizes than the default allows, after which it would go on uncompiled.
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         return torch.compile(function, dynamic=False, mode="reduce-overhead")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as a function from pixel values to logits; it can be sent to another process."""
+
+    engine: Engine
+    model: nn.Module
+
+    def __call__(self, pixel_values: Tensor) -> Tensor:
+        with self.engine.autocast(pixel_values.device):
+            return wide(self.model(pixel_values.contiguous(memory_format=torch.channels_last)).logits)
 
 
 FLOAT32 = Engine()

@@ -450,7 +450,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("recipe", metavar="RECIPE_OR_RUN")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--devices", type=int, metavar="N", help="GPUs or processes that share the work")
-    parser.add_argument("--device-tflops", type=float, metavar="X", help="float32 TFLOP/s that each sustains")
+    parser.add_argument(
+        "--device-tflops", type=float, metavar="X", help="TFLOP/s in the run's precision that each sustains"
+    )
     arguments = parser.parse_intermixed_args(argv)
     try:
         for option, value in (("--devices", arguments.devices), ("--device-tflops", arguments.device_tflops)):

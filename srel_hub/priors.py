@@ -84,7 +84,9 @@ def matched(model: nn.Module) -> Iterator[list[MatchedBatchNorm]]:
     found = {
         name: MatchedBatchNorm(layer)
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None
+        if isinstance(layer, nn.BatchNorm2d)
+        and type(layer).forward is nn.BatchNorm2d.forward  # a subclass may do more
+        and layer.running_mean is not None
     }
     for name, stand_in in found.items():
         model.set_submodule(name, stand_in)

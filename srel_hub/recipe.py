@@ -309,16 +309,16 @@ class Publish:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Where and how the run works; no part of the published recipe. All but the first two hold for one command."""
+    """Where and how the run works; no part of the published recipe. All but the first three hold for one command."""
 
     __pydantic_config__ = STRICT
     root: str = "runs"
     cpu_threads: Threads | Literal["auto"] = "auto"  # of each process; auto: the machine's cores shared among them
+    compile: bool = False  # true: networks by torch.compile, on GPUs as CUDA graphs
     cooperate: bool = False  # true: work on a run directory beside another launch
     overwrite: bool = False  # true: redo the stages whose recipe changed, in place of what is there
     check: Literal["fast", "full"] = "fast"  # of files that are there: size and time of change, or their digest
     trackers: tuple[Literal["trackio", "tensorboard", "wandb"], ...] = ()  # that metrics also go to
-    compile: bool = False  # true: networks by torch.compile, on GPUs as CUDA graphs
 
 
 @dataclass(frozen=True, kw_only=True)

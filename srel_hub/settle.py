@@ -91,7 +91,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     """What decides the results, by its names in the recipe."""
     plain = as_dict(recipe)
     del plain["publish"], plain["source"]["streaming"]
-    plain["run"] = {"cpu_threads": plain["run"]["cpu_threads"]}
+    plain["run"] = {name: plain["run"][name] for name in ("cpu_threads", "compile")}
     for name in ON_CARDS_ONLY:
         del plain["source"][name]
     for name in MORE_TRAININGS:
@@ -128,5 +128,5 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any,
 
 def to_keep(recipe: Recipe) -> Recipe:
     """The recipe as its run directory keeps it: without what is said for one command only."""
-    run = RunSettings(root=recipe.run.root, cpu_threads=recipe.run.cpu_threads)
+    run = RunSettings(root=recipe.run.root, cpu_threads=recipe.run.cpu_threads, compile=recipe.run.compile)
     return replace(recipe, publish=replace(recipe.publish, dry_run=False), run=run)

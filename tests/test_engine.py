@@ -1,5 +1,6 @@
 """Precision, epochs that trainings share, labels written behind the computation."""
 
+import pickle
 import threading
 import time
 from pathlib import Path
@@ -65,6 +66,8 @@ def test_networks_answer_in_float32(recovered: tuple[Path, Path]) -> None:
         answer = engine.network(found.model)(x)
         assert answer.dtype == torch.float32
         torch.testing.assert_close(answer, plain, rtol=error, atol=error * float(plain.detach().abs().max()))
+    travelled = pickle.loads(pickle.dumps(FLOAT32.network(found.model)))  # as to a DataLoader's worker
+    assert torch.equal(travelled(x), FLOAT32.network(found.model)(x))
 
 
 def test_the_best_precision_is_one_that_the_hardware_has() -> None:
