@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, refused, small_recipe
-
 from runs import (
     PARTS,
     STAGES,
@@ -34,6 +33,7 @@ from runs import (
     wait,
     world,
 )
+
 from srel_hub import evaluate, files, presence, relabel, settle, work
 from srel_hub.cache import source_images
 from srel_hub.checkpoint import Checkpoint
