@@ -226,7 +226,11 @@ def test_a_channel_that_matches_exactly_has_no_direction() -> None:
     assert float(distance) == 0 and x.grad is not None and torch.equal(x.grad, torch.ones_like(x))
 
 
-@pytest.mark.parametrize("network", [Network(model="convnet"), Network(model="resnet18", width=0.25)], ids=str)
+@pytest.mark.parametrize(
+    "network",
+    [Network(model="convnet"), pytest.param(Network(model="resnet18", width=0.25), marks=pytest.mark.long)],
+    ids=["convnet", "resnet18"],
+)
 def test_gradients_of_a_real_teacher(tmp_path: Path, network: Network) -> None:
     """float64, written out, against what the loop takes: cosine 0.999 in float32, 0.99 in bfloat16."""
     found = [f"squeeze.network={{model: {network.model}, width: {network.width}}}", "squeeze.epochs=3"]

@@ -68,7 +68,7 @@ def read(condensed: Condensed, epoch: int, batch_size: int, workers: int) -> tup
 RECIPES = {"augment": AUGMENTS, "seed": st.integers(0, 2**31), "batch": st.integers(1, 9)}
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(**RECIPES)
 def test_replay_is_what_the_teacher_was_shown(
     recovered: tuple[Path, Path], augment: dict[str, object], seed: int, batch: int
