@@ -17,7 +17,8 @@ import measured
 
 from srel_hub.evaluate import evaluate
 from srel_hub.files import read_json
-from srel_hub.recipe import deviations, load_recipe
+from srel_hub.protocols import deviations
+from srel_hub.recipe import load_recipe
 from srel_hub.relabel import relabel
 from srel_hub.run import Run
 from srel_hub.yaml_files import protocols

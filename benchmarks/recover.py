@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from srel_hub import teacher
 from srel_hub.costs import build_on_meta, cost
 from srel_hub.engine import DTYPES, FLOAT32, Engine, best_precision
+from srel_hub.objective import Objective
 from srel_hub.recipe import Network, Recover
-from srel_hub.recover import Objective, Unit, synthesise
+from srel_hub.recover import Unit, synthesise
 from srel_hub.teacher import Classifier
 
 
@@ -114,7 +115,7 @@ def published(case: Case) -> Iterator[float]:
 
 def ours(case: Case, engine: Engine, stack: int | None = None) -> Iterator[object]:
     spec = Recover(ipc=case.stack, iterations=ITERATIONS)
-    with Objective(case.classifier(), spec, engine) as objective:
+    with Objective([case.classifier()], spec, engine) as objective:
         steps = synthesise(objective, Unit(range(stack or case.stack), range(case.classes)), seed=0)
         next(steps)
         yield from steps
@@ -138,7 +139,7 @@ def flops(case: Case) -> int:
     model = build_on_meta(case.network, case.classes, size)
     names = tuple(str(index) for index in range(case.classes))
     hollow = Classifier(model.eval(), (0.5,) * 3, (0.25,) * 3, names, size)
-    with Objective(hollow, Recover(ipc=case.stack, iterations=2)) as objective:
+    with Objective([hollow], Recover(ipc=case.stack, iterations=2)) as objective:
         return cost(synthesise(objective, Unit(range(case.stack), range(case.classes)), 0), "cpu").flops
 
 

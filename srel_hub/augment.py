@@ -103,7 +103,7 @@ def sample_boxes(augment: Augment, count: int, size: tuple[int, int], generator:
 
 
 def random_resized_boxes(
-    scale: tuple[float, float],
+    scale: tuple[float | Tensor, float],
     ratio: tuple[float, float],
     count: int,
     size: tuple[int, int],

@@ -18,7 +18,9 @@ from srel_hub.evaluate import percent, student_title
 from srel_hub.files import in_bytes, read_json, total_bytes
 from srel_hub.images import quiet
 from srel_hub.processes import library_versions
-from srel_hub.recipe import Recipe, protocol_title, published
+from srel_hub.protocols import protocol_title
+from srel_hub.recipe import Recipe, published
+from srel_hub.recover import stages
 from srel_hub.soft_labels import Manifest, read_manifest
 from srel_hub.source import described
 
@@ -61,7 +63,7 @@ def render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
 def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
     """What both cards say, each number read from the run's own files."""
     manifest = read_manifest(run_folder / "soft_labels" / "manifest.json")
-    squeezed = teacher_facts(run_folder / "teacher")
+    squeezed, *others = (teacher_facts(run_folder / folder) for folder in recipe.recover_folders)
     teacher = teacher_facts(run_folder / recipe.label_folder)
     committee = [teacher_facts(run_folder / folder) for folder in recipe.label_folders[1:]]
     summary = read_json(run_folder / "evaluate" / "summary.json")
@@ -72,6 +74,7 @@ def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
         "title": described(recipe.source).title or published(recipe)["source"]["path"],
         "manifest": manifest,
         "squeezed": squeezed,
+        "matched": others,
         "teacher": teacher,
         "processor": read_json(run_folder / recipe.label_folder / "preprocessor_config.json"),
         "two_teachers": recipe.relabel.teacher is not None,
@@ -84,7 +87,7 @@ def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
         "dataset_at": recipe.publish.repo_id or f"{local}/dataset",
         "teacher_at": recipe.publish.teacher or f"{local}/teacher_repo",
         "off_main": recipe.publish.revision and (recipe.publish.pinned or recipe.publish.revision),
-        "flops": flops(recipe, manifest, squeezed, [teacher, *committee]),
+        "flops": flops(recipe, manifest, [squeezed, *others], [teacher, *committee]),
         "versions": read_json(told) if (told := run_folder / "versions.json").is_file() else library_versions(),
     }
 
@@ -121,16 +124,25 @@ def classes_csv(run_folder: Path, recipe: Recipe) -> str:
 
 
 def flops(
-    recipe: Recipe, manifest: Manifest, squeezed: Mapping[str, Any], labellers: Sequence[Mapping[str, Any]]
+    recipe: Recipe,
+    manifest: Manifest,
+    matched: Sequence[Mapping[str, Any]],
+    labellers: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
     """Floating-point operations of the stages: 3 F an image to train, 2 F to recover (weights frozen), F to label.
 
-    A pretrained teacher's training is not counted: nobody here knows it.
+    A pretrained teacher's training is not counted: nobody here knows it; nor are looks at candidate patches.
+
+    Args:
+        matched: the teachers that the images are recovered from, squeeze's first.
     """
-    count = manifest.num_images
+    count, squeezed, spec = manifest.num_images, matched[0], recipe.recover
+    height, width = manifest.image_size
+    looks = sum(len(s.iterations) * s.size[0] * s.size[1] for s in stages(spec, (height, width))) / (height * width)
+    asked = sum(each["forward_flops"] for each in matched) / (len(matched) if spec.turns == "cycle" else 1)
     return {
         "squeeze": 3.0 * squeezed["forward_flops"] * (squeezed["train_images"] or 0) * recipe.squeeze.epochs,
-        "recover": 2.0 * squeezed["forward_flops"] * count * recipe.recover.iterations,
+        "recover": 2.0 * asked * count * looks,
         "relabel": 1.0 * sum(each["forward_flops"] for each in labellers) * count * manifest.epochs,
     }
 

@@ -19,7 +19,8 @@ from srel_hub.condensed import MANIFEST
 from srel_hub.evaluate import percent, student_title
 from srel_hub.faults import UserError
 from srel_hub.files import in_bytes, read_json
-from srel_hub.recipe import Recipe, fingerprint, load_recipe, protocol_of, protocol_title
+from srel_hub.protocols import protocol_of, protocol_title
+from srel_hub.recipe import Recipe, fingerprint, load_recipe
 from srel_hub.rows import CONDENSED_HARD, RANDOM_HARD, REAL_HARD
 from srel_hub.soft_labels import read_manifest
 from srel_hub.store import Store, open_store

@@ -38,7 +38,7 @@ def condense(run: Run) -> None:
         if run.is_main:
             print("\n".join(describe(run, prepared).lines()))
         squeeze(run, prepared)
-        recover(run)
+        recover(run, prepared.source)
         relabel(run)
         evaluate(run, prepared.source)
         assembled(run)

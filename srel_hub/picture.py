@@ -84,3 +84,8 @@ def fit(image: Image.Image, frame: Frame) -> Image.Image:
     resized = image.resize((across, down), Image.Resampling(frame.resample))
     left, top = round((across - width) / 2), round((down - height) / 2)
     return resized.crop((left, top, left + width, top + height))
+
+
+def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(height, width) of the same shape, with this shorter side."""
+    return round(size[0] * side / min(size)), round(size[1] * side / min(size))

@@ -41,11 +41,12 @@ from srel_hub.evaluate import trainings
 from srel_hub.faults import UserError
 from srel_hub.files import in_bytes
 from srel_hub.images import SHARD_BYTES
+from srel_hub.objective import Objective
 from srel_hub.pixels import MOST_OF_DEVICE
 from srel_hub.preflight import Prepared, first_size, prepare, teachers
 from srel_hub.processes import total_memory
-from srel_hub.recipe import Recipe, Relabel
-from srel_hub.recover import Objective, Unit, recipe_units, synthesise
+from srel_hub.recipe import Patches, Recipe, Relabel
+from srel_hub.recover import Unit, recipe_units, stages, synthesise
 from srel_hub.relabel import KL_IMAGES, label_files
 from srel_hub.rows import (
     CONDENSED,
@@ -229,19 +230,43 @@ def _squeeze(facts: Facts) -> StagePlan:
 
 
 def _recover(facts: Facts) -> StagePlan:
-    spec, network = facts.recipe.recover, facts.networks["teacher"]
+    spec, networks = facts.recipe.recover, [facts.networks[folder] for folder in facts.recipe.recover_folders]
     units = recipe_units(spec, facts.num_classes, facts.size)
+    shapes = Counter((len(unit.ipcs), len(unit.classes)) for unit in units)
+    # Each teacher by itself, at full size, of which the stages take their shares.
+    each = {
+        (shape, number): _iteration(facts, networks[number], *shape)
+        for shape in shapes
+        for number in range(len(networks))
+    }
+    looks = spec.iterations if spec.turns == "committee" else spec.iterations / len(networks)
+    full = facts.size[0] * facts.size[1]
+    planned = stages(spec, facts.size)
+    share = sum(len(stage.iterations) * stage.size[0] * stage.size[1] for stage in planned) / (spec.iterations * full)
+    flops = int(share * looks * sum(found.flops * shapes[shape] for (shape, _), found in each.items()))
+    costs = list(each.values())
+    if spec.patches is not None:
+        assert facts.train_images is not None
+        flops += _patch_looks(facts, spec.patches) * forward_flops(networks[0], facts.size)
+        costs.append(scoring(networks[0], facts.train_images, facts.size, facts.machine.kind))
+    return _stage(facts, "recover", len(units), flops, costs, networks)
+
+
+def _iteration(facts: Facts, network: nn.Module, ipcs: int, classes: int) -> Cost:
+    """One iteration of a unit of so many ipc indices and classes."""
     names = tuple(str(index) for index in range(facts.num_classes))
     computing = computing_in(network, facts.machine.precision)
     classifier = Classifier(computing, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, facts.size)
-    shapes = Counter((len(unit.ipcs), len(unit.classes)) for unit in units)
-    costs = {}
-    for ipcs, classes in shapes:
-        with Objective(classifier, replace(spec, iterations=2)) as objective:
-            steps = synthesise(objective, Unit(range(ipcs), range(classes)), seed=0)
-            costs[ipcs, classes] = cost(steps, facts.machine.kind)
-    flops = spec.iterations * sum(costs[shape].flops * count for shape, count in shapes.items())
-    return _stage(facts, "recover", len(units), flops, list(costs.values()), [network])
+    plain = replace(facts.recipe.recover, iterations=2, sizes=(), patches=None, residual=0.0, bn_weight=1.0)
+    with Objective([classifier], plain) as objective:
+        steps = synthesise(objective, Unit(range(ipcs), range(classes)), seed=0)
+        return cost(steps, facts.machine.kind)
+
+
+def _patch_looks(facts: Facts, spec: Patches) -> int:
+    """How many crops are scored; at most, for classes differ in size."""
+    assert facts.train_images is not None
+    return spec.crops * min(facts.train_images, spec.images * facts.num_classes)
 
 
 def _relabel(facts: Facts) -> StagePlan:

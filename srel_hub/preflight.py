@@ -15,10 +15,11 @@ from srel_hub.checks import (
     require_one_size,
     require_same_data,
 )
-from srel_hub.costs import build_on_meta, weights_bytes
-from srel_hub.faults import Faults, UserError
+from srel_hub.costs import build_on_meta, on_meta, weights_bytes
+from srel_hub.faults import Faults, UserError, first_line
 from srel_hub.marks import Stage
-from srel_hub.picture import Frame
+from srel_hub.patches import require_enough
+from srel_hub.picture import Frame, scaled
 from srel_hub.pretrained import Origin, at_size, load_pretrained, require_batchnorm, try_out
 from srel_hub.push import require_permission
 from srel_hub.recipe import Pretrained, Publish, Recipe, Squeeze
@@ -55,6 +56,8 @@ class Prepared:
 def teachers(recipe: Recipe) -> dict[str, tuple[Pretrained | None, str]]:
     """The run's folders of teachers, each with what is adopted there (None: trained) and the recipe's name for it."""
     wanted = {"teacher": (recipe.squeeze.pretrained, "squeeze.pretrained")}
+    for index, spec in enumerate(recipe.recover.teachers):
+        wanted[f"recover_teacher-{index + 1}"] = (spec, f"recover.teachers.{index}")
     if recipe.relabel.teacher is not None:
         wanted["label_teacher"] = (recipe.relabel.teacher, "relabel.teacher")
     for index, spec in enumerate(recipe.relabel.committee):
@@ -63,8 +66,10 @@ def teachers(recipe: Recipe) -> dict[str, tuple[Pretrained | None, str]]:
 
 
 def stage_of(folder: str) -> Stage:
-    """The stage that a teacher is part of: whoever labels belongs to relabel."""
-    return "squeeze" if folder == "teacher" else "relabel"
+    """The stage that a teacher is part of: whoever labels belongs to relabel, whom images match besides to recover."""
+    if folder == "teacher":
+        return "squeeze"
+    return "recover" if folder.startswith("recover_") else "relabel"
 
 
 def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Prepared:
@@ -109,6 +114,11 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Prepared:
     faults.settle()
     assert names is not None
     with faults.collected():
+        require_sizes(run, adopted, len(names), frame.size if frame else first_size(source))
+    with faults.collected():
+        if source.train is not None and run.recipe.recover.patches is not None:
+            require_enough(source.train.labels, names, run.recipe.recover.patches, run.recipe.recover.ipc)
+    with faults.collected():
         if source.train is not None:
             require_shares(run.recipe.squeeze, len(source.train.labels), run.accelerator.num_processes)
     if writes:
@@ -136,9 +146,10 @@ def _open(run: Run, faults: Faults) -> tuple[Source, dict[str, tuple[Classifier,
         if spec is not None:
             with faults.collected():
                 opened[folder] = load_pretrained(spec, field)
-    if "teacher" in opened:
-        with faults.collected():
-            require_batchnorm(opened["teacher"][0], f"squeeze.pretrained={opened['teacher'][1].path}")
+    for folder in recipe.recover_folders:
+        if folder in opened:
+            with faults.collected():
+                require_batchnorm(opened[folder][0], f"{teachers(recipe)[folder][1]}={opened[folder][1].path}")
     failed = recipe.squeeze.pretrained is not None and "teacher" in wanted and "teacher" not in opened
     if source is None or failed:
         faults.settle()
@@ -171,6 +182,31 @@ def require_patches(recipe: Recipe, size: tuple[int, int]) -> None:
                 f"{section}.augment.patches={augment.patches}: images of {size[1]} x {size[0]} pixels cannot be cut "
                 "into as many equal patches a side"
             )
+
+
+def require_sizes(run: Run, adopted: dict[str, Adopted], num_classes: int, size: tuple[int, int]) -> None:
+    """Refuse stages of recover at sizes that a teacher cannot see, or that do not end at the images' own."""
+    sides = run.recipe.recover.sizes
+    if sides and (sides[-1] != min(size) or max(sides) > min(size)):
+        raise UserError(
+            f"recover.sizes={list(sides)}: the last must be the images' shorter side, {min(size)}, and none larger"
+        )
+    for folder, (spec, field) in teachers(run.recipe).items():
+        for side in set(sides) - {min(size)} if folder in run.recipe.recover_folders else ():
+            if folder in adopted:
+                network = on_meta(adopted[folder].classifier.model)
+            elif spec is None:
+                network = build_on_meta(run.recipe.squeeze.network, num_classes, size)
+            else:
+                network = on_meta(teacher.load(run.path(folder), torch.device("cpu")).model)
+            try:
+                network.eval()(torch.empty(1, 3, *scaled(size, side), device="meta"))
+            except (RuntimeError, ValueError) as error:
+                who = "squeeze.network" if spec is None else f"{field}={spec.path}"
+                raise UserError(
+                    f"recover.sizes={list(sides)}: {who} takes images of {min(size)} pixels only "
+                    f"({first_line(error)}); leave the field out"
+                ) from None
 
 
 def require_groups(recipe: Recipe, opened: dict[str, tuple[Classifier, Origin]]) -> None:

@@ -21,32 +21,40 @@ class BatchNormMatch(torch.autograd.Function):
     """A frozen BatchNorm layer that also tells how far its input's statistics are from its own, for each group.
 
         y = s (x - mu_l) + beta,  s = gamma / sqrt(var_l + eps)
-        r = ||var(x) - var_l||_2 + ||mu(x) - mu_l||_2
+        r = ||var(x) - var_l||_2 / u_var + ||mu(x) - mu_l||_2 / u_mu
 
-    over channels, with the biased variance (SRe2L, section 3.2). Statistics are at least float32, whatever x is, and
-    are taken about mu_l, near which the mean lies, so that nothing cancels. With M values a channel, e_mu and e_var
-    the two differences divided by their norms,
+    over channels, with the biased variance and units of 1 (SRe2L, section 3.2) or others (MatchedBatchNorm).
+    Statistics are at least float32, whatever x is, and are taken about mu_l, near which the mean lies, so that nothing
+    cancels. With M values a channel, e_mu and e_var the two differences divided by their norms and units,
 
         dL/dx = s dL/dy + dL/dr (e_mu + 2 (x - mu) e_var) / M
 
-    Args of `apply`: x [G * B, C, H, W] in any memory format; mu_l, var_l, gamma, beta, each [C]; eps; G.
+    Args of `apply`: x [G * B, C, H, W] in any memory format; mu_l, var_l, gamma, beta, each [C]; eps; the
+    units (u_mu, u_var) [2]; G.
     Returns: y, as x; r [G].
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float, groups: int
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        eps: float,
+        units: Tensor,
+        groups: int,
     ) -> tuple[Tensor, Tensor]:
         moved = x.unflatten(0, (groups, -1)) - mean[:, None, None]
         mean_off = moved.mean((1, 3, 4))
         var_off = moved.square_().mean((1, 3, 4)) - mean_off.square() - var
         off = torch.stack([mean_off, var_off])
-        norms = off.norm(dim=2)
-        ctx.save_for_backward(
-            x, mean_off + mean, off / norms.clamp(min=TINY)[..., None], gamma * torch.rsqrt(var + eps)
-        )
+        norms, units = off.norm(dim=2), units[:, None]
+        ways = off / (norms.clamp(min=TINY) * units)[..., None]
+        ctx.save_for_backward(x, mean_off + mean, ways, gamma * torch.rsqrt(var + eps))
         y = F.batch_norm(x, mean, var, gamma, beta, training=False, eps=eps)
-        return y, norms.sum(0)
+        return y, (norms / units).sum(0)
 
     @staticmethod
     def backward(ctx: Any, y_grad: Tensor, r_grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -57,21 +65,29 @@ class BatchNormMatch(torch.autograd.Function):
         scale, slope, constant = (each[..., None, None].to(x) for each in (scale, slope[:, None], constant[:, None]))
         x_grad = torch.addcmul(constant, x.unflatten(0, (len(mean), -1)), slope)
         x_grad.addcmul_(y_grad.unflatten(0, (len(mean), -1)), scale)
-        return x_grad.flatten(0, 1), None, None, None, None, None, None
+        return x_grad.flatten(0, 1), None, None, None, None, None, None, None
 
 
 class MatchedBatchNorm(nn.Module):
-    """Stands in for a BatchNorm2d layer; `distance` is r [G] of the last pass, over `groups` of consecutive images."""
+    """Stands in for a BatchNorm2d layer; `distance` is r [G] of the last pass, over `groups` of consecutive images.
+
+    Args:
+        relative: measure r by the layer's own statistics, u_var = ||var_l||_2 and u_mu = ||sqrt(var_l)||_2, so that
+            it depends neither on how many channels there are nor on the scale of what flows through them.
+    """
 
     distance: Tensor
 
-    def __init__(self, layer: nn.BatchNorm2d) -> None:
+    def __init__(self, layer: nn.BatchNorm2d, relative: bool = False) -> None:
         super().__init__()
         self.layer, self.groups = layer, 1
         assert layer.running_mean is not None and layer.running_var is not None
         plain = torch.ones_like(layer.running_var), torch.zeros_like(layer.running_mean)
         gamma, beta = (layer.weight, layer.bias) if layer.affine else plain
-        self._constants = layer.running_mean, layer.running_var, gamma.detach(), beta.detach(), layer.eps
+        units = torch.ones_like(layer.running_var[:1]).expand(2)
+        if relative:
+            units = torch.stack([layer.running_var.sqrt().norm(), layer.running_var.norm()]).clamp(min=TINY)
+        self._constants = layer.running_mean, layer.running_var, gamma.detach(), beta.detach(), layer.eps, units
 
     def forward(self, x: Tensor) -> Tensor:
         y, self.distance = BatchNormMatch.apply(x, *self._constants, self.groups)  # type: ignore[no-untyped-call]
@@ -79,10 +95,10 @@ class MatchedBatchNorm(nn.Module):
 
 
 @contextmanager
-def matched(model: nn.Module) -> Iterator[list[MatchedBatchNorm]]:
+def matched(model: nn.Module, relative: bool = False) -> Iterator[list[MatchedBatchNorm]]:
     """Within it, every BatchNorm2d layer that has running statistics tells its distance; in module order."""
     found = {
-        name: MatchedBatchNorm(layer)
+        name: MatchedBatchNorm(layer, relative)
         for name, layer in model.named_modules()
         if isinstance(layer, nn.BatchNorm2d)
         and type(layer).forward is nn.BatchNorm2d.forward  # a subclass may do more
@@ -97,11 +113,12 @@ def matched(model: nn.Module) -> Iterator[list[MatchedBatchNorm]]:
             model.set_submodule(name, stand_in.layer)
 
 
-def bn_loss(distances: Sequence[Tensor], first_factor: float) -> Tensor:
+def bn_loss(distances: Sequence[Tensor], first_factor: float, relative: bool = False) -> Tensor:
     """R_BN = sum_l w_l r_l, w_1 = first_factor, w_l = 1 after it.
 
     SRe2L, section 3.2, with the first layer's factor of its code; norms over channels are not squared, layers are
-    summed, not averaged.
+    summed, not averaged: the term grows with depth and width. `relative` divides it by sum_l w_l, for distances that
+    are relative too.
 
     Args:
         distances: r_l [G] of every layer (BatchNormMatch).
@@ -109,7 +126,8 @@ def bn_loss(distances: Sequence[Tensor], first_factor: float) -> Tensor:
     Returns:
         [G], one value an ipc index.
     """
-    return torch.stack([first_factor * distances[0], *distances[1:]]).sum(0)
+    total = torch.stack([first_factor * distances[0], *distances[1:]]).sum(0)
+    return total / (first_factor + len(distances) - 1) if relative else total
 
 
 def classification_loss(logits: Tensor, labels: Tensor, groups: int) -> Tensor:
@@ -137,30 +155,31 @@ def tv_prior(x: Tensor, groups: int) -> Tensor:
 
 
 def view_matrices(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, size: int) -> Tensor:
-    """Crop, bilinear enlargement, flip and roll along one axis, as one linear map per ipc index.
+    """Crop, bilinear enlargement, flip and roll along one axis, as one linear map each.
 
     The enlargement is F.interpolate's (bilinear, align_corners=False); the roll is torch.roll's, after the flip. All
     but the last step is in integers, on the device of the arguments.
 
     Args:
-        start, length: int64 [G], the crop along this axis.
-        flip: bool [G].
-        shift: int64 [G], in pixels.
+        start, length: int64 [...], the crop along this axis.
+        flip: bool [...].
+        shift: int64 [...], in pixels.
 
     Returns:
-        float64 [G, size, size], output by source pixel.
+        float64 [..., size, size], output by source pixel.
     """
     pixel = torch.arange(size, device=start.device)
-    source = (pixel - shift[:, None]) % size
-    source = torch.where(flip[:, None], size - 1 - source, source)
-    position = ((2 * source + 1) * length[:, None] - size).clamp(min=0)  # in 1 / (2 * size) pixels
-    left = (position // (2 * size)).minimum(length[:, None] - 1)
-    right = (left + 1).minimum(length[:, None] - 1)
+    start, length, flip, shift = (each[..., None] for each in (start, length, flip, shift))
+    source = (pixel - shift) % size
+    source = torch.where(flip, size - 1 - source, source)
+    position = ((2 * source + 1) * length - size).clamp(min=0)  # in 1 / (2 * size) pixels
+    left = (position // (2 * size)).minimum(length - 1)
+    right = (left + 1).minimum(length - 1)
     share = (position % (2 * size)).double() / (2 * size)
-    at_left, at_right = ((tap + start[:, None])[..., None] == pixel for tap in (left, right))
+    at_left, at_right = ((tap + start)[..., None] == pixel for tap in (left, right))
     return (1 - share)[..., None] * at_left + share[..., None] * at_right
 
 
 def view(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Apply one pair of maps to all images of an ipc index: x [G, B, 3, H, W] to [G * B, 3, H, W]."""
-    return torch.einsum("ghi,gbciw,gvw->gbchv", down, x, across).flatten(0, 1)
+    """Apply maps [G, b, side, side] to images [G, B, 3, H, W]; where b is 1, to all of an index: [G * B, 3, H, W]."""
+    return torch.einsum("gbhi,gbciw,gbvw->gbchv", down, x, across).flatten(0, 1)

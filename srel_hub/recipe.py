@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,10 +29,8 @@ from srel_hub.yaml_files import (
     Loader,
     find,
     first_comment,
-    merge,
     protocols,
     read,
-    read_protocol,
     to_yaml,
     with_protocol,
 )
@@ -61,7 +59,6 @@ Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "convnet
 
 STRICT = ConfigDict(extra="forbid")
 REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # a branch or tag that git takes
-TRAININGS = ("seeds", "students", "baselines", "scores")  # of evaluate: which there are, not how they go
 EXAMPLE_ID = "my-name/my-dataset"
 
 
@@ -226,19 +223,44 @@ class Squeeze:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Patches:
+    """Square crops of real training images that the teacher knows best (RDED, section 3.2), enlarged to images."""
+
+    __pydantic_config__ = STRICT
+    images: Count = 300  # of each class, drawn at random, that are looked at
+    crops: Annotated[int, Number, Field(ge=1, le=64)] = 5  # tried of each
+    scale: Interval = (0.08, 1.0)  # area of a crop
+    keep: Literal["easiest", "median"] = "easiest"  # least cross-entropy, or nearest to the class's median confidence
+    tiles: Annotated[int, Number, Field(ge=1, le=8)] = 1  # a side: an image is made of tiles x tiles crops
+
+    def __post_init__(self) -> None:
+        _check_interval("scale", self.scale, highest=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recover:
     """Optimise pixels until logits and BatchNorm statistics match (SRe2L, section 3.2)."""
 
     __pydantic_config__ = STRICT
     ipc: Annotated[int, Number, Field(ge=1, le=100_000)]  # images per class
+    patches: Patches | None = None  # of real images, to begin with; null: noise. {} takes the defaults
+    teachers: tuple[Teacher, ...] = ()  # further networks that the images are to match, beside squeeze's
+    turns: Literal["cycle", "committee"] = "cycle"  # of several: one an iteration, or the mean of all each time
     iterations: Count = 1000
+    sizes: tuple[Side, ...] = ()  # shorter side in each of so many equal stages, the last full; empty: one, full size
+    residual: Annotated[float, Number, Field(ge=0, lt=1)] = 0.0  # share of the patches mixed in after every stage
     lr: Positive = 0.25
-    bn_weight: NonNegative = 0.01
+    bn_weight: NonNegative | Literal["auto"] = 0.01
+    bn_ratio: Positive = 1.0  # auto: of the BatchNorm term to the cross-entropy, on noise
+    bn_term: Literal["sum", "relative"] = "sum"  # relative: each layer by its own statistics, mean over layers
     first_bn_factor: NonNegative = 10.0
     class_block: AtLeastTwo = 100  # classes optimised, and matched to the statistics, together
     stack: Count | Literal["auto"] = "auto"  # ipc indices per forward pass; statistics stay per index
+    per_image: bool = False  # true: each image has its own crop, flip and roll; false: an ipc index shares them
     crop: Literal["none", "resized"] = "resized"
     scale: Interval = (0.08, 1.0)
+    curriculum: Literal["none", "cosine", "linear", "step"] = "none"  # of the lower scale, from the upper one down
+    milestone: Annotated[float, Number, Field(gt=0, le=1)] = 1.0  # share of the iterations after which it is down
     ratio: Interval = (3 / 4, 4 / 3)
     flip: bool = True
     roll: tuple[Roll, Roll] = (0, 0)  # shift in pixels along each axis, both ends included
@@ -249,6 +271,18 @@ class Recover:
         _check_interval("scale", self.scale, highest=1)
         _check_interval("ratio", self.ratio)
         _check_interval("roll", self.roll)
+        _require(
+            self.residual == 0 or self.patches is not None,
+            f"residual={self.residual:g}: there is nothing to mix in without patches; set recover.patches={{}}",
+        )
+        _require(
+            self.curriculum == "none" or self.crop == "resized",
+            f"curriculum={self.curriculum}: is of the crop, and crop is none; set recover.crop=resized",
+        )
+        _require(
+            len(self.sizes) <= self.iterations,
+            f"sizes: {len(self.sizes)} stages in {self.iterations} iterations; each needs one",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,6 +433,11 @@ class Recipe:
             or (self.evaluate.baselines and None not in (self.source.train_split, self.source.eval_split)),
             "evaluate.scores=true: needs source.train_split, source.eval_split and evaluate.baselines",
         )
+        _require(
+            self.recover.patches is None or self.source.train_split is not None,
+            "recover.patches: are cut out of the training split, and source.train_split is null; name it, or start "
+            "from noise with recover.patches=null",
+        )
         size, batch = self.relabel.group_size, self.evaluate.batch_size
         _require(
             not self.evaluate.groups or (size is not None and batch % size == 0),
@@ -408,10 +447,15 @@ class Recipe:
 
     @property
     def opens_train(self) -> bool:
-        """Whether any stage needs the training split: squeeze to train, evaluate for its random real rows."""
+        """Whether any stage needs the training split: to squeeze, for recover's patches, for evaluate's real rows."""
         measures = self.source.eval_split is not None and self.evaluate.baselines
-        needed = self.squeeze.pretrained is None or measures
+        needed = self.squeeze.pretrained is None or self.recover.patches is not None or measures
         return needed and self.source.train_split is not None
+
+    @property
+    def recover_folders(self) -> tuple[str, ...]:
+        """The run's folders of all classifiers that the images match, squeeze's first."""
+        return ("teacher", *(f"recover_teacher-{index + 1}" for index in range(len(self.recover.teachers))))
 
     @property
     def label_folder(self) -> str:
@@ -473,38 +517,6 @@ def _apply(mapping: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def protocol_of(recipe: Recipe) -> dict[str, Any]:
-    """What decides how a student is trained and scored, whatever it is trained on: recipes of equal ones compare."""
-    plain = as_dict(recipe)
-    evaluate = {name: value for name, value in plain["evaluate"].items() if name not in TRAININGS}
-    return {"relabel": {name: plain["relabel"][name] for name in ("group_size", "augment")}, "evaluate": evaluate}
-
-
-def deviations(recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Where a recipe is not the protocol that it names: the protocol's value and its own, by dotted name."""
-    if recipe.protocol is None:
-        return {}
-    named = TypeAdapter(Recipe).validate_python(merge(as_dict(recipe), read_protocol(recipe.protocol)))
-    return {name: (old, new) for name, old, new in differences(protocol_of(named), protocol_of(recipe))}
-
-
-def protocol_title(recipe: Recipe) -> str:
-    """'sre2l-300, but evaluate.epochs 30 instead of 300', or 'its own'."""
-    if recipe.protocol is None:
-        return "its own"
-    changed = [f"{name} {new} instead of {old}" for name, (old, new) in sorted(deviations(recipe).items())]
-    return ", but ".join([recipe.protocol, *([", ".join(changed)] if changed else [])])
-
-
-def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two plain values differ: dotted name, old value, new value."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
-    elif old != new:
-        yield name, old, new
-
-
 def as_dict(recipe: Any) -> dict[str, Any]:
     """A recipe, or a section of one, as plain JSON values."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe), allow_nan=False))
@@ -526,8 +538,8 @@ def published(recipe: Recipe) -> dict[str, Any]:
     """The recipe as others may see it: how it was made, not where; local paths are named by their last part only."""
     plain = as_dict(recipe)
     del plain["run"], plain["publish"]
-    labellers = (plain["relabel"]["teacher"], *plain["relabel"]["committee"])
-    for section in (plain["source"], plain["squeeze"]["pretrained"], *labellers):
+    further = (plain["relabel"]["teacher"], *plain["relabel"]["committee"], *plain["recover"]["teachers"])
+    for section in (plain["source"], plain["squeeze"]["pretrained"], *further):
         if section is not None and section["path"] is not None:
             section["path"] = public_name(section["path"])
     return plain

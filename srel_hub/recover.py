@@ -6,23 +6,26 @@ Leaves `images/`, one parquet shard per unit of work: `stack` ipc indices of one
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from srel_hub import recipe, teacher
-from srel_hub.augment import random_resized_boxes
+from srel_hub.augment import normalise
 from srel_hub.cli import cli
-from srel_hub.engine import FLOAT32, Engine, laid_out, wide
-from srel_hub.faults import UserError
 from srel_hub.files import atomic
 from srel_hub.images import encode_png, write_parquet
-from srel_hub.priors import bn_loss, classification_loss, l2_prior, matched, tv_prior, view, view_matrices
+from srel_hub.moves import sample_moves, stacked
+from srel_hub.objective import Objective, channel_statistics
+from srel_hub.patches import FOLDER as PATCHES
+from srel_hub.patches import cut_patches, read_patches
+from srel_hub.picture import scaled
 from srel_hub.run import Run
+from srel_hub.source import Source, open_source
 from srel_hub.teacher import Classifier
 from srel_hub.training import descend, require_finite
 from srel_hub.units import blocks, generator
@@ -47,19 +50,11 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Moves:
-    """What is done to the images: crop boxes int64 [N, 4], flips bool [N], rolls int64 [N, 2].
+class Stage:
+    """Iterations that work at one (height, width)."""
 
-    N are one ipc index's iterations, or one iteration's ipc indices; with a leading axis of iterations, both.
-    """
-
-    boxes: Tensor
-    flips: Tensor
-    rolls: Tensor
-
-    def at(self, t: int) -> "Moves":
-        """Of iteration t."""
-        return Moves(self.boxes[t], self.flips[t], self.rolls[t])
+    iterations: range
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -67,8 +62,8 @@ class Step:
     """Progress: the state after an iteration. `terms` are device tensors, so that reading them is the reader's choice.
 
     Attributes:
-        iteration: 0 for the starting noise.
-        x: normalised pixels [G, B, 3, H, W]; the live tensor, which the next iteration changes.
+        iteration: 0 for what it begins with.
+        x: normalised pixels [G, B, 3, H, W] of the stage's size; the live tensor, which the next iteration changes.
         terms: 'cross_entropy' and 'bn', each [G]; the loss is their weighted sum over the priors in force.
     """
 
@@ -83,7 +78,7 @@ def units(ipc: int, num_classes: int, stack: int, class_block: int) -> list[Unit
     return [Unit(ipcs, classes) for ipcs in stacks for classes in blocks(num_classes, class_block)]
 
 
-def recover(run: Run) -> Path:
+def recover(run: Run, source: Source | None = None) -> Path:
     """Recover every unit that is not marked yet.
 
     Returns:
@@ -91,24 +86,36 @@ def recover(run: Run) -> Path:
     """
     if run.agreed(run.is_complete("recover")):
         return run.path("images")
+    if source is None and run.recipe.recover.patches is not None:
+        with run.accelerator.main_process_first():
+            source = open_source(run.recipe.source, run.progress)
     run.begin()
-    run.require("teacher", "squeeze")
-    classifier = teacher.load(run.path("teacher"), run.device)
+    for kept in run.recipe.recover_folders:
+        run.require(kept, "squeeze")
+    classifiers = [teacher.load(run.path(each), run.device) for each in run.recipe.recover_folders]
+    classifier, folder = classifiers[0], run.path("images")
     _settle_stack(run, classifier)
-    spec, folder = run.recipe.recover, run.path("images")
+    spec = run.recipe.recover
+    if spec.patches is not None:
+        assert source is not None and source.train is not None
+        cut_patches(run, classifier, source.train)
     found = {unit.name: unit for unit in recipe_units(spec, len(classifier.class_names), classifier.size)}
     with (
-        Objective(classifier, spec, run.engine) as objective,
+        Objective(classifiers, spec, run.engine, run.recipe.seed) as objective,
         Work(run, "recover", dict.fromkeys(found, spec.iterations), "it") as work,
     ):
+        if spec.bn_weight == "auto":
+            run.say(f"recover: BatchNorm weight {', '.join(f'{member.weight:.4g}' for member in objective.members)}")
         for name in work:
-            steps = synthesise(objective, found[name], run.recipe.seed)
-            last = next(steps)  # the noise that it begins with
+            unit = found[name]
+            start = read_patches(run.path(PATCHES), unit.ipcs, unit.classes) if spec.patches is not None else None
+            steps = synthesise(objective, unit, run.recipe.seed, start)
+            last = next(steps)  # what it begins with
             for last in work.steps(steps):  # noqa: B007, B020
                 pass
             require_finite(last.x.sum(), f"recover, unit {name}", "recover.lr")
             file = folder / f"{name}.parquet"
-            save_unit(file, last.x, found[name], classifier)
+            save_unit(file, last.x, unit, classifier)
             work.done([file], **{term: float(value.mean()) for term, value in last.terms.items()})
     return folder
 
@@ -136,108 +143,66 @@ def _settle_stack(run: Run, classifier: Classifier) -> None:
             run.keep_recipe()
 
 
-class Objective:
-    """What recover minimises, as a function of the pixels; open as a context, for the network is changed within it.
-
-        L = CE(f(x~), y) + a R_BN(x~) + a_l2 R_l2(x~) + a_tv R_TV(x~),  x~ = roll(flip(crop(x)))
-
-    Raises:
-        UserError: if the network has no BatchNorm layer to match.
-    """
-
-    def __init__(self, classifier: Classifier, spec: recipe.Recover, engine: Engine = FLOAT32) -> None:
-        self.classifier, self.spec, self.engine = classifier, spec, engine
-        self.model = laid_out(classifier.model.eval().requires_grad_(False))
-        self._fast_terms = engine.fast(self._terms)
-
-    def __enter__(self) -> "Objective":
-        with ExitStack() as stack:
-            self._layers = stack.enter_context(matched(self.model))
-            if not self._layers:
-                raise UserError("the teacher has no BatchNorm2d layer; SRe2L recovers images from their statistics")
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def __call__(self, x: Tensor, labels: Tensor, moves: Moves) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss [G] of pixels [G, B, 3, H, W], moved as one iteration's moves say, and its terms."""
-        cross_entropy, bn, prior = self._fast_terms(x, labels, moves.boxes, moves.flips, moves.rolls)
-        loss = cross_entropy + self.spec.bn_weight * bn + prior
-        return loss, {"cross_entropy": cross_entropy.detach().clone(), "bn": bn.detach().clone()}
-
-    def _terms(
-        self, x: Tensor, labels: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        for layer in self._layers:
-            layer.groups = len(x)
-        maps = move_matrices(Moves(boxes, flips, rolls), self.classifier.size)
-        with self.engine.autocast(x.device):
-            seen = view(x, *(matrix.to(x) for matrix in maps))
-            logits = wide(self.model(seen.contiguous(memory_format=torch.channels_last)).logits)
-        seen, bn = wide(seen), bn_loss([layer.distance for layer in self._layers], self.spec.first_bn_factor)
-        return classification_loss(logits, labels, len(x)), bn, priors(seen, self.spec, len(x))
+def stages(spec: recipe.Recover, size: tuple[int, int]) -> list[Stage]:
+    """The recipe's stages: as equal as they can be, and one where it names no sizes."""
+    sides = spec.sizes or (min(size),)
+    ends = [spec.iterations * k // len(sides) for k in range(len(sides) + 1)]
+    return [Stage(range(*ends[k : k + 2]), scaled(size, side)) for k, side in enumerate(sides)]
 
 
-def synthesise(objective: Objective, unit: Unit, seed: int) -> Iterator[Step]:
-    """The optimisation of one unit, an iteration a step, from noise to the last iterate.
+def synthesise(objective: Objective, unit: Unit, seed: int, patches: Tensor | None = None) -> Iterator[Step]:
+    """The optimisation of one unit, an iteration a step, from noise or patches P to the last iterate.
 
     For t = 0 .. T - 1:  x <- clamp(Adam(x; L, lr_t, betas (0.5, 0.9))),  lr_t = lr_0 / 2 (1 + cos(pi t / T)),
-    with the pixels clamped to what black and white become when normalised. Every ipc index draws its noise and its
-    moves from its own generator. The device is the network's; nothing waits for it within the loop.
+    with the pixels clamped to what black and white become when normalised. After each stage, the last one included,
+    x <- (1 - r) up(x) + r P, and Adam begins anew (FADRM, Cui et al., 2025, section 3; r = 1 - alpha there). Every ipc
+    index draws its noise and its moves from its own generator. The device is the network's; nothing waits for it
+    within the loop.
+
+    Args:
+        patches: uint8 [G, B, 3, H, W] to begin with; None begins with noise.
     """
     spec, size = objective.spec, objective.classifier.size
-    weight = next(objective.model.parameters())
     draws = [generator(seed, "recover", ipc, unit.classes.start, unit.classes.stop) for ipc in unit.ipcs]
-    x = torch.stack([torch.randn(len(unit.classes), 3, *size, generator=draw) for draw in draws])
-    x = x.to(weight).requires_grad_(True)
-    moves = stacked([sample_moves(spec, size, draw) for draw in draws], weight.device)
-    labels = torch.tensor(unit.classes, device=x.device).repeat(len(unit.ipcs))
-    low, high = (edge.to(x) for edge in pixel_range(objective.classifier))
-    optimizer = torch.optim.Adam([x], lr=spec.lr, betas=BETAS, eps=EPS, foreach=True)
-    yield Step(0, x.detach(), {})
-    for t in range(spec.iterations):
-        optimizer.param_groups[0]["lr"] = spec.lr * 0.5 * (1 + math.cos(math.pi * t / spec.iterations))
-        loss, terms = objective(x, labels, moves.at(t))
-        descend(optimizer, loss.sum())
-        with torch.no_grad():
-            x.clamp_(low, high)
-        yield Step(t + 1, x.detach(), terms)
+    start = _start(objective, unit, draws, patches)
+    labels = torch.tensor(unit.classes, device=start.device).repeat(len(unit.ipcs))
+    low, high = (edge.to(start) for edge in pixel_range(objective.classifier))
+    x, planned = start.clone(), stages(spec, size)
+    yield Step(0, x, {})
+    for number, stage in enumerate(planned):
+        x = resized(x, stage.size).requires_grad_(True)
+        optimizer = torch.optim.Adam([x], lr=spec.lr, betas=BETAS, eps=EPS, foreach=True)
+        each = [sample_moves(spec, stage.iterations, len(unit.classes), stage.size, draw) for draw in draws]
+        moves = stacked(each, x.device)
+        for done, t in enumerate(stage.iterations):
+            optimizer.param_groups[0]["lr"] = spec.lr * 0.5 * (1 + math.cos(math.pi * t / spec.iterations))
+            loss, terms = objective(x, labels, moves.at(done), t)
+            descend(optimizer, loss.sum())
+            with torch.no_grad():
+                x.clamp_(low, high)
+            if t + 1 == stage.iterations.stop:
+                x = x.detach()
+                if spec.residual:
+                    x = resized(x, planned[number + 1].size if number + 1 < len(planned) else size)
+                    x = torch.lerp(x, resized(start, (x.shape[-2], x.shape[-1])), spec.residual)
+            yield Step(t + 1, x.detach(), terms)
 
 
-def priors(seen: Tensor, spec: recipe.Recover, groups: int) -> Tensor:
-    """[G]: the optional image priors, weighted; 0 where both weights are."""
-    total = torch.zeros(groups, device=seen.device)
-    if spec.l2_weight:
-        total = total + spec.l2_weight * l2_prior(seen, groups)
-    if spec.tv_weight:
-        total = total + spec.tv_weight * tv_prior(seen, groups)
-    return total
+def _start(objective: Objective, unit: Unit, draws: list[torch.Generator], patches: Tensor | None) -> Tensor:
+    """Pixels [G, B, 3, H, W] to begin with, normalised."""
+    weight, classifier = next(objective.members[0].model.parameters()), objective.classifier
+    if patches is not None:
+        return normalise(patches.flatten(0, 1), classifier.table(torch.device("cpu"))).view(patches.shape).to(weight)
+    noise = [torch.randn(len(unit.classes), 3, *classifier.size, generator=draw) for draw in draws]
+    return torch.stack(noise).to(weight)
 
 
-def sample_moves(spec: recipe.Recover, size: tuple[int, int], draw: torch.Generator) -> Moves:
-    """One crop box, one flip and one shift for every iteration; all images of an ipc index share them."""
-    T = spec.iterations
-    boxes = torch.tensor([0, 0, *size]).expand(T, 4)
-    if spec.crop == "resized":
-        boxes = random_resized_boxes(spec.scale, spec.ratio, T, size, draw).long()
-    flips = torch.rand(T, generator=draw) < 0.5 if spec.flip else torch.zeros(T, dtype=torch.bool)
-    rolls = torch.randint(spec.roll[0], spec.roll[1] + 1, (T, 2), generator=draw)
-    return Moves(boxes, flips, rolls)
-
-
-def stacked(moves: Sequence[Moves], device: torch.device) -> Moves:
-    """The moves of several ipc indices, [T, G, ...], on the device."""
-    each = ([getattr(move, field.name) for move in moves] for field in fields(Moves))
-    return Moves(*(torch.stack(values, 1).to(device) for values in each))
-
-
-def move_matrices(moves: Moves, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The maps (down, across), each float64 [G, side, side], of one iteration's moves."""
-    top, left, height, width = moves.boxes.unbind(1)
-    down = view_matrices(top, height, torch.zeros_like(moves.flips), moves.rolls[:, 0], size[0])
-    return down, view_matrices(left, width, moves.flips, moves.rolls[:, 1], size[1])
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images [G, B, 3, H, W] at another size, bilinear and antialiased; as they are where it is theirs."""
+    if x.shape[-2:] == size:
+        return x.clone()
+    flat = F.interpolate(x.flatten(0, 1), size, mode="bilinear", align_corners=False, antialias=True)
+    return flat.view(*x.shape[:3], *size)
 
 
 def pixel_range(classifier: Classifier) -> tuple[Tensor, Tensor]:
@@ -250,12 +215,6 @@ def to_uint8(x: Tensor, classifier: Classifier) -> Tensor:
     """Normalised pixels [..., 3, H, W] to uint8, rounded to the nearest."""
     mean, std = channel_statistics(classifier)
     return ((x.double().cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def channel_statistics(classifier: Classifier) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, each float64 [3, 1, 1]."""
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (classifier.mean, classifier.std))
-    return mean, std
 
 
 def save_unit(file: Path, x: Tensor, unit: Unit, classifier: Classifier) -> None:

@@ -10,7 +10,8 @@ from srel_hub.engine import Precision, best_precision
 from srel_hub.faults import UserError
 from srel_hub.marks import STAGES, Stage
 from srel_hub.processes import fair_threads
-from srel_hub.recipe import TRAININGS, Recipe, RunSettings, as_dict, differences, load_recipe
+from srel_hub.protocols import TRAININGS, differences
+from srel_hub.recipe import Recipe, RunSettings, as_dict, load_recipe
 
 
 ON_CARDS_ONLY = ("title", "homepage", "license", "terms", "citation")  # of the source: may change on a finished run

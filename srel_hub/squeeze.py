@@ -3,7 +3,7 @@
     accelerate launch -m srel_hub.squeeze recipes/quickstart.yaml
 
 Leaves `teacher/`: config.json, model.safetensors, preprocessor_config.json, metrics.json; and the same in
-`label_teacher/` where the recipe names another network to label with.
+`label_teacher/` and others where the recipe names more networks, to match or to label with.
 """
 
 import warnings
@@ -76,7 +76,7 @@ def squeeze(run: Run, prepared: Prepared | None = None) -> Path:
         if run.is_main:
             for name in work:
                 _make(run, prepared, work, name)
-            _adopt_labellers(run, prepared)
+            _adopt_others(run, prepared)
             run.agreed(False)
         else:
             while run.agreed(False):
@@ -102,13 +102,14 @@ def training_steps(run: Run, prepared: Prepared) -> int:
     return spec.epochs * batch_count(len(train_split.labels), spec.batch_size)
 
 
-def _adopt_labellers(run: Run, prepared: Prepared) -> None:
+def _adopt_others(run: Run, prepared: Prepared) -> None:
     for name in teachers(run.recipe):
-        if stage_of(name) == "relabel":
+        stage = stage_of(name)
+        if stage != "squeeze":
             with run.locked(name):
-                if not run.is_done("relabel", name):
+                if not run.is_done(stage, name):
                     saved = save(run, name, *adopt(prepared, name), _eval_images(run, prepared))
-                    run.marks.mark("relabel", name, saved)
+                    run.marks.mark(stage, name, saved)
 
 
 def _eval_images(run: Run, prepared: Prepared) -> Images | None:

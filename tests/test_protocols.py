@@ -16,21 +16,8 @@ from srel_hub.augment import Views, render, sample_views, shuffle_patches
 from srel_hub.evaluate import Trained
 from srel_hub.faults import UserError
 from srel_hub.preflight import require_patches
-from srel_hub.recipe import (
-    TRAININGS,
-    Augment,
-    Cooling,
-    Evaluate,
-    Network,
-    Optimizer,
-    RecipeError,
-    as_dict,
-    deviations,
-    load_recipe,
-    main,
-    protocol_of,
-    protocol_title,
-)
+from srel_hub.protocols import TRAININGS, deviations, protocol_of, protocol_title
+from srel_hub.recipe import Augment, Cooling, Evaluate, Network, Optimizer, RecipeError, as_dict, load_recipe, main
 from srel_hub.training import learning_rate, soft_loss, teacher_temperature
 from srel_hub.yaml_files import protocols
 

@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from srel_hub import moves as moving
 from srel_hub import priors, recover, teacher
 from srel_hub.engine import FLOAT32, Engine
+from srel_hub.moves import Moves
+from srel_hub.objective import Objective
 from srel_hub.recipe import Network, Recover, load_recipe
 from srel_hub.run import Run
 from srel_hub.squeeze import squeeze
@@ -49,7 +52,7 @@ def classifier(request: pytest.FixtureRequest) -> Classifier:
 class Float64:
     """The published loop in float64: plain slicing, F.interpolate, torch.flip, torch.roll, numpy's formulas."""
 
-    def __init__(self, classifier: Classifier, x: Tensor, moves: recover.Moves) -> None:
+    def __init__(self, classifier: Classifier, x: Tensor, moves: Moves) -> None:
         self.model = copy.deepcopy(classifier.model).double()
         self.layers = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
         self.inputs: dict[nn.Module, Tensor] = {}
@@ -59,12 +62,12 @@ class Float64:
         self.m, self.v = torch.zeros_like(self.x), torch.zeros_like(self.x)
 
     def seen(self, x: Tensor, t: int) -> Tensor:
-        top, left, height, width = self.moves.boxes[t].tolist()
+        top, left, height, width = self.moves.boxes[t, 0].tolist()
         cut = x[:, :, top : top + height, left : left + width]
         seen = F.interpolate(cut, SIZE, mode="bilinear", align_corners=False)
-        if self.moves.flips[t]:
+        if self.moves.flips[t, 0]:
             seen = torch.flip(seen, [3])
-        return torch.roll(seen, self.moves.rolls[t].tolist(), [2, 3])
+        return torch.roll(seen, self.moves.rolls[t, 0].tolist(), [2, 3])
 
     def terms(self, x: Tensor, t: int, labels: list[int]) -> dict[str, Tensor]:
         seen = self.seen(x, t)
@@ -104,22 +107,22 @@ class Float64:
         return {name: value.item() for name, value in terms.items()}
 
 
-def drawn() -> tuple[Tensor, recover.Moves]:
+def drawn() -> tuple[Tensor, Moves]:
     """The starting noise and the moves that the unit draws from its own generator."""
     draw = generator(11, "recover", 1, 0, 4)
-    return torch.randn(4, 3, *SIZE, generator=draw), recover.sample_moves(SPEC, SIZE, draw)
+    return torch.randn(4, 3, *SIZE, generator=draw), moving.sample_moves(SPEC, range(40), 4, SIZE, draw)
 
 
-def shown(x: Tensor, moves: recover.Moves, t: int) -> Tensor:
+def shown(x: Tensor, moves: Moves, t: int) -> Tensor:
     """The package's own view of the images."""
-    here = recover.stacked([moves], x.device).at(t)
-    return priors.view(x[None], *(matrix.to(x) for matrix in recover.move_matrices(here, SIZE)))
+    here = moving.stacked([moves], x.device).at(t)
+    return priors.view(x[None], *(matrix.to(x) for matrix in moving.move_matrices(here, SIZE)))
 
 
 def synthesised(
     classifier: Classifier, spec: Recover, unit: recover.Unit, seed: int, engine: Engine = FLOAT32
 ) -> Iterator[recover.Step]:
-    with recover.Objective(classifier, spec, engine) as objective:
+    with Objective([classifier], spec, engine) as objective:
         yield from recover.synthesise(objective, unit, seed)
 
 
@@ -195,16 +198,17 @@ def test_the_closed_backward_pass_is_the_derivative() -> None:
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_(True)
     mean, gamma, beta = torch.randn(3, 3, generator=draw, dtype=torch.float64)
     var = torch.rand(3, generator=draw, dtype=torch.float64) + 0.5
+    units = torch.tensor([0.7, 1.9], dtype=torch.float64)
 
     def match(x: Tensor) -> tuple[Tensor, Tensor]:
-        return priors.BatchNormMatch.apply(x, mean, var, gamma, beta, 1e-3, 2)  # type: ignore[no-any-return]
+        return priors.BatchNormMatch.apply(x, mean, var, gamma, beta, 1e-3, units, 2)  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(match, x)
     y, distance = match(x)
     plain = torch.nn.functional.batch_norm(x, mean, var, gamma, beta, eps=1e-3)
     torch.testing.assert_close(y, plain)
     first = x[:3].transpose(0, 1).flatten(1)
-    expected = (first.var(1, correction=0) - var).norm() + (first.mean(1) - mean).norm()
+    expected = (first.var(1, correction=0) - var).norm() / 1.9 + (first.mean(1) - mean).norm() / 0.7
     torch.testing.assert_close(distance[0], expected)
 
 
@@ -212,7 +216,7 @@ def test_statistics_of_bfloat16_are_float32() -> None:
     x = (torch.randn(64, 8, 16, 16) + 3).bfloat16().contiguous(memory_format=torch.channels_last)
     mean, var = torch.full((8,), 2.9), torch.full((8,), 1.05)
     plain = torch.ones(8), torch.zeros(8)
-    y, distance = priors.BatchNormMatch.apply(x, mean, var, *plain, 1e-5, 1)
+    y, distance = priors.BatchNormMatch.apply(x, mean, var, *plain, 1e-5, torch.ones(2), 1)
     exact = x.double()
     expected = (exact.var((0, 2, 3), correction=0) - var).norm() + (exact.mean((0, 2, 3)) - mean).norm()
     assert y.dtype == torch.bfloat16 and float(distance) == pytest.approx(float(expected), rel=1e-4)
@@ -221,7 +225,7 @@ def test_statistics_of_bfloat16_are_float32() -> None:
 def test_a_channel_that_matches_exactly_has_no_direction() -> None:
     x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).requires_grad_(True)
     one, zero = torch.ones(1), torch.zeros(1)
-    y, distance = priors.BatchNormMatch.apply(x, zero, one, one, zero, 0.0, 1)
+    y, distance = priors.BatchNormMatch.apply(x, zero, one, one, zero, 0.0, torch.ones(2), 1)
     (y.sum() + distance.sum()).backward()
     assert float(distance) == 0 and x.grad is not None and torch.equal(x.grad, torch.ones_like(x))
 
@@ -240,13 +244,14 @@ def test_gradients_of_a_real_teacher(tmp_path: Path, network: Network) -> None:
     unit, spec = recover.Unit(range(2), range(10)), Recover(ipc=2, iterations=20, bn_weight=1.0)
     draws = [generator(5, "recover", ipc, 0, 10) for ipc in unit.ipcs]
     x = torch.stack([torch.randn(10, 3, *real.size, generator=draw) for draw in draws])
-    moves = recover.stacked([recover.sample_moves(spec, real.size, draw) for draw in draws], x.device)
+    drawn = [moving.sample_moves(spec, range(spec.iterations), 10, real.size, draw) for draw in draws]
+    moves = moving.stacked(drawn, x.device)
     labels = torch.arange(10).repeat(2)
 
     def gradient(of: Classifier, engine: Engine = FLOAT32) -> Tensor:
         pixels = x.to(next(of.model.parameters())).requires_grad_(True)
-        with recover.Objective(of, spec, engine) as objective:
-            loss, _ = objective(pixels, labels, moves.at(7))
+        with Objective([of], spec, engine) as objective:
+            loss, _ = objective(pixels, labels, moves.at(7), 7)
         loss.sum().backward()
         assert pixels.grad is not None
         return pixels.grad.double()
@@ -257,18 +262,18 @@ def test_gradients_of_a_real_teacher(tmp_path: Path, network: Network) -> None:
         assert cosines.min() >= least
 
 
-def transcribed(real: Classifier, spec: Recover, x: Tensor, moves: recover.Moves, g: int, t: int) -> Tensor:
+def transcribed(real: Classifier, spec: Recover, x: Tensor, moves: Moves, g: int, t: int) -> Tensor:
     """The gradient of one index's loss in float64 by plain slicing, F.interpolate, hooks and autograd."""
     model, inputs = copy.deepcopy(real.model).double(), dict[nn.Module, Tensor]()
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for layer in layers:
         layer.register_forward_hook(lambda module, args, _: inputs.__setitem__(module, args[0]))
     pixels = x.double().requires_grad_(True)
-    top, left, height, width = moves.boxes[t, g].tolist()
+    top, left, height, width = moves.boxes[t, g, 0].tolist()
     cut = pixels[:, :, top : top + height, left : left + width]
     seen = F.interpolate(cut, real.size, mode="bilinear", align_corners=False)
-    seen = torch.flip(seen, [3]) if moves.flips[t, g] else seen
-    loss = F.cross_entropy(model(torch.roll(seen, moves.rolls[t, g].tolist(), [2, 3])).logits, torch.arange(len(x)))
+    seen = torch.flip(seen, [3]) if moves.flips[t, g, 0] else seen
+    loss = F.cross_entropy(model(torch.roll(seen, moves.rolls[t, g, 0].tolist(), [2, 3])).logits, torch.arange(len(x)))
     for number, layer in enumerate(layers):
         u = inputs[layer].transpose(0, 1).flatten(1)
         distance = (u.var(1, correction=0) - layer.running_var).norm() + (u.mean(1) - layer.running_mean).norm()

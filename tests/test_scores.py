@@ -17,7 +17,8 @@ from test_labelling import FINISHED, condensed_run
 from srel_hub import compare, export, teacher
 from srel_hub.evaluate import evaluate, scores
 from srel_hub.files import read_json
-from srel_hub.recipe import Network, deviations, load_recipe
+from srel_hub.protocols import deviations
+from srel_hub.recipe import Network, load_recipe
 from srel_hub.run import Run
 from srel_hub.scores import (
     augmentation_robust_score,

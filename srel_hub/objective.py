@@ -1,0 +1,144 @@
+"""What recover minimises, as a function of the pixels: cross-entropy, BatchNorm statistics and image priors.
+
+With several teachers, one of them takes its turn each iteration, or all are asked and their terms averaged.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from srel_hub import recipe
+from srel_hub.engine import FLOAT32, Engine, laid_out, wide
+from srel_hub.faults import UserError
+from srel_hub.moves import Moves, move_matrices, still
+from srel_hub.priors import MatchedBatchNorm, bn_loss, classification_loss, l2_prior, matched, tv_prior, view
+from srel_hub.teacher import Classifier
+from srel_hub.units import generator
+
+
+class Member:
+    """One teacher's terms, of pixels that are normalised for `space`.
+
+    Args:
+        layers: the model's matched BatchNorm layers.
+        weight: a, of the BatchNorm term.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        layers: Sequence[MatchedBatchNorm],
+        space: Classifier,
+        spec: recipe.Recover,
+        engine: Engine,
+    ) -> None:
+        self.model = laid_out(classifier.model.eval().requires_grad_(False))
+        self.weight = 0.0 if spec.bn_weight == "auto" else spec.bn_weight
+        self._layers, self._spec, self._engine = layers, spec, engine
+        (mean, std), (own_mean, own_std) = channel_statistics(space), channel_statistics(classifier)
+        self._scale, self._shift = std / own_std, (mean - own_mean) / own_std
+        self._is_native = (classifier.mean, classifier.std) == (space.mean, space.std)
+        self.terms = engine.fast(self._terms)
+
+    def __call__(self, x: Tensor, labels: Tensor, moves: Moves) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss [G], and its terms."""
+        cross_entropy, bn, prior = self.terms(x, labels, moves.boxes, moves.flips, moves.rolls)
+        loss = cross_entropy + self.weight * bn + prior
+        return loss, {"cross_entropy": cross_entropy.detach().clone(), "bn": bn.detach().clone()}
+
+    def _terms(
+        self, x: Tensor, labels: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        for layer in self._layers:
+            layer.groups = len(x)
+        maps = move_matrices(Moves(boxes, flips, rolls), (x.shape[-2], x.shape[-1]))
+        with self._engine.autocast(x.device):
+            seen = view(x, *(matrix.to(x) for matrix in maps))
+            own = seen if self._is_native else seen * self._scale.to(seen) + self._shift.to(seen)
+            logits = wide(self.model(own.contiguous(memory_format=torch.channels_last)).logits)
+        distances = [layer.distance for layer in self._layers]
+        bn = bn_loss(distances, self._spec.first_bn_factor, self._spec.bn_term == "relative")
+        return classification_loss(logits, labels, len(x)), bn, priors(wide(seen), self._spec, len(x))
+
+    @torch.no_grad()
+    def find_weight(self, x: Tensor, labels: Tensor) -> None:
+        """Make the weighted BatchNorm term `bn_ratio` times the cross-entropy, on these pixels [1, B, 3, H, W]."""
+        look = still((x.shape[-2], x.shape[-1]), 1, x.device)
+        cross_entropy, bn, _ = self._terms(x, labels, look.boxes, look.flips, look.rolls)
+        self.weight = self._spec.bn_ratio * float(cross_entropy / bn)
+
+
+class Objective:
+    """What recover minimises; open as a context, for the networks are changed within it.
+
+        L = CE(f(x~), y) + a R_BN(x~) + a_l2 R_l2(x~) + a_tv R_TV(x~),  x~ = roll(flip(crop(x)))
+
+    Args:
+        classifiers: the teachers; pixels are normalised for the first.
+        seed: of the noise on which `bn_weight: auto` finds each teacher's weight.
+
+    Raises:
+        UserError: if a network has no BatchNorm layer to match.
+    """
+
+    def __init__(
+        self, classifiers: Sequence[Classifier], spec: recipe.Recover, engine: Engine = FLOAT32, seed: int = 0
+    ) -> None:
+        self.classifier, self.spec = classifiers[0], spec
+        self._classifiers, self._engine, self._seed = classifiers, engine, seed
+
+    def __enter__(self) -> "Objective":
+        relative = self.spec.bn_term == "relative"
+        with ExitStack() as stack:
+            found = [stack.enter_context(matched(each.model, relative)) for each in self._classifiers]
+            if not all(found):
+                raise UserError("a teacher has no BatchNorm2d layer; SRe2L recovers images from their statistics")
+            self.members = [
+                Member(each, layers, self.classifier, self.spec, self._engine)
+                for each, layers in zip(self._classifiers, found, strict=True)
+            ]
+            self._open = stack.pop_all()
+        if self.spec.bn_weight == "auto":
+            self._find_weights()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _find_weights(self) -> None:
+        """Each teacher's weight, from the same noise in every process."""
+        weight = next(self.members[0].model.parameters())
+        count = min(self.spec.class_block, len(self.classifier.class_names))
+        draw = generator(self._seed, "recover", "bn_weight")
+        noise = torch.randn(1, count, 3, *self.classifier.size, generator=draw).to(weight)
+        for member in self.members:
+            member.find_weight(noise, torch.arange(count, device=weight.device))
+
+    def __call__(self, x: Tensor, labels: Tensor, moves: Moves, t: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss [G] of pixels [G, B, 3, H, W], moved as iteration t's moves say, and its terms."""
+        asked = self.members
+        if self.spec.turns == "cycle":
+            asked = [self.members[t % len(self.members)]]
+        answers = [member(x, labels, moves) for member in asked]
+        if len(answers) == 1:
+            return answers[0]
+        terms = {name: torch.stack([each[name] for _, each in answers]).mean(0) for name in answers[0][1]}
+        return torch.stack([loss for loss, _ in answers]).mean(0), terms
+
+
+def priors(seen: Tensor, spec: recipe.Recover, groups: int) -> Tensor:
+    """[G]: the optional image priors, weighted; 0 where both weights are."""
+    total = torch.zeros(groups, device=seen.device)
+    if spec.l2_weight:
+        total = total + spec.l2_weight * l2_prior(seen, groups)
+    if spec.tv_weight:
+        total = total + spec.tv_weight * tv_prior(seen, groups)
+    return total
+
+
+def channel_statistics(classifier: Classifier) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each float64 [3, 1, 1]."""
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (classifier.mean, classifier.std))
+    return mean, std
