@@ -102,10 +102,15 @@ def processor() -> str:
     return f"{facts.get('model name', platform.machine())} ({', '.join(has)})"
 
 
-def write(name: str, results: object, **more: object) -> None:
-    """Keep results as benchmarks/results/NAME.json, and print them."""
+def keep(name: str, results: object, **more: object) -> None:
+    """Results as benchmarks/results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**machine(), **more, "results": results}, indent=2) + "\n")
+
+
+def write(name: str, results: object, **more: object) -> None:
+    """As `keep`, and print them."""
+    keep(name, results, **more)
     print(json.dumps(results, indent=2))
 
 

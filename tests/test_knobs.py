@@ -97,10 +97,8 @@ def test_one_move_for_all_is_the_same_move_for_each() -> None:
     moves = stacked([sample_moves(SPEC, range(T), 4, SIZE, generator(0, "a"))], torch.device("cpu")).at(0)
     each = Moves(moves.boxes.expand(1, 4, 4), moves.flips.expand(1, 4), moves.rolls.expand(1, 4, 2))
     x = torch.randn(1, 4, 3, *SIZE)
-    assert torch.equal(
-        view(x, *(m.float() for m in move_matrices(moves, SIZE))),
-        view(x, *(m.float() for m in move_matrices(each, SIZE))),
-    )
+    alike, apart = (view(x, *(matrix.float() for matrix in move_matrices(shown, SIZE))) for shown in (moves, each))
+    assert torch.equal(alike, apart)
 
 
 # The BatchNorm term
@@ -178,7 +176,6 @@ def test_the_patches_share_comes_back_after_every_stage(classifier: Classifier, 
     made = list(steps([classifier], spec, start))
     begun, plain = made[0].x, list(steps([classifier], replace(spec, residual=0.0), start))
     torch.testing.assert_close(made[T // 2].x, torch.lerp(plain[T // 2].x, begun, residual))
-    assert float((made[-1].x - begun).norm()) <= (1 - residual) * float((made[-1].x - begun).abs().max()) * 1e9
     nearer = float((made[-1].x - begun).norm() / (plain[-1].x - begun).norm())
     assert nearer < 1 - residual / 2
 
@@ -293,21 +290,16 @@ def test_recover_begins_with_the_pixels_of_the_source(patched: Run) -> None:
         assert [int(train.labels[each["row"]]) for each in told] == [label] * len(told)
         cuts = [train.images(kept.frame, torch.tensor([each["row"]])).pixels[0] for each in told]
         assert torch.equal(decode(png), patches.tiled(cuts, [each["box"] for each in told], spec.patches.tiles))
-    stack = len(patches.read_patches(patched.path("patches"), range(0, 1), range(3)))
     start = patches.read_patches(patched.path("patches"), range(1, 2), range(3))
     with Objective([kept], spec) as objective:
         first = next(synthesise(objective, recover.Unit(range(1, 2), range(3)), 0, start))
-    assert stack == 1 and torch.equal(recover.to_uint8(first.x, kept), start)
+    assert torch.equal(recover.to_uint8(first.x, kept), start)
     assert torch.equal(start[0, 1], decode(rows[4][0]))
 
 
 def test_the_first_images_are_those_of_a_smaller_set(patched: Run, tmp_path: Path) -> None:
-    more = [
-        "name=smaller",
-        "recover.ipc=1",
-        "recover.stack=1",
-        f"recover.patches={{images: 6, crops: 3, tiles: {patched.recipe.recover.patches.tiles}}}",
-    ]  # type: ignore[union-attr]
+    tiles = asked.tiles if (asked := patched.recipe.recover.patches) else 0
+    more = ["name=smaller", "recover.ipc=1", f"recover.patches={{images: 6, crops: 3, tiles: {tiles}}}"]
     smaller = Run(small_recipe(tmp_path / "colours.yaml", tmp_path, *more))
     squeeze(smaller)
     recover.recover(smaller)

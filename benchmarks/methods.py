@@ -1,0 +1,136 @@
+"""What each knob of recover gains: methods side by side on one teacher, under one protocol of labels and students.
+
+    python benchmarks/methods.py digits
+    python benchmarks/methods.py cifar10 CIFAR10 [IPC ...]
+
+Reduced to two cores; resumes where it was stopped. Writes benchmarks/results/methods-DATASET.json after every run.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import labels
+import measured
+
+from srel_hub.evaluate import evaluate
+from srel_hub.files import read_json
+from srel_hub.preflight import prepare
+from srel_hub.recipe import load_recipe
+from srel_hub.recover import recover
+from srel_hub.relabel import relabel
+from srel_hub.run import Run
+from srel_hub.squeeze import squeeze
+
+
+ROOT = Path("runs/methods")
+CIFAR10 = [text for text in labels.REDUCED["cifar10"][1] if text.startswith("squeeze.")]
+BASES = {  # recipe; overrides; what the method sre2l does
+    "digits": (
+        "quickstart",
+        ["run.cpu_threads=1"],
+        "bn_weight=1.0 crop=none flip=false roll=[-1,1] lr=0.1 iterations=500",
+    ),
+    "cifar10": (
+        "cifar10_ipc10",
+        [*CIFAR10, "run.cpu_threads=1"],
+        "bn_weight=0.1 crop=none flip=false roll=[0,4] lr=0.25 iterations=300",
+    ),
+}
+BUDGETS = {  # by dataset and images a class: protocol of labels and students
+    ("digits", 1): "relabel.epochs=100 evaluate.epochs=400 evaluate.batch_size=10",
+    ("digits", 10): "relabel.epochs=100 evaluate.epochs=100 evaluate.batch_size=20",
+    ("digits", 50): "relabel.epochs=40 evaluate.epochs=40 evaluate.batch_size=50",
+    ("cifar10", 1): "relabel.epochs=400 evaluate.epochs=400 evaluate.batch_size=10",
+    ("cifar10", 10): "relabel.epochs=100 evaluate.epochs=100 evaluate.batch_size=20",
+    ("cifar10", 50): "relabel.epochs=40 evaluate.epochs=40 evaluate.batch_size=50",
+}
+PROTOCOLS = {
+    "digits": [],
+    "cifar10": [
+        "relabel.augment={crop: resized, scale: [0.3, 1], mix: cutmix}",
+        "evaluate={temperature: 4, optimizer: {kind: adamw, lr: 0.005, weight_decay: 5.0e-4}}",
+        "evaluate.students=[{model: convnet, width: 0.25}]",
+    ],
+}
+CROP = "crop=resized flip=true"
+METHODS = {
+    "sre2l": "",
+    "crops": CROP,
+    "cda": f"{CROP} curriculum=cosine",
+    "crops of each image": f"{CROP} per_image=true",
+    "cda of each image": f"{CROP} curriculum=cosine per_image=true",
+    "relative": f"{CROP} bn_term=relative bn_weight=5",
+    "auto 1": f"{CROP} bn_weight=auto bn_ratio=1",
+    "auto 10": f"{CROP} bn_weight=auto bn_ratio=10",
+    "relative, auto 10": f"{CROP} bn_term=relative bn_weight=auto bn_ratio=10",
+    "patches alone": "patches={keep:easiest} iterations=1 lr=1e-9 crop=none flip=false",
+    "median patches alone": "patches={keep:median} iterations=1 lr=1e-9 crop=none flip=false",
+    "sre2lpp": f"{CROP} patches={{keep:median}}",
+    "easiest patches": f"{CROP} patches={{keep:easiest}}",
+    "fadrm": f"{CROP} patches={{keep:median}} residual=0.5 sizes=[SIDE,SIDE]",
+    "fadrm of four stages": f"{CROP} patches={{keep:median}} residual=0.5 sizes=[SIDE,SIDE,SIDE,SIDE]",
+}
+
+
+def overrides(dataset: str, data: str | None, ipc: int, method: str) -> tuple[str, list[str]]:
+    """The recipe's name and what is changed."""
+    recipe, base, plain = BASES[dataset]
+    side = "8" if dataset == "digits" else "32"
+    knobs = f"{plain} {METHODS[method].replace('SIDE', side)}".replace("keep:", "keep:~").split()
+    source = [] if data is None else [f"source.path={data}"]
+    return recipe, [
+        *(*source, *base, *PROTOCOLS[dataset], *BUDGETS[dataset, ipc].split(), f"recover.ipc={ipc}"),
+        *(f"recover.{knob.replace('~', ' ')}" for knob in knobs),
+    ]
+
+
+def measure(dataset: str, data: str | None, ipc: int, method: str) -> dict[str, Any]:
+    """Recover, relabel and evaluate; random real images only beside the first method."""
+    recipe, changes = overrides(dataset, data, ipc, method)
+    baselines = f"evaluate.baselines={str(method == 'sre2l').lower()}"
+    name = f"{dataset}-{ipc}-{method.replace(' ', '-').replace(',', '')}"
+    first, here = ROOT / f"{dataset}-teacher", ROOT / name
+    if not (first / "units" / "squeeze" / "teacher.json").is_file():
+        teacher_of(recipe, [*changes, baselines, f"name={first.name}"])
+    if not here.is_dir():
+        shutil.copytree(first, here, ignore=shutil.ignore_patterns("recipe.yaml", "processes", "cache"))
+    run = Run(load_recipe(recipe, [*changes, baselines, f"name={name}", f"run.root={ROOT}"]))
+    recover(run)
+    relabel(run)
+    evaluate(run)
+    run.close()
+    seconds = [line["seconds"] for line in _lines(run) if line["stage"] == "recover" and "seconds" in line]
+    rows = read_json(run.path("evaluate", "summary.json"))["students"][0]["rows"]
+    told = read_json(run.path("soft_labels", "manifest.json"))["teacher"]["accuracy"]
+    return {"top1": {row["row"]: row["top1"] for row in rows}, "recognised": told, "recover_s": round(sum(seconds), 1)}
+
+
+def teacher_of(recipe: str, changes: Sequence[str]) -> None:
+    run = Run(load_recipe(recipe, [*changes, f"run.root={ROOT}"]))
+    prepared = prepare(run)
+    run.begin()
+    squeeze(run, prepared)
+    run.close()
+
+
+def _lines(run: Run) -> list[Mapping[str, Any]]:
+    return [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
+
+
+def main(arguments: Sequence[str]) -> None:
+    dataset, *rest = arguments
+    data = None if dataset == "digits" else rest.pop(0)
+    results: dict[str, dict[str, Any]] = {}
+    for ipc in [int(text) for text in rest] or [1, 10, 50]:
+        for method in METHODS:
+            results.setdefault(str(ipc), {})[method] = measure(dataset, data, ipc, method)
+            print(ipc, method, results[str(ipc)][method]["top1"]["condensed"], flush=True)
+            measured.keep(f"methods-{dataset}", results, methods=METHODS, budgets=BASES[dataset][2])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
