@@ -32,12 +32,12 @@ BASES = {  # recipe; overrides; what the method sre2l does
     "digits": (
         "quickstart",
         ["run.cpu_threads=1"],
-        "bn_weight=1.0 crop=none flip=false roll=[-1,1] lr=0.1 iterations=500",
+        ["bn_weight=1.0", "crop=none", "flip=false", "roll=[-1, 1]", "lr=0.1", "iterations=500"],
     ),
     "cifar10": (
         "cifar10_ipc10",
         [*CIFAR10, "run.cpu_threads=1"],
-        "bn_weight=0.1 crop=none flip=false roll=[0,4] lr=0.25 iterations=300",
+        ["bn_weight=0.1", "crop=none", "flip=false", "roll=[0, 4]", "lr=0.25", "iterations=300"],
     ),
 }
 BUDGETS = {  # by dataset and images a class: protocol of labels and students
@@ -48,6 +48,7 @@ BUDGETS = {  # by dataset and images a class: protocol of labels and students
     ("cifar10", 10): "relabel.epochs=100 evaluate.epochs=100 evaluate.batch_size=20",
     ("cifar10", 50): "relabel.epochs=40 evaluate.epochs=40 evaluate.batch_size=50",
 }
+SIDES = {"digits": "8", "cifar10": "32"}
 PROTOCOLS = {
     "digits": [],
     "cifar10": [
@@ -56,35 +57,36 @@ PROTOCOLS = {
         "evaluate.students=[{model: convnet, width: 0.25}]",
     ],
 }
-CROP = "crop=resized flip=true"
-METHODS = {
-    "sre2l": "",
+CROP = ["crop=resized", "flip=true"]
+ALONE = ["iterations=1", "lr=1.0e-9", "crop=none", "flip=false"]  # as they are
+EASIEST, MEDIAN, WIDE = "patches={keep: easiest}", "patches={keep: median}", "patches={scale: [0.5, 1]}"
+METHODS = {  # knobs of recover beside those of sre2l
+    "sre2l": [],
     "crops": CROP,
-    "cda": f"{CROP} curriculum=cosine",
-    "crops of each image": f"{CROP} per_image=true",
-    "cda of each image": f"{CROP} curriculum=cosine per_image=true",
-    "relative": f"{CROP} bn_term=relative bn_weight=5",
-    "auto 1": f"{CROP} bn_weight=auto bn_ratio=1",
-    "auto 10": f"{CROP} bn_weight=auto bn_ratio=10",
-    "relative, auto 10": f"{CROP} bn_term=relative bn_weight=auto bn_ratio=10",
-    "patches alone": "patches={keep:easiest} iterations=1 lr=1e-9 crop=none flip=false",
-    "median patches alone": "patches={keep:median} iterations=1 lr=1e-9 crop=none flip=false",
-    "sre2lpp": f"{CROP} patches={{keep:median}}",
-    "easiest patches": f"{CROP} patches={{keep:easiest}}",
-    "fadrm": f"{CROP} patches={{keep:median}} residual=0.5 sizes=[SIDE,SIDE]",
-    "fadrm of four stages": f"{CROP} patches={{keep:median}} residual=0.5 sizes=[SIDE,SIDE,SIDE,SIDE]",
+    "cda": [*CROP, "curriculum=cosine"],
+    "crops of each image": [*CROP, "per_image=true"],
+    "easiest patches alone": [EASIEST, *ALONE],
+    "median patches alone": [MEDIAN, *ALONE],
+    "easiest wide patches alone": [WIDE, *ALONE],
+    "easiest patches": [*CROP, EASIEST],
+    "sre2lpp": [*CROP, MEDIAN],
+    "fadrm": [*CROP, MEDIAN, "residual=0.5", "sizes=[SIDE, SIDE]"],
+    "easiest wide patches, residual": [*CROP, WIDE, "residual=0.5", "sizes=[SIDE, SIDE]"],
+    "easiest wide patches, slow": [*CROP, WIDE, "lr=0.02"],
+    "sum, auto 10": [*CROP, "bn_weight=auto", "bn_ratio=10"],
+    "relative, auto 10": [*CROP, "bn_term=relative", "bn_weight=auto", "bn_ratio=10"],
+    "cda of each image": [*CROP, "curriculum=cosine", "per_image=true"],
 }
 
 
 def overrides(dataset: str, data: str | None, ipc: int, method: str) -> tuple[str, list[str]]:
     """The recipe's name and what is changed."""
     recipe, base, plain = BASES[dataset]
-    side = "8" if dataset == "digits" else "32"
-    knobs = f"{plain} {METHODS[method].replace('SIDE', side)}".replace("keep:", "keep:~").split()
+    knobs = [*plain, *METHODS[method]]
     source = [] if data is None else [f"source.path={data}"]
     return recipe, [
         *(*source, *base, *PROTOCOLS[dataset], *BUDGETS[dataset, ipc].split(), f"recover.ipc={ipc}"),
-        *(f"recover.{knob.replace('~', ' ')}" for knob in knobs),
+        *(f"recover.{knob.replace('SIDE', SIDES[dataset])}" for knob in knobs),
     ]
 
 

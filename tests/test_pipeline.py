@@ -249,7 +249,7 @@ def test_every_block_of_the_readme_runs(
 @pytest.mark.parametrize("document", ["README.md"])
 def test_every_recipe_in_a_document_is_one(document: str, tmp_path: Path) -> None:
     blocks = code_blocks((ROOT / document).read_text(), "yaml")
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for index, block in enumerate(blocks):
         file = tmp_path / f"{index}.yaml"
         file.write_text(block if "extends" in block else f"extends: own_images\n{block}")
