@@ -48,6 +48,7 @@ BUDGETS = {  # by dataset and images a class: protocol of labels and students
     ("cifar10", 10): "relabel.epochs=100 evaluate.epochs=100 evaluate.batch_size=20",
     ("cifar10", 50): "relabel.epochs=40 evaluate.epochs=40 evaluate.batch_size=50",
 }
+FEWER = {("cifar10", 50): ["iterations=100"]}  # so that it fits two cores
 SIDES = {"digits": "8", "cifar10": "32"}
 PROTOCOLS = {
     "digits": [],
@@ -60,6 +61,7 @@ PROTOCOLS = {
 CROP = ["crop=resized", "flip=true"]
 ALONE = ["iterations=1", "lr=1.0e-9", "crop=none", "flip=false"]  # as they are
 EASIEST, MEDIAN, WIDE = "patches={keep: easiest}", "patches={keep: median}", "patches={scale: [0.5, 1]}"
+FOUND = ["bn_weight=auto", "bn_ratio=10"]
 METHODS = {  # knobs of recover beside those of sre2l
     "sre2l": [],
     "crops": CROP,
@@ -73,16 +75,18 @@ METHODS = {  # knobs of recover beside those of sre2l
     "fadrm": [*CROP, MEDIAN, "residual=0.5", "sizes=[SIDE, SIDE]"],
     "easiest wide patches, residual": [*CROP, WIDE, "residual=0.5", "sizes=[SIDE, SIDE]"],
     "easiest wide patches, slow": [*CROP, WIDE, "lr=0.02"],
-    "sum, auto 10": [*CROP, "bn_weight=auto", "bn_ratio=10"],
-    "relative, auto 10": [*CROP, "bn_term=relative", "bn_weight=auto", "bn_ratio=10"],
+    "sum, auto 10": [*CROP, *FOUND],
+    "relative, auto 10": [*CROP, "bn_term=relative", *FOUND],
     "cda of each image": [*CROP, "curriculum=cosine", "per_image=true"],
+    "best": [*CROP, WIDE, "curriculum=cosine", "residual=0.5", "sizes=[SIDE, SIDE]", "lr=0.02", *FOUND],
 }
+NAMED = ("sre2l", "easiest wide patches alone", "best", "fadrm", "sre2lpp", "cda")  # at every size; the others at 10
 
 
 def overrides(dataset: str, data: str | None, ipc: int, method: str) -> tuple[str, list[str]]:
     """The recipe's name and what is changed."""
     recipe, base, plain = BASES[dataset]
-    knobs = [*plain, *METHODS[method]]
+    knobs = [*plain, *FEWER.get((dataset, ipc), []), *METHODS[method]]
     source = [] if data is None else [f"source.path={data}"]
     return recipe, [
         *(*source, *base, *PROTOCOLS[dataset], *BUDGETS[dataset, ipc].split(), f"recover.ipc={ipc}"),
@@ -128,7 +132,7 @@ def main(arguments: Sequence[str]) -> None:
     data = None if dataset == "digits" else rest.pop(0)
     results: dict[str, dict[str, Any]] = {}
     for ipc in [int(text) for text in rest] or [1, 10, 50]:
-        for method in METHODS:
+        for method in METHODS if ipc == 10 else NAMED:
             results.setdefault(str(ipc), {})[method] = measure(dataset, data, ipc, method)
             print(ipc, method, results[str(ipc)][method]["top1"]["condensed"], flush=True)
             measured.keep(f"methods-{dataset}", results, methods=METHODS, budgets=BASES[dataset][2])

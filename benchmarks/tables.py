@@ -71,6 +71,26 @@ def protocols() -> Iterator[str]:
         yield f"| `{name}` | {' | '.join(cells)} |"
 
 
+def methods(name: str) -> Iterator[str]:
+    """Every method at 1, 10 and 50 images a class; random real images first."""
+    found = results(f"methods-{name}")
+    yield _by_ipc("random real images", found, "sre2l", "random-real")
+    for method in found["10"]:
+        yield _by_ipc(method, found, method, "condensed")
+
+
+def _by_ipc(title: str, found: dict[str, Any], method: str, row: str) -> str:
+    cells = [percent(each[method]["top1"][row]) if method in each else "" for each in found.values()]
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def architectures() -> Iterator[str]:
+    for model, found in results("architectures").items():
+        cells = [f"{100 * each['recognised']:.0f} %, {each['cross_entropy'][1]:.2g}" for each in found.values()]
+        yield f"| {model} | {' | '.join(cells)} |"
+
+
 if __name__ == "__main__":
-    for table in (speed(), quickstart(), label_sizes("tiny"), label_sizes("cifar10"), protocols()):
+    tables = [speed(), quickstart(), label_sizes("tiny"), label_sizes("cifar10"), protocols()]
+    for table in (*tables, methods("digits"), methods("cifar10"), architectures()):
         print("\n".join(table), end="\n\n")

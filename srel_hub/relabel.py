@@ -114,10 +114,17 @@ def relabel(run: Run) -> Path:
                 work.done([folder / "manifest.json"], accuracy=manifest.teacher.accuracy)
                 run.say(f"relabel: {told(manifest, asked)}")
                 if run.path(SET_ASIDE).is_dir():
-                    run.remove(SET_ASIDE, "they are encoded anew" if asked.before else "the teacher was asked anew")
+                    run.remove(SET_ASIDE, _instead(asked))
             else:
                 _label_part(asked, parts[name], work)
     return folder
+
+
+def _instead(asked: Asked) -> str:
+    """What took the place of labels that were set aside."""
+    if asked.spec.encoding == "none":
+        return "nothing is stored now"
+    return "they are encoded anew" if asked.before else "the teacher was asked anew"
 
 
 def label_files(spec: recipe.Relabel, num_images: int, num_classes: int) -> dict[str, Part]:

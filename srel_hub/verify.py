@@ -45,9 +45,8 @@ class Check:
     told: str
 
     def __str__(self) -> str:
-        told = "".join(
-            letter if letter.isprintable() else "?" for letter in self.told
-        )  # a stranger may have written it
+        line = "; ".join(part.strip() for part in self.told.splitlines())
+        told = "".join(letter if letter.isprintable() else "?" for letter in line)  # a stranger may have written it
         return f"{ {True: 'ok', False: 'FAILED', None: '-'}[self.passed]:<7}{self.name}: {told}"
 
 
