@@ -45,8 +45,9 @@ class Check:
     told: str
 
     def __str__(self) -> str:
-        line = "; ".join(part.strip() for part in self.told.splitlines())
-        told = "".join(letter if letter.isprintable() else "?" for letter in line)  # a stranger may have written it
+        told = "".join(
+            letter if letter.isprintable() else "?" for letter in self.told
+        )  # a stranger may have written it
         return f"{ {True: 'ok', False: 'FAILED', None: '-'}[self.passed]:<7}{self.name}: {told}"
 
 
@@ -71,7 +72,7 @@ def verify(path: str, revision: str | None = None, fast: bool = False) -> Iterat
     try:
         manifest = read_manifest(store.fetch(MANIFEST))
     except UserError as error:
-        yield Check("manifest", False, str(error))
+        yield Check("manifest", False, "; ".join(str(error).splitlines()))
         return
     yield Check("manifest", True, _described(store, manifest))
     claim = Claim(store, manifest, fast)
