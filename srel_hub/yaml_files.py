@@ -22,7 +22,7 @@ NUMBER_TAGS = {"tag:yaml.org,2002:int": WHOLE_NUMBER, "tag:yaml.org,2002:float":
 
 
 def find(path: str | Path) -> Path:
-    """The file behind a path, a run directory or a shipped recipe's name: `cda/in1k_ipc50`, `recipes/quickstart.yaml`."""
+    """The file behind a path, a run directory or a shipped recipe's name (`quickstart`, `cda/in1k_ipc50`)."""
     candidates = [Path(path), Path(path) / "recipe.yaml", RECIPES / f"{path}.yaml"]
     if Path(path).parts[:1] == ("recipes",):
         candidates.append(RECIPES.joinpath(*Path(path).parts[1:]))
@@ -36,15 +36,15 @@ def find(path: str | Path) -> Path:
     plain = [name for name in there if "/" not in name]
     methods = sorted({name.split("/")[0] for name in there if "/" in name})
     raise UserError(
-        f"no recipe {str(path)!r}: give a YAML file, a run directory or one of {', '.join(plain)}; other methods are in "
-        f"{', '.join(methods)}, as {methods[0]}/{plain[0]}{nearest}"
+        f"no recipe {str(path)!r}: give a YAML file, a run directory or one of {', '.join(plain)}; other methods are "
+        f"in {', '.join(methods)}, as {methods[0]}/{plain[0]}{nearest}"
     )
 
 
 def shipped() -> list[str]:
     """The names of the shipped recipes: those of SRe2L, and each other method's in its folder."""
-    files = [file.relative_to(RECIPES) for file in RECIPES.rglob("*.yaml")]
-    return sorted(str(file.with_suffix("").as_posix()) for file in files if not {"base", "protocols"} & set(file.parts))
+    files = [file.relative_to(RECIPES).with_suffix("") for file in RECIPES.rglob("*.yaml")]
+    return sorted(file.as_posix() for file in files if not {"base", "protocols"} & set(file.parts))
 
 
 class Loader(yaml.SafeLoader):
