@@ -3,6 +3,8 @@ weight, stages and residual, several teachers, real patches."""
 
 import copy
 import json
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from conftest import make_source, small_recipe, write_recipe
 from PIL import Image
+from runs import PARTS, arguments, bytes_of, finish, start, until, wait, world
 from test_recover import LABELS, NAMES, SIZE, SPEC, UNIT, classifier
 from torch import Tensor, nn
 
@@ -363,3 +366,26 @@ def test_a_knob_that_does_not_fit_is_refused_before_squeeze(name: str, tmp_path:
     with pytest.raises(UserError, match=message):
         condense(run)
     assert not run.path("teacher").exists()
+
+
+PATCHED = ["recover.patches={images: 6, crops: 3}", "recover.residual=0.3", "recover.sizes=[8, 8]"]
+    "recover.patches={images: 6, crops: 3}",
+    "recover.residual=0.3",
+    "recover.sizes=[8, 8]",
+    "recover.per_image=true",
+]
+
+
+def test_killed_and_shared_it_is_the_same(tmp_path: Path) -> None:
+    """From patches: one run that nobody stopped, one that was killed amid its patches and then shared."""
+    recipe = world(tmp_path)
+    finish(arguments(recipe, tmp_path / "whole", *PATCHED), tmp_path / "whole.txt")
+    shared = arguments(recipe, tmp_path / "shared", *PATCHED, "run.cooperate=true")
+    pid = start(shared, tmp_path / "killed.txt")
+    assert until(lambda: list((tmp_path / "shared/world/units/patches").glob("*.json")), pid)
+    os.kill(pid, signal.SIGKILL)
+    assert wait(pid) == -signal.SIGKILL
+    statuses = [wait(pid) for pid in [start(shared, tmp_path / f"{number}.txt") for number in range(2)]]
+    assert statuses == [0, 0], (tmp_path / "0.txt").read_text()[-2000:]
+    whole, together = (bytes_of(tmp_path / name / "world", (*PARTS, "patches")) for name in ("whole", "shared"))
+    assert whole == together and "patches/class-00000.parquet" in whole
