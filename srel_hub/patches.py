@@ -63,15 +63,15 @@ def cut_patches(run: Run, classifier: Classifier, train: Split) -> Path:
     assert spec is not None
     units = {unit_name(block): block for block in blocks(K, run.recipe.recover.class_block)}
     rows = random_subset(train.labels, spec.images, K, generator(run.recipe.seed, "recover", FOLDER))
-    pixels, places = _decoded(run, classifier, train, rows)
+    pixels = source_images(run, train, classifier.frame, rows).pixels
     steps = {name: len(block) for name, block in units.items()}
     with Work(run, FOLDER, steps, "class") as work:
         for name in work:
             chosen = []
             for label in work.steps(units[name]):
-                members = train.labels[rows] == label
+                members = (train.labels[rows] == label).nonzero()[:, 0]
                 draw = generator(run.recipe.seed, "recover", FOLDER, label)
-                images = ClassImages(pixels, places[members], rows[members], label)
+                images = ClassImages(pixels, members, rows[members], label)
                 chosen.append(best_patches(classifier, images, spec, ipc, draw))
             work.done(_save(run.path(FOLDER), name, units[name], chosen, classifier))
     return run.path(FOLDER)
@@ -79,13 +79,6 @@ def cut_patches(run: Run, classifier: Classifier, train: Split) -> Path:
 
 def unit_name(block: range) -> str:
     return f"class-{block.start:05d}"
-
-
-def _decoded(run: Run, classifier: Classifier, train: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 [..., 3, H, W] that hold these rows, and the place of each, int64 [N]."""
-    if run.recipe.squeeze.pretrained is None:  # then squeeze decoded the whole split
-        return source_images(run, train, classifier.frame).pixels, rows
-    return source_images(run, train, classifier.frame, rows).pixels, torch.arange(len(rows))
 
 
 def best_patches(

@@ -369,11 +369,6 @@ def test_a_knob_that_does_not_fit_is_refused_before_squeeze(name: str, tmp_path:
 
 
 PATCHED = ["recover.patches={images: 6, crops: 3}", "recover.residual=0.3", "recover.sizes=[8, 8]"]
-    "recover.patches={images: 6, crops: 3}",
-    "recover.residual=0.3",
-    "recover.sizes=[8, 8]",
-    "recover.per_image=true",
-]
 
 
 def test_killed_and_shared_it_is_the_same(tmp_path: Path) -> None:
