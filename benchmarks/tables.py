@@ -91,6 +91,6 @@ def architectures() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    tables = [speed(), quickstart(), label_sizes("tiny"), label_sizes("cifar10"), protocols()]
-    for table in (*tables, methods("digits"), methods("cifar10"), architectures()):
+    all_of = [speed(), quickstart(), label_sizes("tiny"), label_sizes("cifar10"), protocols()]
+    for table in (*all_of, methods("digits"), methods("cifar10"), architectures()):
         print("\n".join(table), end="\n\n")

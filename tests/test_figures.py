@@ -17,8 +17,11 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.mark.parametrize(
     "lines",
-    [tables.speed, tables.quickstart, lambda: tables.label_sizes("tiny"), tables.protocols],
-    ids=["speed", "quickstart", "labels", "protocols"],
+    [
+        *(tables.speed, tables.quickstart, lambda: tables.label_sizes("tiny"), tables.protocols),
+        *(lambda: tables.methods("cifar10"), tables.architectures),
+    ],
+    ids=["speed", "quickstart", "labels", "protocols", "methods", "architectures"],
 )
 def test_the_readmes_tables_are_those_of_the_results(lines: "Iterator[str]") -> None:
     for line in lines():  # type: ignore[operator]
