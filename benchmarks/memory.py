@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from srel_hub import teacher
+from srel_hub import networks, teacher
 from srel_hub.cache import condensed_images
 from srel_hub.condensed import stored_epoch
 from srel_hub.processes import library_versions
@@ -66,7 +66,7 @@ def peaks() -> Iterator[dict[str, float]]:
 def made(folder: Path, classes: int, ipc: int) -> Recipe:
     """A recipe whose teacher is random."""
     names = tuple(f"class {index}" for index in range(classes))
-    network = teacher.build(Network(model="convnet", width=0.125), names, (8, 8), seed=0)
+    network = networks.build(Network(model="convnet", width=0.125), names, (8, 8), seed=0)
     teacher.save(Classifier(network, (0.5,) * 3, (0.25,) * 3, names, (8, 8)), folder / "random")  # type: ignore[arg-type]
     file = folder / "memory.yaml"
     file.write_text(

@@ -61,7 +61,7 @@ PROTOCOLS = {
 CROP = ["crop=resized", "flip=true"]
 ALONE = ["iterations=1", "lr=1.0e-9", "crop=none", "flip=false"]  # as they are
 EASIEST, MEDIAN, WIDE = "patches={keep: easiest}", "patches={keep: median}", "patches={scale: [0.5, 1]}"
-FOUND = ["bn_weight=auto", "bn_ratio=10"]
+FOUND, CLASSES = ["bn_weight=auto", "bn_ratio=10"], "statistics=class"
 METHODS = {  # knobs of recover beside those of sre2l
     "sre2l": [],
     "crops": CROP,
@@ -78,8 +78,19 @@ METHODS = {  # knobs of recover beside those of sre2l
     "sum, auto 10": [*CROP, *FOUND],
     "relative, auto 10": [*CROP, "bn_term=relative", *FOUND],
     "cda of each image": [*CROP, "curriculum=cosine", "per_image=true"],
-    "best": [*CROP, WIDE, "curriculum=cosine", "residual=0.5", "sizes=[SIDE, SIDE]", "lr=0.02", *FOUND],
+    "sum, auto 10, two teachers in turn": [*CROP, *FOUND, "teachers=[SECOND]"],
+    "sum, auto 10, two teachers at once": [*CROP, *FOUND, "teachers=[SECOND]", "turns=committee"],
+    "class statistics": [*CROP, CLASSES],
+    "class statistics, auto 10": [*CROP, *FOUND, CLASSES],
+    "best without class statistics": [
+        *(*CROP, WIDE, "curriculum=cosine", "residual=0.5", "sizes=[SIDE, SIDE]", "lr=0.02", *FOUND),
+    ],
 }
+BEST = METHODS["best without class statistics"]
+METHODS["that, two teachers in turn"] = [*BEST, "teachers=[SECOND]"]
+METHODS["that, two teachers at once"] = [*BEST, "teachers=[SECOND]", "turns=committee"]
+METHODS["best"] = [*BEST, CLASSES]
+OTHER = ["squeeze.network={model: resnet18, width: 0.25}", "squeeze.epochs=4"]  # the second teacher
 NAMED = ("sre2l", "easiest wide patches alone", "best", "fadrm", "sre2lpp", "cda")  # at every size; the others at 10
 
 
@@ -88,9 +99,12 @@ def overrides(dataset: str, data: str | None, ipc: int, method: str) -> tuple[st
     recipe, base, plain = BASES[dataset]
     knobs = [*plain, *FEWER.get((dataset, ipc), []), *METHODS[method]]
     source = [] if data is None else [f"source.path={data}"]
+    words = {"SIDE": SIDES[dataset], "SECOND": str(ROOT / f"{dataset}-second" / "teacher")}
+    for word, meant in words.items():
+        knobs = [knob.replace(word, meant) for knob in knobs]
     return recipe, [
         *(*source, *base, *PROTOCOLS[dataset], *BUDGETS[dataset, ipc].split(), f"recover.ipc={ipc}"),
-        *(f"recover.{knob.replace('SIDE', SIDES[dataset])}" for knob in knobs),
+        *(f"recover.{knob}" for knob in knobs),
     ]
 
 
@@ -100,11 +114,14 @@ def measure(dataset: str, data: str | None, ipc: int, method: str) -> dict[str, 
     baselines = f"evaluate.baselines={str(method == 'sre2l').lower()}"
     name = f"{dataset}-{ipc}-{method.replace(' ', '-').replace(',', '')}"
     first, here = ROOT / f"{dataset}-teacher", ROOT / name
-    if not (first / "units" / "squeeze" / "teacher.json").is_file():
-        teacher_of(recipe, [*changes, baselines, f"name={first.name}"])
+    plain = overrides(dataset, data, ipc, "sre2l")[1]
+    for each, network in {first: [], ROOT / f"{dataset}-second": OTHER}.items():
+        if not (each / "units" / "squeeze" / "teacher.json").is_file():
+            teacher_of(recipe, [*plain, baselines, *network, f"name={each.name}"])
     if not here.is_dir():
         shutil.copytree(first, here, ignore=shutil.ignore_patterns("recipe.yaml", "processes", "cache"))
     run = Run(load_recipe(recipe, [*changes, baselines, f"name={name}", f"run.root={ROOT}"]))
+    squeeze(run)
     recover(run)
     relabel(run)
     evaluate(run)

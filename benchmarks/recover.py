@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from measured import DEVICE
 from torch import Tensor, nn
 
-from srel_hub import teacher
+from srel_hub import networks
 from srel_hub.costs import build_on_meta, cost
 from srel_hub.engine import DTYPES, FLOAT32, Engine, best_precision
 from srel_hub.objective import Objective
@@ -37,7 +37,7 @@ class Case:
     def classifier(self) -> Classifier:
         """Random weights; those of one case are the same each time."""
         names = tuple(str(index) for index in range(self.classes))
-        model = teacher.build(self.network, names, (self.side, self.side), seed=0).to(DEVICE)
+        model = networks.build(self.network, names, (self.side, self.side), seed=0).to(DEVICE)
         return Classifier(model.eval().requires_grad_(False), (0.5,) * 3, (0.25,) * 3, names, (self.side, self.side))
 
 

@@ -17,7 +17,7 @@ from relabel import CONVNET, Cropped, pictures
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from srel_hub import teacher
+from srel_hub import networks
 from srel_hub.augment import sample_views
 from srel_hub.checkpoint import Checkpoint
 from srel_hub.condensed import Epoch
@@ -37,7 +37,7 @@ TINY_IMAGES, TINY_EPOCHS, TINY_STEPS = 100_000, 50, 40
 
 def published(case: Case, images: Tensor, labels: Tensor) -> Iterator[None]:
     """An epoch a step: float32, NCHW, the loss read each iteration."""
-    model = teacher.build(case.network, [str(k) for k in range(case.classes)], (case.side, case.side), 1).to(DEVICE)
+    model = networks.build(case.network, [str(k) for k in range(case.classes)], (case.side, case.side), 1).to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=ADAMW.lr, weight_decay=ADAMW.weight_decay)
     loader = DataLoader(Cropped(images), batch_size=BATCH, shuffle=True)
     while True:
@@ -55,7 +55,7 @@ def published(case: Case, images: Tensor, labels: Tensor) -> Iterator[None]:
 def ours(case: Case, images: Tensor, labels: Tensor, engine: Engine) -> Iterator[float]:
     spec = Evaluate(epochs=1_000_000, batch_size=BATCH, optimizer=ADAMW, temperature=TEMPERATURE)
     classifier, size, pixels = case.classifier(), (case.side, case.side), images.to(DEVICE)
-    model = teacher.build(case.network, classifier.class_names, size, 1).to(DEVICE)
+    model = networks.build(case.network, classifier.class_names, size, 1).to(DEVICE)
     checkpoint = Checkpoint(Path("nowhere"), model, make_optimizer(model, ADAMW))
     table, augment = classifier.table(DEVICE), Augment()
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from srel_hub import drawing
 from srel_hub.cli import status_of
 from srel_hub.condensed import MANIFEST
 from srel_hub.evaluate import percent, student_title
@@ -160,36 +161,28 @@ def plot(found: Sequence[Result], file: Path) -> None:
     Raises:
         UserError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("--plot: matplotlib is missing: pip install 'srel_hub[viz]'") from None
     protocols = list(dict.fromkeys(result.protocol for result in found))
-    figure = Figure(figsize=(9, 3.2 * len(protocols)), layout="constrained")
-    panels = figure.subplots(len(protocols), 2, squeeze=False)
-    for panel, protocol in zip(panels, protocols, strict=True):
-        here = [result for result in found if result.protocol == protocol]
-        for axes, of, label in zip(
-            panel, ("images", "label_bytes"), ("training images", "soft labels, bytes"), strict=True
-        ):
-            if not any(getattr(result, of) for result in here):
-                axes.set_axis_off()
-                axes.text(0.5, 0.5, "no soft labels", ha="center", fontsize=9)
-                continue
-            _draw(axes, here, of)
-            axes.margins(0.2)
-            axes.set(xlabel=label, ylabel="top-1 %", xscale="log")
-            axes.set_title(protocol if of == "images" else "", loc="left", fontsize=9)
-            axes.grid(alpha=0.3)
-        panel[0].legend(fontsize=7)
-    figure.savefig(file, dpi=150)
+    with drawing.panels(file, len(protocols), 2, 4.5, 3.2) as panels:
+        for panel, protocol in zip(panels, protocols, strict=True):
+            here = [result for result in found if result.protocol == protocol]
+            for axes, of, label in zip(
+                panel, ("images", "label_bytes"), ("training images", "soft labels, bytes"), strict=True
+            ):
+                if not any(getattr(result, of) for result in here):
+                    axes.set_axis_off()
+                    axes.text(0.5, 0.5, "no soft labels", ha="center")
+                    continue
+                _draw(axes, here, of)
+                axes.margins(0.2)
+                axes.set(xlabel=label, ylabel="top-1 %", xscale="log")
+                axes.set_title(protocol if of == "images" else "")
+            panel[0].legend()
 
 
 def _draw(axes: Any, found: Sequence[Result], of: str) -> None:
-    """One marker for each row, in colours that the colour-blind tell apart (Okabe and Ito)."""
-    colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+    """One marker for each row."""
     rows = list(dict.fromkeys(result.row for result in found))
-    for row, colour, marker in zip(rows, colours, "osD^vPX", strict=False):
+    for row, colour, marker in zip(rows, drawing.COLOURS, drawing.MARKERS, strict=False):
         here = [result for result in found if result.row == row and getattr(result, of)]
         if not here:
             continue

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
-from srel_hub import teacher
+from srel_hub import networks
 from srel_hub.augment import normalise, render, sample_views
 from srel_hub.engine import DTYPES
 from srel_hub.recipe import Augment, Network, Optimizer
@@ -45,7 +45,7 @@ class Cost:
 def build_on_meta(network: Network, num_classes: int, size: tuple[int, int]) -> nn.Module:
     """The network without its weights' content."""
     with META:
-        built: nn.Module = teacher.build(network, [str(index) for index in range(num_classes)], size, seed=0)
+        built: nn.Module = networks.build(network, [str(index) for index in range(num_classes)], size, seed=0)
     return built.requires_grad_(False)
 
 
@@ -73,8 +73,9 @@ def weights_bytes(network: nn.Module) -> int:
     return file_bytes(layout, {"format": "pt"})
 
 
-class _Live(TorchDispatchMode):
-    """Follows the bytes of tensors that are made within it; `peaks` are of those on a host's heap (True) and others.
+class _Watch(TorchDispatchMode):
+    """Counts FLOPs and follows the bytes of tensors made within it; `peaks` are of those on a host's heap (True) and
+    others.
 
     Tensors on the meta device stand for the run's device, others are a host's, and nothing to a GPU.
     """
@@ -82,11 +83,15 @@ class _Live(TorchDispatchMode):
     def __init__(self, kind: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._is_host = kind == "cpu"
+        self.flops = 0
         self._now, self.peaks = {True: 0, False: 0}, {True: 0, False: 0}
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and (self._is_host or tensor.is_meta):
                 self._follow(tensor.untyped_storage())
@@ -111,11 +116,11 @@ def cost(two_steps: Iterable[object], kind: str) -> Cost:
 
     The second finds the optimizer's state, so that the peak is a later one's.
     """
-    live, counter = _Live(kind), FlopCounterMode(display=False)
-    with torch.random.fork_rng(devices=[]), live, counter:
+    watch = _Watch(kind)
+    with torch.random.fork_rng(devices=[]), watch:
         for _ in two_steps:
             pass
-    return Cost(counter.get_total_flops() // 2, live.peaks[False], live.peaks[True])
+    return Cost(watch.flops // 2, watch.peaks[False], watch.peaks[True])
 
 
 def training(

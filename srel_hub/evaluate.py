@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from srel_hub import recipe, teacher
+from srel_hub import networks, recipe
 from srel_hub.cache import source_images
 from srel_hub.checkpoint import Checkpoint, seed_epoch
 from srel_hub.checks import require_same_data
@@ -27,7 +27,7 @@ from srel_hub.cli import cli
 from srel_hub.condensed import Epoch
 from srel_hub.files import atomic, read_json, write_json
 from srel_hub.labelling import make_labeller, run_classifiers
-from srel_hub.recipe import Network, fingerprint
+from srel_hub.recipe import Network, fingerprint, network_title
 from srel_hub.rows import KEPT_BYTES, Row, Rows, Shared, kept_bytes, row_names
 from srel_hub.run import Run
 from srel_hub.scores import (
@@ -128,7 +128,7 @@ def _train(run: Run, train: Split | None, eval_split: Split, training: Training,
     stored = SoftLabels(read_manifest(folder / "manifest.json"), lambda name: folder / name)
     labeller = make_labeller(classifiers, run.engine, run.device, run.recipe.relabel.group_size)
     row = Rows(run, labeller, classifier.frame, stored, train, shared).make(training.row, training.seed)
-    model = teacher.build(student, classifier.class_names, test.size, seed).to(run.device)
+    model = networks.build(student, classifier.class_names, test.size, seed).to(run.device)
     trained = Trained(model, spec)
     checkpoint = Checkpoint(
         run.path("checkpoints", f"evaluate-{training.name}"), trained.state, make_optimizer(model, spec.optimizer)
@@ -140,7 +140,8 @@ def _train(run: Run, train: Split | None, eval_split: Split, training: Training,
         checkpoint.add(True, epoch=epoch, loss=loss, lr=learning_rate(spec.optimizer, epoch, spec.epochs))
     top1, top5 = accuracy(trained.scored, test.pixels, test.labels, classifier.table(run.device))
     metrics = {"top1": top1, "top5": top5}
-    work.done(save_training(run, training, {**metrics, "train_images": len(row.labels)}, checkpoint.curve), **metrics)
+    told = {**metrics, "train_images": len(row.labels), "revision": networks.commit_of(student)}
+    work.done(save_training(run, training, told, checkpoint.curve), **metrics)
     checkpoint.remove()
 
 
@@ -266,7 +267,8 @@ def summarise(folder: Path, spec: recipe.Evaluate, row_names: Sequence[str]) -> 
                 values = [metric[key] for metric in metrics]
                 spread = statistics.stdev(values) if len(values) > 1 else None
                 rows[-1][key] = {"mean": statistics.fmean(values), "std": spread, "values": values}
-        named = {"model": student.model, "width": student.width, "stem": student.stem}
+        named = {"model": student.shown, "width": student.width, "stem": student.stem}
+        named["revision"] = metrics[0].get("revision")
         scored = {"scores": scores(rows, spec.loss == "hard")} if spec.scores else {}
         students.append({**named, "rows": rows, **scored})
     return {"measured": True, "students": students}
@@ -300,9 +302,9 @@ def results_table(summary: dict[str, Any]) -> list[str]:
 
 
 def student_title(student: dict[str, Any]) -> str:
-    """'resnet18 x 0.25', with the stem where it is not the small one."""
-    stem = " imagenet stem" if student.get("stem") == "imagenet" else ""
-    return f"{student['model']} x {student['width']:g}{stem}"
+    """'resnet18 x 0.25', as network_title has it."""
+    title = network_title(student["model"], student["width"], student.get("stem", "small"))
+    return f"{title} at {student['revision'][:7]}" if student.get("revision") else title
 
 
 def percent(score: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ Stage = Literal["squeeze", "recover", "relabel", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 RESULTS: dict[Stage, tuple[str, ...]] = {  # of each stage, in the run directory; patterns
     "squeeze": ("teacher",),
-    "recover": ("recover_teacher-*", "patches", "units/patches", "images"),
+    "recover": ("recover_teacher-*", "patches", "units/patches", "statistics", "units/statistics", "images"),
     "relabel": ("label_teacher", "label_committee-*", "soft_labels"),
     "evaluate": ("evaluate",),
 }

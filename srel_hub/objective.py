@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from srel_hub import recipe
+from srel_hub.class_statistics import Statistics
 from srel_hub.engine import FLOAT32, Engine, laid_out, wide
 from srel_hub.faults import UserError
 from srel_hub.moves import Moves, move_matrices, still
@@ -23,6 +24,8 @@ class Member:
 
     Args:
         layers: the model's matched BatchNorm layers.
+        goals: of each layer, the mean and variance of each class, each [K, C], that groups of one class are to match;
+            None: the layer's own.
         weight: a, of the BatchNorm term.
     """
 
@@ -33,10 +36,11 @@ class Member:
         space: Classifier,
         spec: recipe.Recover,
         engine: Engine,
+        goals: Statistics | None,
     ) -> None:
         self.model = laid_out(classifier.model.eval().requires_grad_(False))
         self.weight = 0.0 if spec.bn_weight == "auto" else spec.bn_weight
-        self._layers, self._spec, self._engine = layers, spec, engine
+        self._layers, self._spec, self._engine, self._goals = layers, spec, engine, goals
         (mean, std), (own_mean, own_std) = channel_statistics(space), channel_statistics(classifier)
         self._scale, self._shift = std / own_std, (mean - own_mean) / own_std
         self._is_native = (classifier.mean, classifier.std) == (space.mean, space.std)
@@ -51,8 +55,12 @@ class Member:
     def _terms(
         self, x: Tensor, labels: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        for layer in self._layers:
+        for index, layer in enumerate(self._layers):
             layer.groups = len(x)
+            if self._goals is not None:
+                mean, var = self._goals[index]
+                classes = labels.view(len(x), -1)[:, 0]
+                layer.goal = mean[classes], var[classes]
         maps = move_matrices(Moves(boxes, flips, rolls), (x.shape[-2], x.shape[-1]))
         with self._engine.autocast(x.device):
             seen = view(x, *(matrix.to(x) for matrix in maps))
@@ -64,10 +72,10 @@ class Member:
 
     @torch.no_grad()
     def find_weight(self, x: Tensor, labels: Tensor) -> None:
-        """Make the weighted BatchNorm term `bn_ratio` times the cross-entropy, on these pixels [1, B, 3, H, W]."""
-        look = still((x.shape[-2], x.shape[-1]), 1, x.device)
+        """Make the weighted BatchNorm term `bn_ratio` times the cross-entropy, on these pixels [G, B, 3, H, W]."""
+        look = still((x.shape[-2], x.shape[-1]), len(x), x.device)
         cross_entropy, bn, _ = self._terms(x, labels, look.boxes, look.flips, look.rolls)
-        self.weight = self._spec.bn_ratio * float(cross_entropy / bn)
+        self.weight = self._spec.bn_ratio * float(cross_entropy.mean() / bn.mean())
 
 
 class Objective:
@@ -78,16 +86,23 @@ class Objective:
     Args:
         classifiers: the teachers; pixels are normalised for the first.
         seed: of the noise on which `bn_weight: auto` finds each teacher's weight.
+        goals: with `statistics: class`, every teacher's class statistics.
 
     Raises:
         UserError: if a network has no BatchNorm layer to match.
     """
 
     def __init__(
-        self, classifiers: Sequence[Classifier], spec: recipe.Recover, engine: Engine = FLOAT32, seed: int = 0
+        self,
+        classifiers: Sequence[Classifier],
+        spec: recipe.Recover,
+        engine: Engine = FLOAT32,
+        seed: int = 0,
+        goals: Sequence[Statistics] | None = None,
     ) -> None:
         self.classifier, self.spec = classifiers[0], spec
         self._classifiers, self._engine, self._seed = classifiers, engine, seed
+        self._goals: Sequence[Statistics | None] = goals or [None] * len(classifiers)
 
     def __enter__(self) -> "Objective":
         relative = self.spec.bn_term == "relative"
@@ -96,8 +111,8 @@ class Objective:
             if not all(found):
                 raise UserError("a teacher has no BatchNorm2d layer; SRe2L recovers images from their statistics")
             self.members = [
-                Member(each, layers, self.classifier, self.spec, self._engine)
-                for each, layers in zip(self._classifiers, found, strict=True)
+                Member(each, layers, self.classifier, self.spec, self._engine, goals)
+                for each, layers, goals in zip(self._classifiers, found, self._goals, strict=True)
             ]
             self._open = stack.pop_all()
         if self.spec.bn_weight == "auto":
@@ -109,12 +124,14 @@ class Objective:
 
     def _find_weights(self) -> None:
         """Each teacher's weight, from the same noise in every process."""
-        weight = next(self.members[0].model.parameters())
-        count = min(self.spec.class_block, len(self.classifier.class_names))
+        weight, K = next(self.members[0].model.parameters()), len(self.classifier.class_names)
+        labels = torch.arange(min(self.spec.class_block, K))
+        if self.spec.statistics == "class":  # groups of one class, ten at most
+            labels = torch.arange(min(10, K))[:, None].expand(-1, min(10, self.spec.ipc))
         draw = generator(self._seed, "recover", "bn_weight")
-        noise = torch.randn(1, count, 3, *self.classifier.size, generator=draw).to(weight)
+        noise = torch.randn(*labels.view(-1, labels.shape[-1]).shape, 3, *self.classifier.size, generator=draw)
         for member in self.members:
-            member.find_weight(noise, torch.arange(count, device=weight.device))
+            member.find_weight(noise.to(weight), labels.flatten().to(weight.device))
 
     def __call__(self, x: Tensor, labels: Tensor, moves: Moves, t: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss [G] of pixels [G, B, 3, H, W], moved as iteration t's moves say, and its terms."""

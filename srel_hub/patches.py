@@ -26,7 +26,7 @@ from srel_hub.run import Run
 from srel_hub.split import Split, random_subset
 from srel_hub.teacher import Classifier
 from srel_hub.training import prediction_batch
-from srel_hub.units import blocks, generator
+from srel_hub.units import generator
 from srel_hub.work import Work
 
 
@@ -53,7 +53,7 @@ class ClassImages:
     label: int
 
 
-def cut_patches(run: Run, classifier: Classifier, train: Split) -> Path:
+def cut_patches(run: Run, classifier: Classifier, train: Split, class_blocks: Sequence[range]) -> Path:
     """Choose and keep every class's patches that are not marked yet: `patches/class-00000.parquet` a block of classes.
 
     Returns:
@@ -61,7 +61,7 @@ def cut_patches(run: Run, classifier: Classifier, train: Split) -> Path:
     """
     spec, ipc, K = run.recipe.recover.patches, run.recipe.recover.ipc, len(classifier.class_names)
     assert spec is not None
-    units = {unit_name(block): block for block in blocks(K, run.recipe.recover.class_block)}
+    units = {unit_name(block): block for block in class_blocks}
     rows = random_subset(train.labels, spec.images, K, generator(run.recipe.seed, "recover", FOLDER))
     pixels = source_images(run, train, classifier.frame, rows).pixels
     steps = {name: len(block) for name, block in units.items()}

@@ -45,7 +45,7 @@ from srel_hub.objective import Objective
 from srel_hub.pixels import MOST_OF_DEVICE
 from srel_hub.preflight import Prepared, first_size, prepare, teachers
 from srel_hub.processes import total_memory
-from srel_hub.recipe import Patches, Recipe, Relabel
+from srel_hub.recipe import Recipe, Relabel
 from srel_hub.recover import Unit, recipe_units, stages, synthesise
 from srel_hub.relabel import KL_IMAGES, label_files
 from srel_hub.rows import (
@@ -234,7 +234,7 @@ def _recover(facts: Facts) -> StagePlan:
     units = recipe_units(spec, facts.num_classes, facts.size)
     shapes = Counter((len(unit.ipcs), len(unit.classes)) for unit in units)
     # Each teacher by itself, at full size, of which the stages take their shares.
-    each = {
+    found = {
         (shape, number): _iteration(facts, networks[number], *shape)
         for shape in shapes
         for number in range(len(networks))
@@ -243,12 +243,15 @@ def _recover(facts: Facts) -> StagePlan:
     full = facts.size[0] * facts.size[1]
     planned = stages(spec, facts.size)
     share = sum(len(stage.iterations) * stage.size[0] * stage.size[1] for stage in planned) / (spec.iterations * full)
-    flops = int(share * looks * sum(found.flops * shapes[shape] for (shape, _), found in each.items()))
-    costs = list(each.values())
-    if spec.patches is not None:
+    flops = int(share * looks * sum(each.flops * shapes[shape] for (shape, _), each in found.items()))
+    costs = list(found.values())
+    if spec.reads_real:
         assert facts.train_images is not None
-        flops += _patch_looks(facts, spec.patches) * forward_flops(networks[0], facts.size)
-        costs.append(scoring(networks[0], facts.train_images, facts.size, facts.machine.kind))
+        costs += [scoring(network, facts.train_images, facts.size, facts.machine.kind) for network in networks]
+    if spec.patches is not None:
+        flops += spec.patches.crops * _looked_at(facts, spec.patches.images) * forward_flops(networks[0], facts.size)
+    if spec.statistics == "class":
+        flops += _looked_at(facts, spec.statistics_images) * sum(forward_flops(each, facts.size) for each in networks)
     return _stage(facts, "recover", len(units), flops, costs, networks)
 
 
@@ -258,15 +261,16 @@ def _iteration(facts: Facts, network: nn.Module, ipcs: int, classes: int) -> Cos
     computing = computing_in(network, facts.machine.precision)
     classifier = Classifier(computing, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, facts.size)
     plain = replace(facts.recipe.recover, iterations=2, sizes=(), patches=None, residual=0.0, bn_weight=1.0)
+    plain = replace(plain, statistics="dataset")  # the same arithmetic
     with Objective([classifier], plain) as objective:
         steps = synthesise(objective, Unit(range(ipcs), range(classes)), seed=0)
         return cost(steps, facts.machine.kind)
 
 
-def _patch_looks(facts: Facts, spec: Patches) -> int:
-    """How many crops are scored; at most, for classes differ in size."""
+def _looked_at(facts: Facts, each: int) -> int:
+    """Real images, so many of each class; at most, for classes differ in size."""
     assert facts.train_images is not None
-    return spec.crops * min(facts.train_images, spec.images * facts.num_classes)
+    return min(facts.train_images, each * facts.num_classes)
 
 
 def _relabel(facts: Facts) -> StagePlan:

@@ -18,6 +18,7 @@ from srel_hub.checks import (
 from srel_hub.costs import build_on_meta, on_meta, weights_bytes
 from srel_hub.faults import Faults, UserError, first_line
 from srel_hub.marks import Stage
+from srel_hub.networks import require_usable
 from srel_hub.patches import require_enough
 from srel_hub.picture import Frame, scaled
 from srel_hub.pretrained import Origin, at_size, load_pretrained, require_batchnorm, try_out
@@ -113,6 +114,8 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Prepared:
         require_groups(run.recipe, opened)
     faults.settle()
     assert names is not None
+    require_networks(run.recipe, source, len(names), frame.size if frame else first_size(source), faults)
+    faults.settle()
     with faults.collected():
         require_sizes(run, adopted, len(names), frame.size if frame else first_size(source))
     with faults.collected():
@@ -149,7 +152,7 @@ def _open(run: Run, faults: Faults) -> tuple[Source, dict[str, tuple[Classifier,
     for folder in recipe.recover_folders:
         if folder in opened:
             with faults.collected():
-                require_batchnorm(opened[folder][0], f"{teachers(recipe)[folder][1]}={opened[folder][1].path}")
+                require_batchnorm(opened[folder][0].model, f"{teachers(recipe)[folder][1]}={opened[folder][1].path}")
     failed = recipe.squeeze.pretrained is not None and "teacher" in wanted and "teacher" not in opened
     if source is None or failed:
         faults.settle()
@@ -207,6 +210,23 @@ def require_sizes(run: Run, adopted: dict[str, Adopted], num_classes: int, size:
                     f"recover.sizes={list(sides)}: {who} takes images of {min(size)} pixels only "
                     f"({first_line(error)}); leave the field out"
                 ) from None
+
+
+def require_networks(recipe: Recipe, source: Source, num_classes: int, size: tuple[int, int], faults: Faults) -> None:
+    """Collect faults of networks that are to be trained: they must be there, take the images, and squeeze's have
+    BatchNorm."""
+    asked = {} if recipe.squeeze.pretrained is not None else {"squeeze.network": recipe.squeeze.network}
+    if source.eval is not None:
+        asked |= {f"evaluate.students.{index}": student for index, student in enumerate(recipe.evaluate.students)}
+    for field, network in asked.items():
+        with faults.collected():
+            try:
+                built = build_on_meta(network, num_classes, size)
+            except UserError as error:
+                raise UserError(f"{field}.model={error}") from None
+            require_usable(built, num_classes, size, f"{field}.model={network.model}")
+            if field == "squeeze.network":
+                require_batchnorm(built, f"{field}.model={network.model}")
 
 
 def require_groups(recipe: Recipe, opened: dict[str, tuple[Classifier, Origin]]) -> None:

@@ -8,6 +8,7 @@ import difflib
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def load_pretrained(spec: Pretrained, field: str) -> tuple[Classifier, Origin]:
         UserError: where there is no such classifier, or it cannot be used.
     """
     where = f"{field}={spec.path}"
-    place = _fetch(spec, where)
+    place = fetch(spec, where)
     weights = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
     if not weights:
         raise UserError(f"{where}: no .safetensors weights there (pickled ones are never loaded)")
@@ -87,8 +88,12 @@ def load_pretrained(spec: Pretrained, field: str) -> tuple[Classifier, Origin]:
     return classifier, origin
 
 
-def _fetch(spec: Pretrained, where: str) -> Path:
-    """The local folder or file."""
+def fetch(spec: Pretrained, where: str, files: Sequence[str] = FILES) -> Path:
+    """The local folder or file; of a Hub repository these files.
+
+    Raises:
+        UserError: where there is none, or it may not be read.
+    """
     path = Path(spec.path).expanduser()
     if path.exists():
         if spec.revision is not None:
@@ -100,7 +105,7 @@ def _fetch(spec: Pretrained, where: str) -> Path:
         raise UserError(f"{where}: there is no such folder or file")
     login = "log in with `hf auth login` or set HF_TOKEN"
     try:
-        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(FILES)))
+        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files)))
     except GatedRepoError:
         reason = f"gated on the Hub. Ask for access on the model's page there, then {login}"
     except RevisionNotFoundError:
@@ -195,7 +200,7 @@ def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
 
 
 def _why_not(model_type: str, error: Exception) -> str:
-    if model_type not in CONFIG_MAPPING_NAMES and model_type not in ("srel_resnet", "srel_convnet"):
+    if model_type not in CONFIG_MAPPING_NAMES and model_type not in ("srel_resnet", "srel_convnet", "srel_bn_vit"):
         nearest = difflib.get_close_matches(model_type, CONFIG_MAPPING_NAMES, n=3)
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         return f"unknown architecture {model_type!r}{hint}"
@@ -268,16 +273,16 @@ def try_out(classifier: Classifier, where: str) -> None:
         raise UserError(f"{where}: it gives {logits.shape[1]} logits for {len(classifier.class_names)} classes")
 
 
-def require_batchnorm(classifier: Classifier, where: str) -> None:
+def require_batchnorm(model: nn.Module, where: str) -> None:
     """Refuse a network that images cannot be recovered from.
 
     Raises:
         UserError: naming the architecture and its normalisation layers.
     """
-    layers = [module for module in classifier.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if any(layer.running_mean is not None for layer in layers):
         return
-    others = Counter(type(m).__name__ for m in classifier.model.modules() if "norm" in type(m).__name__.lower())
+    others = Counter(type(m).__name__ for m in model.modules() if "norm" in type(m).__name__.lower())
     held = ", ".join(f"{count} {name}" for name, count in others.items()) or "none"
-    name = type(classifier.model).__name__
+    name = type(model).__name__
     raise UserError(f"{where}: {name} has no BatchNorm2d layer (normalisation: {held}); {WITHOUT_BATCHNORM}")

@@ -10,6 +10,7 @@ only its own section.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import re
@@ -22,7 +23,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from srel_hub.faults import UserError, is_text, told
 from srel_hub.yaml_files import (
@@ -55,7 +56,11 @@ Interval = tuple[Positive, Positive]
 Width = Annotated[float, Number, Field(gt=0, le=64, allow_inf_nan=False)]
 Threads = Annotated[int, Number, Field(ge=1, le=1024)]
 Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
-Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "convnet"]
+NETWORKS = (  # that have a name here
+    *("resnet18", "resnet34", "resnet50", "resnet101", "convnet", "deit_tiny", "deit_small", "vit_base"),
+    *("bn_vit_tiny", "bn_vit_small", "swin_tiny", "convnextv2_tiny", "regnet_x_8gf", "regnet_y_400mf"),
+    *("mobilenet_v2", "efficientnet_b0"),
+)
 
 STRICT = ConfigDict(extra="forbid")
 REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # a branch or tag that git takes
@@ -132,27 +137,73 @@ class Pretrained:
 Teacher = Annotated[Pretrained, BeforeValidator(_path_alone)]
 
 
+def _known_network(name: str) -> str:
+    """Refuse what is neither a name of a network nor may be a place."""
+    if name not in NETWORKS and "/" not in name and not is_local(name):
+        nearest = difflib.get_close_matches(name, NETWORKS, n=1)
+        hint = f" (nearest: {nearest[0]})" if nearest else ""
+        raise ValueError(f"input should be one of {', '.join(NETWORKS)}, a Hub id or a folder{hint}, got {name!r}")
+    return name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A classifier to train from scratch; `width` multiplies every layer's channels.
+    """A classifier to train from scratch: one with a name here, or with the architecture (its config.json, not its
+    weights) of a transformers classifier on the Hub or in a folder.
 
-    A ResNet's stem is `small` (3x3 convolution, stride 1, no pooling: for 32 and 64 pixels) or `imagenet` (7x7, stride
-    2, pooled: for 128 pixels and more, where the small one costs 15 times as much).
+    `width` multiplies every layer's channels. A ResNet's stem is `small` (3x3 convolution, stride 1, no pooling: for
+    32 and 64 pixels) or `imagenet` (7x7, stride 2, pooled: for 128 pixels and more, where the small one costs 15 times
+    as much).
     """
 
     __pydantic_config__ = STRICT
-    model: Architecture = "resnet18"
+    model: Annotated[Line, AfterValidator(_known_network)] = "resnet18"
+    revision: Line | None = None  # branch, tag or commit of a Hub id
     width: Width = 1.0
     stem: Literal["small", "imagenet"] = "small"
 
     def __post_init__(self) -> None:
-        _require(self.model != "convnet" or self.stem == "small", "stem: a convnet has none; leave it out")
+        _require(
+            self.stem == "small" or (self.is_named and self.model.startswith("resnet")),
+            f"stem={self.stem}: only a ResNet has one to choose; leave it out of {self.model}",
+        )
+        _require(
+            self.is_named or self.width == 1,
+            f"width={self.width:g}: {self.model} is as wide as its config.json says; leave it out",
+        )
+        _require(
+            self.revision is None or not (self.is_named or is_local(self.model)),
+            f"revision={self.revision}: {self.model} is not on the Hub and has none; leave it out",
+        )
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is one of ours."""
+        return self.model in NETWORKS
+
+    @property
+    def shown(self) -> str:
+        """The model as others may see it."""
+        return self.model if self.is_named else public_name(self.model)
+
+    @property
+    def title(self) -> str:
+        """'resnet18 x 0.25', 'org/classifier'."""
+        return network_title(self.shown, self.width, self.stem)
 
     @property
     def name(self) -> str:
-        """'resnet18-0.25', unlike any other network's."""
+        """'resnet18-0.25', unlike any other network's; may name a file."""
         stem = "" if self.stem == "small" else f"-{self.stem}"
-        return f"{self.model}{stem}-{str(self.width).removesuffix('.0')}"
+        model = re.sub(r"[^A-Za-z0-9._-]+", "--", self.shown)
+        return f"{model}{stem}-{str(self.width).removesuffix('.0')}"
+
+
+def network_title(model: str, width: float, stem: str = "small") -> str:
+    """'resnet18 x 0.25', with the stem where it is not the small one; a network without a name here has no width."""
+    if model not in NETWORKS:
+        return model
+    return f"{model} x {width:g}{'' if stem == 'small' else f' {stem} stem'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,8 +305,10 @@ class Recover:
     bn_ratio: Positive = 1.0  # auto: of the BatchNorm term to the cross-entropy, on noise
     bn_term: Literal["sum", "relative"] = "sum"  # relative: each layer by its own statistics, mean over layers
     first_bn_factor: NonNegative = 10.0
-    class_block: AtLeastTwo = 100  # classes optimised, and matched to the statistics, together
-    stack: Count | Literal["auto"] = "auto"  # ipc indices per forward pass; statistics stay per index
+    statistics: Literal["dataset", "class"] = "dataset"  # class: a class's images by that class's real statistics
+    statistics_images: Count = 1000  # class: of each class, drawn at random, whose statistics are measured
+    class_block: AtLeastTwo = 100  # dataset: classes optimised, and matched to the statistics, together
+    stack: Count | Literal["auto"] = "auto"  # groups per forward pass: ipc indices, or classes where statistics=class
     per_image: bool = False  # true: each image has its own crop, flip and roll; false: an ipc index shares them
     crop: Literal["none", "resized"] = "resized"
     scale: Interval = (0.08, 1.0)
@@ -283,6 +336,11 @@ class Recover:
             len(self.sizes) <= self.iterations,
             f"sizes: {len(self.sizes)} stages in {self.iterations} iterations; each needs one",
         )
+
+    @property
+    def reads_real(self) -> bool:
+        """Whether it looks at real images."""
+        return self.patches is not None or self.statistics == "class"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,7 +403,8 @@ class Evaluate:
             self.loss != "hard" or self.hard_weight == 0,
             f"hard_weight={self.hard_weight:g}: with loss=hard there is no other loss; leave it out",
         )
-        _require(len(set(self.students)) == len(self.students), "students: the same student is listed twice")
+        names = [student.name for student in self.students]
+        _require(len(set(names)) == len(names), "students: the same student is listed twice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,6 +497,11 @@ class Recipe:
             "recover.patches: are cut out of the training split, and source.train_split is null; name it, or start "
             "from noise with recover.patches=null",
         )
+        _require(
+            self.recover.statistics == "dataset" or self.source.train_split is not None,
+            "recover.statistics=class: are measured on the training split, and source.train_split is null; name it, "
+            "or set recover.statistics=dataset",
+        )
         size, batch = self.relabel.group_size, self.evaluate.batch_size
         _require(
             not self.evaluate.groups or (size is not None and batch % size == 0),
@@ -447,9 +511,10 @@ class Recipe:
 
     @property
     def opens_train(self) -> bool:
-        """Whether any stage needs the training split: to squeeze, for recover's patches, for evaluate's real rows."""
+        """Whether any stage needs the training split: to squeeze, for what recover asks of real images, for evaluate's
+        real rows."""
         measures = self.source.eval_split is not None and self.evaluate.baselines
-        needed = self.squeeze.pretrained is None or self.recover.patches is not None or measures
+        needed = self.squeeze.pretrained is None or self.recover.reads_real or measures
         return needed and self.source.train_split is not None
 
     @property
@@ -478,23 +543,34 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: with every fault at once, each by dotted name, value, what is allowed and the nearest name.
     """
+    return validated(read_recipe(path), overrides, str(path))
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """A recipe's mapping, named and merged over what it extends, not validated yet."""
     file = find(path)
-    mapping: dict[str, Any] = {
+    return {
         "name": re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "-", file.stem).strip("-") or "run",
         **read(file),
     }
+
+
+def validated(mapping: dict[str, Any], overrides: Sequence[str], name: str) -> Recipe:
+    """The recipe of a mapping, which is changed. `name` is what a mistake is told of."""
     asked = [override for override in overrides if override.startswith("protocol=")]
     faults = [fault for override in asked if (fault := _apply(mapping, override))]
     if asked and not faults:
         mapping = dict(with_protocol(mapping, mapping))
     rest = [override for override in overrides if override not in asked]
     faults += [fault for override in rest if (fault := _apply(mapping, override))]
+    if mapping.pop("sweep", None) is not None:
+        faults.append(f"sweep: is for a table of runs: python -m srel_hub.sweep {name}")
     try:
         recipe = TypeAdapter(Recipe).validate_python(mapping)
     except ValidationError as error:
-        raise RecipeError(str(path), faults + told(error, Recipe)) from None
+        raise RecipeError(name, faults + told(error, Recipe)) from None
     if faults:
-        raise RecipeError(str(path), faults)
+        raise RecipeError(name, faults)
     return recipe
 
 
@@ -542,6 +618,11 @@ def published(recipe: Recipe) -> dict[str, Any]:
     for section in (plain["source"], plain["squeeze"]["pretrained"], *further):
         if section is not None and section["path"] is not None:
             section["path"] = public_name(section["path"])
+    for network, shown in (
+        (recipe.squeeze.network, plain["squeeze"]["network"]),
+        *zip(recipe.evaluate.students, plain["evaluate"]["students"], strict=True),
+    ):
+        shown["model"] = network.shown
     return plain
 
 

@@ -2,7 +2,8 @@
 
     accelerate launch -m srel_hub.recover recipes/quickstart.yaml
 
-Leaves `images/`, one parquet shard per unit of work: `stack` ipc indices of one block of classes.
+Leaves `images/`, one parquet shard per unit of work: `stack` ipc indices of one block of classes, or all images of
+`stack` classes where each class is matched to its own statistics.
 """
 
 import math
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from srel_hub import recipe, teacher
 from srel_hub.augment import normalise
+from srel_hub.class_statistics import Statistics, measure_statistics
+from srel_hub.class_statistics import load as load_statistics
 from srel_hub.cli import cli
 from srel_hub.files import atomic
 from srel_hub.images import encode_png, write_parquet
@@ -39,14 +42,32 @@ EPS = 1e-8
 
 @dataclass(frozen=True)
 class Unit:
-    """The images of these ipc indices and classes; `name` names its shard and its marker."""
+    """The images of these ipc indices and classes, in groups that share statistics and moves: an ipc index's images of
+    all the classes, or `by_class` one class's images. `name` names its shard and its marker."""
 
     ipcs: range
     classes: range
+    by_class: bool = False
 
     @property
     def name(self) -> str:
         return f"ipc-{self.ipcs.start:05d}-class-{self.classes.start:05d}"
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [G * B], group by group."""
+        classes = torch.tensor(self.classes)
+        return classes.repeat_interleave(len(self.ipcs)) if self.by_class else classes.repeat(len(self.ipcs))
+
+    def draws(self, seed: int) -> list[torch.Generator]:
+        """Each group's own generator."""
+        if self.by_class:
+            return [generator(seed, "recover", "class", label) for label in self.classes]
+        return [generator(seed, "recover", ipc, self.classes.start, self.classes.stop) for ipc in self.ipcs]
+
+    def turned(self, images: Tensor) -> Tensor:
+        """Images [ipc, class, ...] in groups [G, B, ...], and back."""
+        return images.transpose(0, 1) if self.by_class else images
 
 
 @dataclass(frozen=True)
@@ -72,10 +93,17 @@ class Step:
     terms: dict[str, Tensor]
 
 
-def units(ipc: int, num_classes: int, stack: int, class_block: int) -> list[Unit]:
-    """All units of a run: stacks of ipc indices, each over every block of classes."""
-    stacks = [range(start, min(start + stack, ipc)) for start in range(0, ipc, stack)]
-    return [Unit(ipcs, classes) for ipcs in stacks for classes in blocks(num_classes, class_block)]
+def units(spec: recipe.Recover, num_classes: int, stack: int) -> list[Unit]:
+    """All units of a run: stacks of ipc indices, each over every block of classes; or stacks of classes."""
+    if spec.statistics == "class":
+        return [Unit(range(spec.ipc), classes, by_class=True) for classes in _stacks(num_classes, stack)]
+    return [
+        Unit(ipcs, classes) for ipcs in _stacks(spec.ipc, stack) for classes in blocks(num_classes, spec.class_block)
+    ]
+
+
+def _stacks(count: int, stack: int) -> list[range]:
+    return [range(start, min(start + stack, count)) for start in range(0, count, stack)]
 
 
 def recover(run: Run, source: Source | None = None) -> Path:
@@ -86,22 +114,20 @@ def recover(run: Run, source: Source | None = None) -> Path:
     """
     if run.agreed(run.is_complete("recover")):
         return run.path("images")
-    if source is None and run.recipe.recover.patches is not None:
+    if source is None and run.recipe.recover.reads_real:
         with run.accelerator.main_process_first():
             source = open_source(run.recipe.source, run.progress)
     run.begin()
     for kept in run.recipe.recover_folders:
         run.require(kept, "squeeze")
-    classifiers = [teacher.load(run.path(each), run.device) for each in run.recipe.recover_folders]
-    classifier, folder = classifiers[0], run.path("images")
+    matched = {each: teacher.load(run.path(each), run.device) for each in run.recipe.recover_folders}
+    classifier, folder = matched["teacher"], run.path("images")
     _settle_stack(run, classifier)
     spec = run.recipe.recover
-    if spec.patches is not None:
-        assert source is not None and source.train is not None
-        cut_patches(run, classifier, source.train)
     found = {unit.name: unit for unit in recipe_units(spec, len(classifier.class_names), classifier.size)}
+    goals = _look_at_real_images(run, matched, source, list(found.values()))
     with (
-        Objective(classifiers, spec, run.engine, run.recipe.seed) as objective,
+        Objective(list(matched.values()), spec, run.engine, run.recipe.seed, goals) as objective,
         Work(run, "recover", dict.fromkeys(found, spec.iterations), "it") as work,
     ):
         if spec.bn_weight == "auto":
@@ -120,17 +146,36 @@ def recover(run: Run, source: Source | None = None) -> Path:
     return folder
 
 
+def _look_at_real_images(
+    run: Run, matched: dict[str, Classifier], source: Source | None, found: list[Unit]
+) -> list[Statistics] | None:
+    """Cut the patches and measure the statistics that the recipe asks for; gives the latter, a teacher's each."""
+    spec, goals = run.recipe.recover, None
+    if not spec.reads_real:
+        return None
+    assert source is not None and source.train is not None
+    if spec.patches is not None:
+        class_blocks = [unit.classes for unit in found if unit.ipcs.start == 0]
+        cut_patches(run, matched["teacher"], source.train, class_blocks)
+    if spec.statistics == "class":
+        kept = measure_statistics(run, matched, source.train)
+        goals = [load_statistics(kept / f"{each}.safetensors", run.device) for each in matched]
+    return goals
+
+
 def recipe_units(spec: recipe.Recover, num_classes: int, size: tuple[int, int]) -> list[Unit]:
     """All units of a recipe."""
-    return units(spec.ipc, num_classes, stack_of(spec, num_classes, size), spec.class_block)
+    return units(spec, num_classes, stack_of(spec, num_classes, size))
 
 
 def stack_of(spec: recipe.Recover, num_classes: int, size: tuple[int, int]) -> int:
-    """How many ipc indices share a forward pass: as said, or as fill it with about STACKED_PIXELS."""
+    """How many groups share a forward pass: as said, or as fill it with about STACKED_PIXELS."""
     if spec.stack != "auto":
         return spec.stack
-    block = min(spec.class_block, num_classes)
-    return max(1, min(spec.ipc, STACKED_PIXELS // (block * size[0] * size[1])))
+    group, most = min(spec.class_block, num_classes), spec.ipc
+    if spec.statistics == "class":
+        group, most = spec.ipc, num_classes
+    return max(1, min(most, STACKED_PIXELS // (group * size[0] * size[1])))
 
 
 def _settle_stack(run: Run, classifier: Classifier) -> None:
@@ -155,24 +200,24 @@ def synthesise(objective: Objective, unit: Unit, seed: int, patches: Tensor | No
 
     For t = 0 .. T - 1:  x <- clamp(Adam(x; L, lr_t, betas (0.5, 0.9))),  lr_t = lr_0 / 2 (1 + cos(pi t / T)),
     with the pixels clamped to what black and white become when normalised. After each stage, the last one included,
-    x <- (1 - r) up(x) + r P, and Adam begins anew (FADRM, Cui et al., 2025, section 3; r = 1 - alpha there). Every ipc
-    index draws its noise and its moves from its own generator. The device is the network's; nothing waits for it
+    x <- (1 - r) up(x) + r P, and Adam begins anew (FADRM, Cui et al., 2025, section 3; r = 1 - alpha there). Every
+    group draws its noise and its moves from its own generator. The device is the network's; nothing waits for it
     within the loop.
 
     Args:
-        patches: uint8 [G, B, 3, H, W] to begin with; None begins with noise.
+        patches: uint8 [ipc, class, 3, H, W] to begin with; None begins with noise.
     """
     spec, size = objective.spec, objective.classifier.size
-    draws = [generator(seed, "recover", ipc, unit.classes.start, unit.classes.stop) for ipc in unit.ipcs]
+    draws = unit.draws(seed)
     start = _start(objective, unit, draws, patches)
-    labels = torch.tensor(unit.classes, device=start.device).repeat(len(unit.ipcs))
+    labels = unit.labels.to(start.device)
     low, high = (edge.to(start) for edge in pixel_range(objective.classifier))
     x, planned = start.clone(), stages(spec, size)
     yield Step(0, x, {})
     for number, stage in enumerate(planned):
         x = resized(x, stage.size).requires_grad_(True)
         optimizer = torch.optim.Adam([x], lr=spec.lr, betas=BETAS, eps=EPS, foreach=True)
-        each = [sample_moves(spec, stage.iterations, len(unit.classes), stage.size, draw) for draw in draws]
+        each = [sample_moves(spec, stage.iterations, x.shape[1], stage.size, draw) for draw in draws]
         moves = stacked(each, x.device)
         for done, t in enumerate(stage.iterations):
             optimizer.param_groups[0]["lr"] = spec.lr * 0.5 * (1 + math.cos(math.pi * t / spec.iterations))
@@ -192,8 +237,10 @@ def _start(objective: Objective, unit: Unit, draws: list[torch.Generator], patch
     """Pixels [G, B, 3, H, W] to begin with, normalised."""
     weight, classifier = next(objective.members[0].model.parameters()), objective.classifier
     if patches is not None:
-        return normalise(patches.flatten(0, 1), classifier.table(torch.device("cpu"))).view(patches.shape).to(weight)
-    noise = [torch.randn(len(unit.classes), 3, *classifier.size, generator=draw) for draw in draws]
+        shown = normalise(patches.flatten(0, 1), classifier.table(torch.device("cpu"))).view(patches.shape)
+        return unit.turned(shown).to(weight).contiguous()
+    each = len(unit.labels) // len(draws)
+    noise = [torch.randn(each, 3, *classifier.size, generator=draw) for draw in draws]
     return torch.stack(noise).to(weight)
 
 
@@ -218,7 +265,7 @@ def to_uint8(x: Tensor, classifier: Classifier) -> Tensor:
 
 
 def save_unit(file: Path, x: Tensor, unit: Unit, classifier: Classifier) -> None:
-    pixels = to_uint8(x, classifier).flatten(0, 1)
+    pixels = unit.turned(to_uint8(x, classifier)).flatten(0, 1)
     labels = list(unit.classes) * len(unit.ipcs)
     with atomic(file) as temporary:
         write_parquet(temporary, [encode_png(image) for image in pixels], labels, classifier.class_names)

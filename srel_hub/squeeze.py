@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from srel_hub import recipe, teacher
+from srel_hub import networks, recipe, teacher
 from srel_hub.augment import normalise, render, sample_views
 from srel_hub.cache import source_images
 from srel_hub.checkpoint import Checkpoint, seed_epoch
@@ -138,7 +138,7 @@ def train_teacher(run: Run, prepared: Prepared, work: Work) -> tuple[Classifier,
     train_set = source_images(run, split, prepared.frame)
     mean, std = statistics(train_set.pixels)
     weights = derive_seed(seed, "squeeze", "weights")
-    model = teacher.build(spec.network, prepared.class_names, train_set.size, weights).to(run.device)
+    model = networks.build(spec.network, prepared.class_names, train_set.size, weights).to(run.device)
     classifier = Classifier(model, mean, std, prepared.class_names, train_set.size)
     checkpoint = Checkpoint(run.path("checkpoints", CHECKPOINT), model, make_optimizer(model, spec.optimizer))
     checkpoint.restore()
@@ -170,7 +170,7 @@ def save(run: Run, name: str, classifier: Classifier, facts: dict[str, Any], tes
         write_json(temporary / "metrics.json", metrics)
     top1 = "not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
     network, origin = run.recipe.squeeze.network, facts["pretrained"]
-    trained = f"{network.model} x {network.width:g}, {run.recipe.squeeze.epochs} epochs"
+    trained = f"{network.title}, {run.recipe.squeeze.epochs} epochs"
     run.say(f"{name}: {origin['path'] if origin else trained}: {top1}")
     return [file for file in folder.iterdir() if file.is_file()]
 

@@ -1,4 +1,4 @@
-"""Classifiers: build, save and load them with their class names, normalisation and image processor."""
+"""Classifiers: save and load them with their class names, normalisation and image processor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,37 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-)
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
+import srel_hub.models  # noqa: F401
 from srel_hub.augment import normalisation_table
 from srel_hub.faults import UserError, first_line
-from srel_hub.models import (
-    SrelConvNetConfig,
-    SrelConvNetForImageClassification,
-    SrelResNetConfig,
-    SrelResNetForImageClassification,
-)
 from srel_hub.picture import BILINEAR, Frame
-from srel_hub.recipe import Network
 
-
-BASIC, BOTTLENECK = [64, 128, 256, 512], [256, 512, 1024, 2048]
-RESNETS = {
-    "resnet18": ([2, 2, 2, 2], BASIC, "basic"),
-    "resnet34": ([3, 4, 6, 3], BASIC, "basic"),
-    "resnet50": ([3, 4, 6, 3], BOTTLENECK, "bottleneck"),
-    "resnet101": ([3, 4, 23, 3], BOTTLENECK, "bottleneck"),
-}
-CONVNET_WIDTH = 128
 
 logging.disable_progress_bar()  # a network of ours loads in a moment
 
@@ -76,45 +55,12 @@ class Classifier:
         return normalisation_table(self.mean, self.std).to(device)
 
 
-def build(network: Network, class_names: Sequence[str], size: tuple[int, int], seed: int) -> Any:
-    """A network with random weights drawn from `seed`, for images of `size` (height, width)."""
-    labels = label_maps(class_names)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        if network.model == "convnet":
-            depth = convnet_depth(size)
-            channels = _scaled(CONVNET_WIDTH, network.width)
-            return SrelConvNetForImageClassification(
-                SrelConvNetConfig(hidden_size=channels, depth=depth, image_size=list(size), **labels)
-            )
-        depths, channels_of, layer = RESNETS[network.model]
-        shape = {
-            "depths": depths,
-            "hidden_sizes": [_scaled(channels, network.width) for channels in channels_of],
-            "embedding_size": _scaled(64, network.width),
-            "layer_type": layer,
-        }
-        if network.stem == "imagenet":
-            return ResNetForImageClassification(ResNetConfig(**shape, **labels))
-        return SrelResNetForImageClassification(SrelResNetConfig(**shape, **labels))
-
-
 def label_maps(class_names: Sequence[str]) -> dict[str, Any]:
     """What a transformers config says of its classes."""
     return {
         "id2label": dict(enumerate(class_names)),
         "label2id": {name: index for index, name in enumerate(class_names)},
     }
-
-
-def convnet_depth(size: tuple[int, int]) -> int:
-    """Halvings from the image to about 4 pixels: 3 at 32 pixels, 4 at 64, as the literature has it."""
-    return max(1, min(size).bit_length() - 3)
-
-
-def _scaled(channels: int, width: float) -> int:
-    """Bottlenecks divide by 4, so channels stay multiples of 4."""
-    return max(4, round(channels * width / 4) * 4)
 
 
 def save(classifier: Classifier, folder: Path) -> None:

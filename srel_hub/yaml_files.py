@@ -14,7 +14,7 @@ from srel_hub.faults import UserError
 HERE = Path(__file__).parent
 RECIPES = next(folder for folder in (HERE / "recipes", HERE.parent / "recipes") if folder.is_dir())
 
-PROTOCOLS = RECIPES / "protocols"
+PROTOCOLS, SWEEPS = RECIPES / "protocols", RECIPES / "sweeps"
 
 WHOLE_NUMBER = re.compile(r"^[-+]?[0-9]+$")
 DECIMAL = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
@@ -23,7 +23,7 @@ NUMBER_TAGS = {"tag:yaml.org,2002:int": WHOLE_NUMBER, "tag:yaml.org,2002:float":
 
 def find(path: str | Path) -> Path:
     """The file behind a path, a run directory or a shipped recipe's name (`quickstart`, `cda/in1k_ipc50`)."""
-    candidates = [Path(path), Path(path) / "recipe.yaml", RECIPES / f"{path}.yaml"]
+    candidates = [Path(path), Path(path) / "recipe.yaml", RECIPES / f"{path}.yaml", SWEEPS / f"{path}.yaml"]
     if Path(path).parts[:1] == ("recipes",):
         candidates.append(RECIPES.joinpath(*Path(path).parts[1:]))
     for candidate in candidates:
@@ -44,7 +44,7 @@ def find(path: str | Path) -> Path:
 def shipped() -> list[str]:
     """The names of the shipped recipes: those of SRe2L, and each other method's in its folder."""
     files = [file.relative_to(RECIPES).with_suffix("") for file in RECIPES.rglob("*.yaml")]
-    return sorted(file.as_posix() for file in files if not {"base", "protocols"} & set(file.parts))
+    return sorted(file.as_posix() for file in files if not {"base", "protocols", "sweeps"} & set(file.parts))
 
 
 class Loader(yaml.SafeLoader):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import DatasetCard, ModelCard
 
-from srel_hub import teacher
+from srel_hub import networks
 from srel_hub.assemble import assemble_dataset
 from srel_hub.card import teacher_card
 from srel_hub.files import read_json
@@ -39,7 +39,7 @@ def cards(folder: Path, *overrides: str) -> dict[str, str]:
     pixels = torch.randint(0, 256, (100, 3, 8, 8), generator=draw, dtype=torch.uint8)
     (run / "images").mkdir()
     write_parquet(run / "images" / "all.parquet", [encode_png(x) for x in pixels], list(range(10)) * 10, names)
-    network = teacher.build(Network(model="convnet"), names, (8, 8), seed=0)
+    network = networks.build(Network(model="convnet"), names, (8, 8), seed=0)
     network.save_pretrained(folder / "network")
     shutil.copy(folder / "network" / "model.safetensors", run / "teacher")
     for epoch in range(2):

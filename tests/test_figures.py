@@ -19,9 +19,9 @@ README = (ROOT / "README.md").read_text()
     "lines",
     [
         *(tables.speed, tables.quickstart, lambda: tables.label_sizes("tiny"), tables.protocols),
-        *(lambda: tables.methods("cifar10"), tables.architectures),
+        *(lambda: tables.methods("cifar10"), tables.digits, tables.architectures),
     ],
-    ids=["speed", "quickstart", "labels", "protocols", "methods", "architectures"],
+    ids=["speed", "quickstart", "labels", "protocols", "methods", "digits", "architectures"],
 )
 def test_the_readmes_tables_are_those_of_the_results(lines: "Iterator[str]") -> None:
     for line in lines():  # type: ignore[operator]

@@ -20,7 +20,7 @@ from runs import PARTS, arguments, bytes_of, finish, start, until, wait, world
 from test_recover import LABELS, NAMES, SIZE, SPEC, UNIT, classifier
 from torch import Tensor, nn
 
-from srel_hub import patches, recover, teacher
+from srel_hub import networks, patches, recover, teacher
 from srel_hub.condense import condense
 from srel_hub.engine import FLOAT32
 from srel_hub.faults import UserError
@@ -190,7 +190,7 @@ def test_stages_share_the_iterations_and_end_at_full_size() -> None:
         (range(3, 6), (12, 10)),
         (range(6, 10), (12, 10)),
     ]
-    model = teacher.build(Network(model="resnet18", width=0.1), NAMES, SIZE, seed=3).eval()
+    model = networks.build(Network(model="resnet18", width=0.1), NAMES, SIZE, seed=3).eval()
     found = Classifier(model.requires_grad_(False), (0.5,) * 3, (0.25,) * 3, NAMES, SIZE)
     made = list(steps([found], replace(spec, patches=Patches(), residual=0.5), pixels()))
     assert len(made) == 11 and made[-1].x.shape[-2:] == SIZE and made[1].x.shape[-2:] == (6, 5)

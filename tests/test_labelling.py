@@ -10,7 +10,7 @@ from families import save_family
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from srel_hub import teacher
+from srel_hub import networks, teacher
 from srel_hub.augment import normalise, render
 from srel_hub.condense import condense
 from srel_hub.condensed import load_condensed
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def a_network(model: str = "resnet18") -> nn.Module:
-    network = teacher.build(Network(model=model, width=0.1), list("abcd"), (8, 8), seed=3)  # type: ignore[arg-type]
+    network = networks.build(Network(model=model, width=0.1), list("abcd"), (8, 8), seed=3)  # type: ignore[arg-type]
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.weight.data.uniform_(0.5, 2)
@@ -119,7 +119,7 @@ def test_labels_of_other_groups_are_found_out(finished: Path, tmp_path: Path) ->
 def test_several_teachers_are_averaged(finished: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     classifier = teacher.load(finished / "teacher", CPU)
-    built = teacher.build(Network(model="convnet", width=0.2), classifier.class_names, classifier.size, seed=5)
+    built = networks.build(Network(model="convnet", width=0.2), classifier.class_names, classifier.size, seed=5)
     teacher.save(teacher.Classifier(built, (0.4,) * 3, (0.3,) * 3, classifier.class_names, classifier.size), other)  # type: ignore[arg-type]
     run = condensed_run(finished, tmp_path, f"relabel.committee=['{other}']")
     dataset = run.path("dataset")

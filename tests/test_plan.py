@@ -11,7 +11,7 @@ from conftest import SMALL, branch, execute, make_source, small_recipe, write_re
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from srel_hub import costs, plan, teacher
+from srel_hub import costs, networks, plan, teacher
 from srel_hub.evaluate import evaluate
 from srel_hub.images import encode_png
 from srel_hub.preflight import prepare
@@ -156,9 +156,9 @@ def test_no_png_is_larger_than_planned(size: tuple[int, int]) -> None:
 
 
 NETWORKS = {
-    "convnet": lambda: teacher.build(Network(model="convnet", width=0.1), ["a", "b"], (10, 13), 0),
-    "small stem": lambda: teacher.build(Network(model="resnet18", width=0.1), ["a", "b", "c"], (32, 32), 0),
-    "imagenet stem": lambda: teacher.build(Network(model="resnet50", width=0.1, stem="imagenet"), ["a"], (64, 64), 0),
+    "convnet": lambda: networks.build(Network(model="convnet", width=0.1), ["a", "b"], (10, 13), 0),
+    "small stem": lambda: networks.build(Network(model="resnet18", width=0.1), ["a", "b", "c"], (32, 32), 0),
+    "imagenet stem": lambda: networks.build(Network(model="resnet50", width=0.1, stem="imagenet"), ["a"], (64, 64), 0),
 }
 
 

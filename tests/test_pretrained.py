@@ -80,7 +80,7 @@ def test_a_saved_teacher_is_the_same_and_needs_no_other_package(tmp_path: Path, 
 def test_a_network_without_batchnorm_is_refused_by_name(tmp_path: Path, name: str, layers: str) -> None:
     classifier, _ = load_pretrained(Pretrained(path=str(save_family(name, tmp_path))), "squeeze.pretrained")
     with pytest.raises(UserError, match=rf"{type(classifier.model).__name__} has no BatchNorm2d layer .*{layers}"):
-        require_batchnorm(classifier, "squeeze.pretrained")
+        require_batchnorm(classifier.model, "squeeze.pretrained")
 
 
 def test_timms_settings_are_read_and_a_bare_file_is_taken_as_torchvisions(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, small_recipe
 from torch import nn
 
-from srel_hub import teacher
+from srel_hub import networks
 from srel_hub.augment import Views, render, sample_views, shuffle_patches
 from srel_hub.evaluate import Trained
 from srel_hub.faults import UserError
@@ -128,7 +128,7 @@ def test_losses_are_what_their_papers_say() -> None:
 
 
 def test_averaged_weights_are_the_moving_average() -> None:
-    model = teacher.build(Network(model="convnet", width=0.1), ["a", "b"], (8, 8), seed=0)
+    model = networks.build(Network(model="convnet", width=0.1), ["a", "b"], (8, 8), seed=0)
     trained = Trained(model, Evaluate(ema=0.9))
     expected: dict[str, torch.Tensor] = {}
     for step in range(4):

@@ -92,7 +92,7 @@ def test_every_fault_is_named_at_once(file: Path) -> None:
         "recover.lr=fast": "recover.lr: input should be a valid number",
         "recover.itertions=3": "recover.itertions: unknown field; did you mean iterations?",
         "recover.iterations=true": "recover.iterations: must be a number, got true",
-        "squeeze.network.model=resnet19": "squeeze.network.model: input should be 'resnet18'",
+        "squeeze.network.model=resnet19": "squeeze.network.model: input should be one of resnet18, ",
         "evaluate.seeds=0": "evaluate.seeds: input should be greater than or equal to 1, got 0",
         "source.path=somewhere": "source: exactly one of source.path",
         "relabel.augment.scale=[0.5, 0.1]": "relabel.augment: scale=[0.5, 0.1]: must be [low, high]",

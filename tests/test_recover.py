@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srel_hub import moves as moving
-from srel_hub import priors, recover, teacher
+from srel_hub import networks, priors, recover, teacher
 from srel_hub.engine import FLOAT32, Engine
 from srel_hub.moves import Moves
 from srel_hub.objective import Objective
@@ -36,10 +36,10 @@ UNIT = recover.Unit(range(1, 2), range(0, 4))
 LABELS = [0, 1, 2, 3]
 
 
-@pytest.fixture(params=["resnet18", "convnet"])
+@pytest.fixture(params=["resnet18", "convnet", "bn_vit_tiny"])
 def classifier(request: pytest.FixtureRequest) -> Classifier:
     """Random weights and running statistics far from 0 and 1."""
-    model = teacher.build(Network(model=request.param, width=0.1), NAMES, SIZE, seed=3)
+    model = networks.build(Network(model=request.param, width=0.1), NAMES, SIZE, seed=3)
     draw = torch.Generator().manual_seed(5)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -200,11 +200,13 @@ def test_the_closed_backward_pass_is_the_derivative() -> None:
     var = torch.rand(3, generator=draw, dtype=torch.float64) + 0.5
     units = torch.tensor([0.7, 1.9], dtype=torch.float64)
 
-    def match(x: Tensor) -> tuple[Tensor, Tensor]:
-        return priors.BatchNormMatch.apply(x, mean, var, gamma, beta, 1e-3, units, 2)  # type: ignore[no-any-return]
+    def match(x: Tensor, *goal: Tensor) -> tuple[Tensor, Tensor]:
+        rest = (mean, var, gamma, beta, 1e-3, *goal, units, 2)
+        return priors.BatchNormMatch.apply(x, *rest)  # type: ignore[no-any-return]
 
-    assert torch.autograd.gradcheck(match, x)
-    y, distance = match(x)
+    assert torch.autograd.gradcheck(match, (x, mean[None], var[None]))
+    assert torch.autograd.gradcheck(match, (x, torch.stack([mean, beta]), torch.stack([var, var + 0.3])))
+    y, distance = match(x, mean[None], var[None])
     plain = torch.nn.functional.batch_norm(x, mean, var, gamma, beta, eps=1e-3)
     torch.testing.assert_close(y, plain)
     first = x[:3].transpose(0, 1).flatten(1)
@@ -216,7 +218,7 @@ def test_statistics_of_bfloat16_are_float32() -> None:
     x = (torch.randn(64, 8, 16, 16) + 3).bfloat16().contiguous(memory_format=torch.channels_last)
     mean, var = torch.full((8,), 2.9), torch.full((8,), 1.05)
     plain = torch.ones(8), torch.zeros(8)
-    y, distance = priors.BatchNormMatch.apply(x, mean, var, *plain, 1e-5, torch.ones(2), 1)
+    y, distance = priors.BatchNormMatch.apply(x, mean, var, *plain, 1e-5, mean[None], var[None], torch.ones(2), 1)
     exact = x.double()
     expected = (exact.var((0, 2, 3), correction=0) - var).norm() + (exact.mean((0, 2, 3)) - mean).norm()
     assert y.dtype == torch.bfloat16 and float(distance) == pytest.approx(float(expected), rel=1e-4)
@@ -225,7 +227,7 @@ def test_statistics_of_bfloat16_are_float32() -> None:
 def test_a_channel_that_matches_exactly_has_no_direction() -> None:
     x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).requires_grad_(True)
     one, zero = torch.ones(1), torch.zeros(1)
-    y, distance = priors.BatchNormMatch.apply(x, zero, one, one, zero, 0.0, torch.ones(2), 1)
+    y, distance = priors.BatchNormMatch.apply(x, zero, one, one, zero, 0.0, zero[None], one[None], torch.ones(2), 1)
     (y.sum() + distance.sum()).backward()
     assert float(distance) == 0 and x.grad is not None and torch.equal(x.grad, torch.ones_like(x))
 
@@ -319,7 +321,7 @@ def test_the_last_iterate_stays_within_black_and_white(classifier: Classifier) -
 
 
 def test_units_cover_every_image_once() -> None:
-    units = recover.units(ipc=5, num_classes=23, stack=2, class_block=11)
+    units = recover.units(Recover(ipc=5, class_block=11), 23, stack=2)
     covered = [(ipc, label) for unit in units for ipc in unit.ipcs for label in unit.classes]
     assert sorted(covered) == [(ipc, label) for ipc in range(5) for label in range(23)]
     assert [len(block) for block in blocks(23, 11)] == [11, 12]  # a block of one joins the one before

@@ -14,7 +14,7 @@ from datasets import load_dataset
 from PIL import Image
 from test_labelling import FINISHED, condensed_run
 
-from srel_hub import compare, export, teacher
+from srel_hub import compare, export, networks, teacher
 from srel_hub.evaluate import evaluate, scores
 from srel_hub.files import read_json
 from srel_hub.protocols import deviations
@@ -196,7 +196,7 @@ def test_what_ddranking_does_not_take_is_refused(
 def test_images_teacher_and_configuration_for_ddranking(finished: Path, tmp_path: Path) -> None:
     resnet = tmp_path / "resnet"
     known = teacher.load(finished / "teacher", torch.device("cpu"))
-    built = teacher.build(Network(model="resnet18", width=0.1), known.class_names, known.size, seed=0)
+    built = networks.build(Network(model="resnet18", width=0.1), known.class_names, known.size, seed=0)
     teacher.save(teacher.Classifier(built, known.mean, known.std, known.class_names, known.size), resnet)
     run = condensed_run(finished, tmp_path, f"relabel.teacher={resnet}", "evaluate.baselines=false")
     target = tmp_path / "exported"

@@ -2,11 +2,14 @@
 
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from srel_hub.models.bn_vit import SrelBnVitConfig, SrelBnVitForImageClassification
 from srel_hub.models.convnet import SrelConvNetConfig, SrelConvNetForImageClassification
 from srel_hub.models.resnet import SrelResNetConfig, SrelResNetForImageClassification
 
 
 __all__ = [
+    "SrelBnVitConfig",
+    "SrelBnVitForImageClassification",
     "SrelConvNetConfig",
     "SrelConvNetForImageClassification",
     "SrelResNetConfig",
@@ -16,6 +19,7 @@ __all__ = [
 for _config, _model in (
     (SrelResNetConfig, SrelResNetForImageClassification),
     (SrelConvNetConfig, SrelConvNetForImageClassification),
+    (SrelBnVitConfig, SrelBnVitForImageClassification),
 ):
     AutoConfig.register(_config.model_type, _config)
     AutoModelForImageClassification.register(_config, _model)
