@@ -474,6 +474,7 @@ class Recipe:
     seed: Whole = 0
     protocol: Line | None = None  # what `relabel` and `evaluate` begin with; `srel_hub.recipe protocols` lists them
     precision: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 where the hardware has it
+    pictures: bool = True  # drawn for the card, where matplotlib and scikit-learn are installed
     source: Source
     squeeze: Squeeze = field(default_factory=Squeeze)
     recover: Recover
