@@ -137,6 +137,8 @@ class Album:
 
     def _draw_features(self, split: Split) -> str | None:
         """t-SNE (van der Maaten and Hinton, 2008) of real and condensed images together (SRe2L, Appendix C)."""
+        if not bool((split.labels < len(self._names)).any()):
+            return None  # a small eval split may have none of the classes shown
         shown = [self._some(split, REAL_POINTS), _first(self._condensed, len(self._names), CONDENSED_POINTS)]
         found = [features(self._classifier, images.pixels, self._run.device) for images in shown]
         if found[0] is None or found[1] is None:
