@@ -79,6 +79,7 @@ ORDER = [
     "read_back",
     "publish",
     "verify",
+    "report",
     "condense",
     "sweep",
     "continual",
