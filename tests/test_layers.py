@@ -69,6 +69,7 @@ ORDER = [
     "rows",
     "evaluate",
     "plan",
+    "measure",
     "drawing",
     "figures",
     "compare",
