@@ -15,7 +15,7 @@ SMALL = ["--size", "8", "--batch", "4", "--classes", "4", "--iterations", "1", "
 
 
 def lines_of(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
 
 
 def test_a_line_a_network_and_the_same_numbers_as_json(tmp_path: Path) -> None:
