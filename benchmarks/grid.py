@@ -22,7 +22,7 @@ ROOT = Path("runs/grid")
 SQUEEZED = {
     "convnet": ["squeeze.network={model: convnet, width: 0.5}"],
     "bn_vit_tiny": [
-        *("squeeze.network={model: bn_vit_tiny, width: 0.25}", "squeeze.epochs=4"),
+        *("squeeze.network={model: bn_vit_tiny, width: 0.25}", "squeeze.epochs=6"),
         "squeeze.optimizer={kind: adamw, lr: 1.0e-3, weight_decay: 0.05, decay_all: false, warmup_epochs: 1}",
     ],
 }
@@ -48,7 +48,7 @@ def command(data: str) -> list[str]:
         f"source.path={data}",
         *labels.REDUCED["cifar10"][1],
         *("recover.bn_weight=auto", "recover.bn_ratio=10", "recover.crop=resized", "recover.flip=true"),
-        *("relabel.epochs=40", "evaluate.epochs=40", "evaluate.batch_size=20"),
+        *("relabel.epochs=60", "evaluate.epochs=60", "evaluate.batch_size=20"),
         f"evaluate.students={json.dumps(STUDENTS)}",
         *(f"run.root={ROOT}", "run.cpu_threads=1"),
     ]
