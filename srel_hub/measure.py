@@ -155,17 +155,16 @@ def require(network: Network, setting: Setting) -> None:
 
 
 def table(found: Sequence[Cost], setting: Setting) -> Iterator[str]:
-    """Markdown: a line a network, beside the paper's where it measured the like."""
-    same = (setting.size, setting.batch) == (PAPER_SIZE, PAPER_BATCH)
+    """Markdown: a line a network, beside the paper's: its ms at its size, its memory at its batch too."""
+    sized = setting.size == PAPER_SIZE
+    batched = sized and setting.batch == PAPER_BATCH
     yield "| network | parameters | ms an iteration and image | peak memory | the paper's ms | the paper's memory |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for cost in found:
-        ms, memory = (
-            (f"{PAPER[cost.network][0]}", f"{PAPER[cost.network][1]} GB") if cost.network in PAPER else ("", "")
-        )
-        ours = f"{cost.parameters:,} | {cost.ms:.3g} | {in_bytes(cost.peak_bytes)}"
-        yield f"| {cost.network} | {ours} | {ms if same else ''} | {memory if same else ''} |"
-    if same:
+        ms, memory = PAPER.get(cost.network, (None, None))
+        theirs = f"{ms if sized and ms else ''} | {f'{memory} GB' if batched and memory else ''}"
+        yield f"| {cost.network} | {cost.parameters:,} | {cost.ms:.3g} | {in_bytes(cost.peak_bytes)} | {theirs} |"
+    if batched:
         yield f"| MTT, with convnet | | not measured | not measured | {PAPER_MTT[0]} | {PAPER_MTT[1]} GB |"
 
 
