@@ -181,18 +181,24 @@ def train(
     images: Images,
     spec: recipe.Squeeze,
     seed: int,
-    accelerator: Accelerator,
+    accelerator: Accelerator | None,
     engine: Engine = FLOAT32,
 ) -> Iterator[Step]:
     """Train in place from where the checkpoint is, a batch a step; each process takes its share of every batch.
 
     BatchNorm sees its own process's share, and the running statistics are averaged at the end of each epoch.
+
+    Args:
+        accelerator: of the processes that train together; None: this one alone, where the network is.
     """
-    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the option's new name is not known to older torch
-        model, table = accelerator.prepare_model(laid_out(classifier.model)), classifier.table(device)
-    network = engine.network(model)
+    model, rank, world = laid_out(classifier.model), 0, 1
+    device = next(model.parameters()).device
+    if accelerator is not None:
+        device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the option's new name is not known to older torch
+            model = accelerator.prepare_model(model)
+    network, table = engine.network(model), classifier.table(device)
     pixels, labels = near(images.pixels, device), images.labels.to(device)
     for index in range(checkpoint.epochs, spec.epochs):
         seed_epoch(seed, index, rank)
@@ -212,7 +218,7 @@ def train(
             # Gradients are averaged over processes: what is averaged must sum to the whole batch's mean.
             descend(checkpoint.optimizer, loss * (len(batch) * world / len(whole)))
             total, seen = total + loss.detach() * len(batch), seen + len(whole)
-            if seen == len(labels):
+            if seen == len(labels) and accelerator is not None:
                 average_statistics(classifier.model, accelerator)
                 total = accelerator.reduce(total, "sum")
             yield Step(index, seen == len(labels), lr, total / seen)
