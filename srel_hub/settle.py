@@ -71,7 +71,7 @@ def settle(recipe: Recipe, folder: Path, begun: bool) -> Settled:
     asked = resolved
     if resolved.recover.stack == "auto":
         asked = replace(resolved, recover=replace(resolved.recover, stack=before.recover.stack))
-    changed = list(differences(_deciding(before), _deciding(asked)))
+    changed = list(differences(deciding(before), deciding(asked)))
     outdated = _outdated([name for name, _, _ in changed])
     if "recover" in outdated:
         asked = resolved  # the stack is found anew
@@ -87,7 +87,7 @@ def _resolved(recipe: Recipe, threads: int, precision: Precision) -> Recipe:
     return replace(recipe, precision=precision) if recipe.precision == "auto" else recipe
 
 
-def _deciding(recipe: Recipe) -> dict[str, Any]:
+def deciding(recipe: Recipe) -> dict[str, Any]:
     """What decides the results, by its names in the recipe."""
     plain = as_dict(recipe)
     del plain["publish"], plain["source"]["streaming"], plain["protocol"]

@@ -43,8 +43,18 @@ def arguments(recipe: Path, root: Path, *more: str) -> list[str]:
     return [str(recipe), *WORLD, f"run.root={root}", *more]
 
 
-def start(command: list[str], log: Path, every_epoch: bool = False, before: Callable[[], object] | None = None) -> int:
-    """`python -m srel_hub.condense COMMAND` in a forked process; its number.
+def condensing(command: list[str]) -> None:
+    cli(condense, command)
+
+
+def start(
+    command: list[str],
+    log: Path,
+    every_epoch: bool = False,
+    before: Callable[[], object] | None = None,
+    main: Callable[[list[str]], object] = condensing,
+) -> int:
+    """`python -m srel_hub.condense COMMAND`, or another `main`, in a forked process; its number.
 
     Args:
         every_epoch: whether a training writes a checkpoint after each epoch, however short.
@@ -65,7 +75,7 @@ def start(command: list[str], log: Path, every_epoch: bool = False, before: Call
             checkpoint.EVERY = 0.0
         if before is not None:
             before()
-        cli(condense, command)
+        main(command)
         status = 0
     except SystemExit as stopped:
         status = int(stopped.code or 0)

@@ -83,6 +83,10 @@ ORDER = [
     "report",
     "condense",
     "sweep",
+    "class_steps",
+    "step_teachers",
+    "continual_world",
+    "continual_results",
     "continual",
 ]
 STAGES = {"squeeze", "recover", "relabel", "evaluate"}
