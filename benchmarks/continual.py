@@ -1,0 +1,52 @@
+"""Classes that come in five steps, on the reduced CIFAR-10: condensed and random real memories, and three kinds of labels.
+
+    python benchmarks/continual.py CIFAR10
+
+Reduced to two cores; resumes where it was stopped. Writes benchmarks/results/continual.json.
+"""
+
+import sys
+from pathlib import Path
+
+import measured
+from methods import BEST, CLASSES, PROTOCOLS
+
+from srel_hub.class_steps import Setting, memories
+from srel_hub.continual import continual
+from srel_hub.continual_results import summarise
+from srel_hub.preflight import prepare
+from srel_hub.recipe import load_recipe
+from srel_hub.recover import recover
+from srel_hub.run import Run
+from srel_hub.squeeze import squeeze
+
+
+ROOT = Path("runs/continual")
+STEPS, SEEDS, IPC = 5, 3, 10
+CHANGES = [
+    *("squeeze.network={model: convnet, width: 0.5}", "squeeze.epochs=4", "squeeze.optimizer.lr=0.05"),
+    *PROTOCOLS["cifar10"],
+    *("evaluate.epochs=40", "evaluate.batch_size=10"),
+    *(f"recover.{knob}" for knob in ("iterations=300", *BEST, CLASSES)),
+    *(f"recover.ipc={IPC}", f"run.root={ROOT}", "run.cpu_threads=1"),
+]
+
+
+def main(data: str) -> None:
+    changes = [change.replace("SIDE", "32") for change in CHANGES]
+    recipe = load_recipe("cifar10_ipc10", [*changes, f"source.path={data}", "name=cifar10"])
+    run = Run(recipe)
+    prepared = prepare(run)
+    squeeze(run, prepared)
+    recover(run, prepared.source)
+    results = {}
+    for labels in ("all", "seen", "step"):
+        setting = Setting(STEPS, labels, SEEDS, order=0)  # type: ignore[arg-type]
+        folder = continual(run, setting)
+        results[labels] = summarise(setting, memories(recipe.evaluate), folder)
+        measured.keep("continual", results, changes=changes, steps=STEPS, seeds=SEEDS)
+    run.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
