@@ -1,4 +1,4 @@
-"""Classes that come in five steps, on the reduced CIFAR-10: condensed and random real memories, and three kinds of labels.
+"""Classes that come in five steps, on the reduced CIFAR-10: condensed and random real memories, three kinds of labels.
 
     python benchmarks/continual.py CIFAR10
 
@@ -37,6 +37,7 @@ def main(data: str) -> None:
     recipe = load_recipe("cifar10_ipc10", [*changes, f"source.path={data}", "name=cifar10"])
     run = Run(recipe)
     prepared = prepare(run)
+    run.begin()
     squeeze(run, prepared)
     recover(run, prepared.source)
     results = {}
