@@ -1,13 +1,19 @@
 """The pages in docs: nothing in them may go stale."""
 
+import ast
+import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from test_figures import tables
 
+import srel_hub
 from srel_hub import recipe
+from srel_hub.card import CARDS, ROW_TITLES
 from srel_hub.recipe import Recipe
 from srel_hub.reference import meanings, reference
 
@@ -37,3 +43,54 @@ def test_every_field_is_told_with_a_meaning(section: type) -> None:
     assert all(told[field.name] for field in fields(section))
     for field in fields(section):
         assert any(line.startswith(f"| `{field.name}` |") for line in page.splitlines() if told[field.name] in line)
+
+
+# Troubleshooting
+
+
+def messages() -> str:
+    """All text of the package, with the parts of a message joined and a zero byte where it has a value."""
+    found: list[str] = []
+    for file in Path(srel_hub.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                found.append("".join(str(part) for part in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def test_every_message_of_the_troubleshooting_page_is_one() -> None:
+    headings = re.findall("^### (.*)$", (DOCS / "troubleshooting.md").read_text(), re.M)
+    fragments = [re.fullmatch("`(.*)`", heading) for heading in headings]
+    assert len(headings) >= 25 and all(fragments)
+    text = messages()
+    assert [found[1] for found in fragments if found and found[1] not in text] == []
+
+
+def test_no_message_stands_twice_on_the_troubleshooting_page() -> None:
+    headings = re.findall("^### (.*)$", (DOCS / "troubleshooting.md").read_text(), re.M)
+    assert len(set(headings)) == len(headings)
+
+
+# The card
+
+
+def test_the_page_on_cards_goes_through_the_card() -> None:
+    page = (DOCS / "card.md").read_text()
+    of_card = re.findall("^## (.*)$", (CARDS / "dataset.md.jinja").read_text(), re.M)
+    of_page = re.findall("^## (.*)$", page, re.M)
+    assert len(of_card) >= 8 and [heading for heading in of_page if heading in of_card] == of_card
+    assert all(f"| {title} |" in page for title in ROW_TITLES.values())
+
+
+def test_figures_of_the_page_on_cards_are_those_of_the_results() -> None:
+    page, protocols, labels = ((DOCS / "card.md").read_text(), [*tables.protocols()], [*tables.label_sizes("tiny")])
+    for figure in ("14.79", "25.74"):
+        assert f"{figure} %" in page and any(f"| {figure} +- " in line for line in protocols)
+    top1 = {line.split(" | ")[0].strip("| "): float(line.split(" | ")[-1].split()[0]) for line in labels}
+    assert f"{top1['full'] - top1['topk 50']:.2f} points" in page
+    assert abs(top1["full"] - top1["uint8"]) < 0.1
+    for loss in ("4.7e-09", "4e-06", "0.029"):
+        assert loss in page and any(f"| {loss} |" in line for line in labels)
