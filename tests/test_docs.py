@@ -1,6 +1,7 @@
 """The pages in docs: nothing in them may go stale."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -94,3 +95,33 @@ def test_figures_of_the_page_on_cards_are_those_of_the_results() -> None:
     assert abs(top1["full"] - top1["uint8"]) < 0.1
     for loss in ("4.7e-09", "4e-06", "0.029"):
         assert loss in page and any(f"| {loss} |" in line for line in labels)
+
+
+# The methods
+
+
+METHODS = (DOCS / "methods.md").read_text()
+
+
+def named(path: str) -> object:
+    """What a dotted name of the package means."""
+    module, *parts = path.split(".")
+    found: object = importlib.import_module(f"srel_hub.{module}")
+    for part in parts:
+        found = getattr(found, part)
+    return found
+
+
+def test_every_formula_names_the_code_that_computes_it() -> None:
+    lines = re.findall(r"^Code: ((?:`[\w.]+`,?\s+)*`[\w.]+`)$", METHODS, re.M)
+    names = [name for line in lines for name in re.findall("`(.*?)`", line)]
+    assert len(names) >= 30 and all(callable(named(name)) for name in names)
+    for section in re.split("^##", METHODS, flags=re.M):
+        assert "```math" not in section or section.rindex("Code: ") > section.rindex("```math")
+
+
+def test_every_knob_on_the_page_of_methods_is_one() -> None:
+    known = {field.name for section in SECTIONS for field in fields(section)}
+    knobs = re.findall(r"`(\w+)(?:: (?!\{)\w+)?`", METHODS)
+    values = {"resized", "padded", "draw", "float16", "uint8", "topk", "ddranking"}
+    assert set(knobs) - known <= values
