@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 from hub.client import Hub
 from test_figures import tables
@@ -186,3 +187,26 @@ def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
 
 def headings_of(page: Path) -> list[str]:
     return re.findall("^#+ (.*)$", page.read_text(), re.M) if page.suffix == ".md" else []
+
+
+# The files beside the README
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == srel_hub.__version__ and citation["type"] == "software"
+    assert citation["references"][0]["url"].endswith("/2306.13092")
+
+
+def test_the_changelog_has_every_version_once_the_latest_first() -> None:
+    found = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    order = [tuple(int(part) for part in version.split(".")) for version in found]
+    assert srel_hub.__version__ in found and order == sorted(set(order), reverse=True)
+
+
+def test_contributing_names_commands_and_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    targets = re.findall("^make ([a-z-]+)$", text, re.M)
+    assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M) for target in targets) and targets
+    for path in re.findall(r"`((?:docs|tests|benchmarks)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
