@@ -7,9 +7,11 @@ from pathlib import Path
 
 from srel_hub import __version__
 from srel_hub.card import classes_csv, dataset_card, teacher_card
+from srel_hub.drawing import MOST_BYTES
 from srel_hub.faults import UserError
 from srel_hub.files import atomic, read_json, sha256, write_json
 from srel_hub.images import class_grid, read_rows, write_split
+from srel_hub.pictures import drawing_of
 from srel_hub.recipe import Recipe, RunSettings, as_dict, fingerprint, published
 from srel_hub.run import Run
 from srel_hub.soft_labels import OtherFile, read_manifest
@@ -17,7 +19,8 @@ from srel_hub.source import described
 from srel_hub.yaml_files import to_yaml
 
 
-GRID_COLUMNS, GRID_ROWS, GRID_WIDTH = 20, 10, 1000
+GRID_COLUMNS, GRID_ROWS = 20, 10
+GRID_WIDTHS = (1000, 700, 500)  # pixels; the first that gives a small enough file
 
 
 def assemble(run: Run, place: Path) -> tuple[Path, Path]:
@@ -68,6 +71,7 @@ def assembly(run: Run) -> str:
     """The name of what is assembled from a recipe, by this version, with these results."""
     told = as_dict(replace(run.recipe, run=RunSettings()))
     results = [run.marks.digests("relabel", "manifest"), read_json(run.path("evaluate", "summary.json"))]
+    results.append(run.marks.digests("pictures", drawing_of(run)))
     return f"dataset-{fingerprint([told, __version__, results])[:16]}"
 
 
@@ -78,9 +82,13 @@ def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
         (tree / name).mkdir(parents=True)
     write_split(tree / "data", "train", folder / "images", manifest.class_names)
     columns, rows = min(GRID_COLUMNS, manifest.num_classes), min(GRID_ROWS, recipe.recover.ipc)
-    scale = max(1, GRID_WIDTH // (columns * manifest.image_size[1]))
-    grid = class_grid(read_rows(folder / "images"), columns, rows, scale)
-    grid.save(tree / "assets" / "grid.png", optimize=True)
+    for width in GRID_WIDTHS:
+        grid = class_grid(read_rows(folder / "images"), columns, rows, width // columns)
+        grid.save(tree / "assets" / "grid.png", optimize=True)
+        if (tree / "assets" / "grid.png").stat().st_size <= MOST_BYTES:
+            break
+    if recipe.pictures and (folder / "pictures").is_dir():
+        link_tree(folder / "pictures", tree / "assets")
     told = replace(recipe, source=described(recipe.source))
     (tree / "recipe.yaml").write_text(to_yaml(published(told)), encoding="utf-8")
     (tree / "classes.csv").write_text(classes_csv(folder, recipe), encoding="utf-8")
@@ -99,7 +107,7 @@ def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
         link(file, target / file.name)
 

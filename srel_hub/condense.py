@@ -1,4 +1,4 @@
-"""The pipeline: squeeze, recover, relabel, evaluate, publish.
+"""The pipeline: squeeze, recover, relabel, evaluate, pictures, publish.
 
 accelerate launch -m srel_hub.condense recipes/quickstart.yaml
 accelerate launch -m srel_hub.condense recipes/cifar10_ipc10.yaml recover.iterations=200 squeeze.network.width=0.25
@@ -16,6 +16,7 @@ from srel_hub.cli import cli
 from srel_hub.evaluate import evaluate, results_table
 from srel_hub.files import in_bytes, read_json, total_bytes
 from srel_hub.marks import STAGES
+from srel_hub.pictures import can_draw, draw
 from srel_hub.plan import describe
 from srel_hub.preflight import prepare
 from srel_hub.publish import share
@@ -37,10 +38,13 @@ def condense(run: Run) -> None:
         run.begin()
         if run.is_main:
             print("\n".join(describe(run, prepared).lines()))
+            if run.recipe.pictures and not can_draw():
+                run.say("matplotlib or scikit-learn is missing: no pictures but a grid; pip install 'srel_hub[viz]'")
         squeeze(run, prepared)
         recover(run, prepared.source)
         relabel(run)
         evaluate(run, prepared.source)
+        draw(run, prepared.source)
         assembled(run)
         with run.locked("cache"):
             clear(run)

@@ -25,13 +25,15 @@ STYLE = {
     "savefig.facecolor": "white",  # a card may be shown on black
 }
 NAMELESS = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+MOST_BYTES = 1_000_000  # of a picture; pages show many
 
 
 @contextmanager
 def panels(file: Path, rows: int, columns: int, width: float, height: float) -> Iterator[Any]:
     """A picture of panels [rows, columns], each so many inches, to be drawn within it; then it is written.
 
-    Neither the time nor a version is in the file: equal pictures are equal files.
+    Neither the time nor a version is in the file: equal pictures are equal files. It is drawn coarser where it would
+    take more than MOST_BYTES.
 
     Raises:
         UserError: without matplotlib.
@@ -45,7 +47,20 @@ def panels(file: Path, rows: int, columns: int, width: float, height: float) -> 
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False)
         with atomic(file) as temporary:
-            figure.savefig(temporary, format=file.suffix[1:], dpi=150, metadata=NAMELESS.get(file.suffix))
+            for dpi in (150, 100, 70, 50):
+                figure.savefig(temporary, format=file.suffix[1:], dpi=dpi, metadata=NAMELESS.get(file.suffix))
+                if temporary.stat().st_size <= MOST_BYTES:
+                    break
+
+
+def log_ticks(axis: Any, unit: str | None = None) -> None:
+    """Make an axis logarithmic, with ticks at 1, 2 and 5 of each decade: '0.05', or with a unit '50 kB'."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(EngFormatter(unit) if unit else StrMethodFormatter("{x:g}"))
 
 
 def legend_below(panel: Any, columns: int = 2) -> None:

@@ -155,19 +155,30 @@ def write_split(folder: Path, split: str, shards: Path, class_names: Sequence[st
     return files
 
 
-def class_grid(rows: Iterable[tuple[bytes, int]], columns: int, count: int, scale: int) -> Image.Image:
-    """A picture of the first `count` images of the first `columns` classes, a class a column, pixels enlarged."""
+def class_grid(rows: Iterable[tuple[bytes, int]], columns: int, count: int, width: int) -> Image.Image:
+    """A picture of the first `count` images of the first `columns` classes, a class a column.
+
+    Each is about `width` pixels wide: its pixels enlarged by a whole number, or it is made smaller.
+    """
     shown: dict[int, list[Tensor]] = {label: [] for label in range(columns)}
     for png, label in rows:
         if label < columns and len(shown[label]) < count:
             shown[label].append(decode(png))
         if all(len(column) == count for column in shown.values()):
             break
-    _, height, width = shown[0][0].shape
-    canvas = np.full((count * (height * scale + 2) + 2, columns * (width * scale + 2) + 2, 3), 255, dtype=np.uint8)
+    _, H, W = shown[0][0].shape
+    scale = width // W if width >= W else width / W
+    height, width = max(1, round(H * scale)), max(1, round(W * scale))
+    canvas = Image.new("RGB", (columns * (width + 2) + 2, count * (height + 2) + 2), "white")
     for column, images in shown.items():
         for row, image in enumerate(images):
-            big = image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
-            top, left = 2 + row * (height * scale + 2), 2 + column * (width * scale + 2)
-            canvas[top : top + height * scale, left : left + width * scale] = big
-    return Image.fromarray(canvas)
+            place = 2 + column * (width + 2), 2 + row * (height + 2)
+            canvas.paste(thumbnail(image, (height, width)), place)
+    return canvas
+
+
+def thumbnail(image: Tensor, size: tuple[int, int]) -> Image.Image:
+    """uint8 [3, H, W] as a picture of `size` (height, width): its pixels enlarged, or averaged where it is smaller."""
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    rule = Image.Resampling.NEAREST if size[0] >= picture.height else Image.Resampling.BOX
+    return picture.resize((size[1], size[0]), rule)

@@ -17,9 +17,17 @@ Stage = Literal["squeeze", "recover", "relabel", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 RESULTS: dict[Stage, tuple[str, ...]] = {  # of each stage, in the run directory; patterns
     "squeeze": ("teacher",),
-    "recover": ("recover_teacher-*", "patches", "units/patches", "statistics", "units/statistics", "images"),
+    "recover": (
+        "recover_teacher-*",
+        "patches",
+        "units/patches",
+        "statistics",
+        "units/statistics",
+        "images",
+        "history",
+    ),
     "relabel": ("label_teacher", "label_committee-*", "soft_labels"),
-    "evaluate": ("evaluate",),
+    "evaluate": ("evaluate", "pictures", "units/pictures"),
 }
 SET_ASIDE = "soft_labels_before"  # labels of the recipe that the run had before, until relabel is through
 

@@ -489,6 +489,7 @@ class Recipe:
     seed: Whole = 0  # of everything that is drawn
     protocol: Line | None = None  # what `relabel` and `evaluate` begin with; `srel_hub.recipe protocols` lists them
     precision: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 where the hardware has it
+    pictures: bool = True  # drawn for the card, where matplotlib and scikit-learn are installed
     source: Source  # the real dataset
     squeeze: Squeeze = field(default_factory=Squeeze)  # the first stage: the teacher
     recover: Recover  # the second: the images

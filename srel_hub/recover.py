@@ -3,12 +3,13 @@
     accelerate launch -m srel_hub.recover recipes/quickstart.yaml
 
 Leaves `images/`, one parquet shard per unit of work: `stack` ipc indices of one block of classes, or all images of
-`stack` classes where each class is matched to its own statistics.
+`stack` classes where each class is matched to its own statistics; and `history/`, the units' loss terms on their way.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from srel_hub.class_statistics import Statistics, measure_statistics
 from srel_hub.class_statistics import load as load_statistics
 from srel_hub.cli import cli
 from srel_hub.files import atomic
+from srel_hub.history import CLASSES, History
 from srel_hub.images import encode_png, write_parquet
 from srel_hub.moves import sample_moves, stacked
 from srel_hub.objective import Objective, channel_statistics
@@ -136,13 +138,16 @@ def recover(run: Run, source: Source | None = None) -> Path:
             unit = found[name]
             start = read_patches(run.path(PATCHES), unit.ipcs, unit.classes) if spec.patches is not None else None
             steps = synthesise(objective, unit, run.recipe.seed, start)
+            history = History(spec.iterations, frames=name == next(iter(found)))
             last = next(steps)  # what it begins with
-            for last in work.steps(steps):  # noqa: B007, B020
-                pass
+            history.see(0, last.terms, partial(first_images, last.x, unit, classifier))
+            for last in work.steps(steps):  # noqa: B020
+                history.see(last.iteration, last.terms, partial(first_images, last.x, unit, classifier))
             require_finite(last.x.sum(), f"recover, unit {name}", "recover.lr")
-            file = folder / f"{name}.parquet"
-            save_unit(file, last.x, unit, classifier)
-            work.done([file], **{term: float(value.mean()) for term, value in last.terms.items()})
+            files = [folder / f"{name}.parquet", run.path("history", f"{name}.safetensors")]
+            save_unit(files[0], last.x, unit, classifier)
+            history.save(files[1])
+            work.done(files, **{term: float(value.mean()) for term, value in last.terms.items()})
     return folder
 
 
@@ -262,6 +267,11 @@ def to_uint8(x: Tensor, classifier: Classifier) -> Tensor:
     """Normalised pixels [..., 3, H, W] to uint8, rounded to the nearest."""
     mean, std = channel_statistics(classifier)
     return ((x.double().cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def first_images(x: Tensor, unit: Unit, classifier: Classifier) -> Tensor:
+    """uint8 [n, 3, H, W]: of pixels [G, B, 3, H, W], the first image of the first classes."""
+    return to_uint8(unit.turned(x)[0, :CLASSES], classifier)
 
 
 def save_unit(file: Path, x: Tensor, unit: Unit, classifier: Classifier) -> None:

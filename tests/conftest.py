@@ -52,6 +52,7 @@ LONGEST = ("test_pipeline", "test_publish", "test_interruption", "test_push_faul
 ROOT = Path(__file__).parent.parent
 SMALL = [
     "precision=float32",  # which is what bits, and tight tolerances, are promised for
+    "pictures=false",  # which take seconds
     "squeeze.network={model: convnet, width: 0.1}",
     "squeeze.epochs=2",
     "squeeze.batch_size=16",

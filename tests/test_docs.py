@@ -18,6 +18,7 @@ from test_pipeline import run_block, run_command
 import srel_hub
 from srel_hub import recipe
 from srel_hub.card import CARDS, ROW_TITLES
+from srel_hub.figures import CAPTIONS
 from srel_hub.recipe import Recipe
 from srel_hub.reference import meanings, reference
 
@@ -86,7 +87,8 @@ def test_the_page_on_cards_goes_through_the_card() -> None:
     of_card = re.findall("^## (.*)$", (CARDS / "dataset.md.jinja").read_text(), re.M)
     of_page = re.findall("^## (.*)$", page, re.M)
     assert len(of_card) >= 8 and [heading for heading in of_page if heading in of_card] == of_card
-    assert all(f"| {title} |" in page for title in ROW_TITLES.values())
+    titles = [*ROW_TITLES.values(), *(caption.title for caption in CAPTIONS.values())]
+    assert all(f"| {title} |" in page for title in titles)
 
 
 def test_figures_of_the_page_on_cards_are_those_of_the_results() -> None:
