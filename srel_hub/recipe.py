@@ -3,6 +3,7 @@
     python -m srel_hub.recipe show recipes/quickstart.yaml recover.iterations=100
     python -m srel_hub.recipe schema
     python -m srel_hub.recipe protocols
+    python -m srel_hub.recipe reference
 
 A recipe may name another to build on (`extends: base.yaml`, relative to itself or shipped), and the command line may
 change single values (`key=value`; the value is text where the field is, else YAML). A leaf of the program receives
@@ -26,6 +27,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from srel_hub.faults import UserError, is_text, told
+from srel_hub.reference import reference
 from srel_hub.yaml_files import (
     Loader,
     find,
@@ -55,7 +57,11 @@ Roll = Annotated[int, Number, Field(ge=-32767, le=32767)]
 Interval = tuple[Positive, Positive]
 Width = Annotated[float, Number, Field(gt=0, le=64, allow_inf_nan=False)]
 Threads = Annotated[int, Number, Field(ge=1, le=1024)]
-Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
+Line = Annotated[str, Field(pattern=r"^[^\r\n]+$", title="one line of text")]
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96, title="letters, digits and ._- (96 at most)"),
+]
 NETWORKS = (  # that have a name here
     *("resnet18", "resnet34", "resnet50", "resnet101", "convnet", "deit_tiny", "deit_small", "vit_base"),
     *("bn_vit_tiny", "bn_vit_small", "swin_tiny", "convnextv2_tiny", "regnet_x_8gf", "regnet_y_400mf"),
@@ -64,6 +70,7 @@ NETWORKS = (  # that have a name here
 
 STRICT = ConfigDict(extra="forbid")
 REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # a branch or tag that git takes
+Ref = Annotated[str, Field(pattern=REF, title="a name that git takes")]
 EXAMPLE_ID = "my-name/my-dataset"
 
 
@@ -92,21 +99,21 @@ class Source:
     """The real dataset: `builtin: digits`, or a Hub id or local folder that `load_dataset` opens."""
 
     __pydantic_config__ = STRICT
-    builtin: Literal["digits"] | None = None
-    path: Line | None = None
+    builtin: Literal["digits"] | None = None  # scikit-learn's, half of them for training; needs no download
+    path: Line | None = None  # Hub id or local folder, in any layout that `load_dataset` opens
     config: Line | None = None  # of a Hub dataset that has several
     revision: Line | None = None  # branch, tag or commit of a Hub dataset
     streaming: Literal["auto"] | bool = "auto"  # read without a local copy; auto: splits above 20 GB
     train_split: Line | None = "train"  # null: not opened (a pretrained teacher needs none), no random real rows
     eval_split: Line | None = "test"  # null: the students are not evaluated
     image_column: Line | None = None  # found by its type when null
-    label_column: Line | None = None
+    label_column: Line | None = None  # found by its type when null; class labels, strings or whole numbers
     image_size: Side | None = None  # pixels a side, by resize and centre crop; null: the images' or teacher's own
-    title: Line | None = None  # from here on: what the cards say about the source
-    homepage: Line | None = None
-    license: Line = "unknown"
-    terms: Line | None = None
-    citation: str | None = None
+    title: Line | None = None  # what the cards call the source; null: its path
+    homepage: Line | None = None  # link on the cards
+    license: Line = "unknown"  # of the source, as the Hub names it; a public push needs it
+    terms: Line | None = None  # a sentence on the cards about what the licence asks for
+    citation: str | None = None  # BibTeX, for the cards
 
     def __post_init__(self) -> None:
         _require(
@@ -126,10 +133,13 @@ def _path_alone(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A classifier that exists: a Hub id, a local folder or a .safetensors file with torchvision's ResNet names."""
+    """A classifier that exists: a Hub id, a local folder or a .safetensors file with torchvision's ResNet names.
+
+    A path alone may stand for the section: `pretrained: org/classifier`.
+    """
 
     __pydantic_config__ = STRICT
-    path: Line
+    path: Line  # Hub id, local folder or file; a run's `teacher` folder too
     revision: Line | None = None  # branch, tag or commit on the Hub
     class_names: tuple[Line, ...] | None = None  # in the teacher's order, where its files do not name them
 
@@ -146,6 +156,11 @@ def _known_network(name: str) -> str:
     return name
 
 
+Model = Annotated[
+    Line, AfterValidator(_known_network), Field(title=f"{', '.join(NETWORKS)}, a Hub id or a local folder")
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """A classifier to train from scratch: one with a name here, or with the architecture (its config.json, not its
@@ -157,10 +172,10 @@ class Network:
     """
 
     __pydantic_config__ = STRICT
-    model: Annotated[Line, AfterValidator(_known_network)] = "resnet18"
+    model: Model = "resnet18"  # elsewhere than here, its config.json is read, not its weights
     revision: Line | None = None  # branch, tag or commit of a Hub id
-    width: Width = 1.0
-    stem: Literal["small", "imagenet"] = "small"
+    width: Width = 1.0  # times every layer's channels
+    stem: Literal["small", "imagenet"] = "small"  # a ResNet's: for 32 and 64 pixels, or for 128 and more
 
     def __post_init__(self) -> None:
         _require(
@@ -216,13 +231,13 @@ class Augment:
 
     __pydantic_config__ = STRICT
     patches: Annotated[int, Number, Field(ge=1, le=16)] = 1  # a side; the image's patches are shuffled before the crop
-    crop: Literal["none", "resized", "padded"] = "resized"
-    scale: Interval = (0.08, 1.0)
-    ratio: Interval = (3 / 4, 4 / 3)
-    padding: Side = 4
-    flip: bool = True
-    mix: Literal["none", "cutmix", "mixup"] = "none"
-    mix_alpha: Positive = 1.0
+    crop: Literal["none", "resized", "padded"] = "resized"  # a random box, enlarged, or a random shift
+    scale: Interval = (0.08, 1.0)  # resized: the box's share of the image's area, at most 1
+    ratio: Interval = (3 / 4, 4 / 3)  # resized: the box's width by its height
+    padding: Side = 4  # padded: black pixels on each side
+    flip: bool = True  # left to right, half of the time
+    mix: Literal["none", "cutmix", "mixup"] = "none"  # of two images: a box of the other, or a blend
+    mix_alpha: Positive = 1.0  # the share is drawn from Beta(alpha, alpha)
 
     def __post_init__(self) -> None:
         _check_interval("scale", self.scale, highest=1)
@@ -237,13 +252,13 @@ class Optimizer:
     """
 
     __pydantic_config__ = STRICT
-    kind: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.1
+    kind: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW
+    lr: Positive = 0.1  # learning rate at the top of the schedule
     momentum: NonNegative = 0.9  # sgd only
-    weight_decay: NonNegative = 5e-4
+    weight_decay: NonNegative = 5e-4  # AdamW's is decoupled
     decay_all: bool = True  # false: biases and BatchNorm parameters are not decayed
-    warmup_epochs: Whole = 0
-    smoothing: Annotated[float, Number, Field(ge=1, allow_inf_nan=False)] = 1.0
+    warmup_epochs: Whole = 0  # from a hundredth of lr up to it
+    smoothing: Annotated[float, Number, Field(ge=1, allow_inf_nan=False)] = 1.0  # 2: the cosine ends at half of lr
 
 
 def _adamw() -> Optimizer:
@@ -260,13 +275,13 @@ class Squeeze:
     """The network that the images are recovered from: trained here, or `pretrained`, and then nothing is trained."""
 
     __pydantic_config__ = STRICT
-    pretrained: Teacher | None = None
+    pretrained: Teacher | None = None  # a classifier that exists; null: `network` is trained
     trust_class_order: bool = False  # true: the teacher's class i is the dataset's class i, whatever the names say
-    network: Network = field(default_factory=Network)
-    epochs: Count = 200
-    batch_size: AtLeastTwo = 128
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    augment: Augment = field(default_factory=lambda: Augment(crop="padded"))
+    network: Network = field(default_factory=Network)  # what is trained
+    epochs: Count = 200  # over the training split
+    batch_size: AtLeastTwo = 128  # shared by all processes of a launch
+    optimizer: Optimizer = field(default_factory=Optimizer)  # of the training
+    augment: Augment = field(default_factory=lambda: Augment(crop="padded"))  # of the training images
 
     def __post_init__(self) -> None:
         if self.pretrained is None:
@@ -280,7 +295,7 @@ class Patches:
     __pydantic_config__ = STRICT
     images: Count = 300  # of each class, drawn at random, that are looked at
     crops: Annotated[int, Number, Field(ge=1, le=64)] = 5  # tried of each
-    scale: Interval = (0.08, 1.0)  # area of a crop
+    scale: Interval = (0.08, 1.0)  # share of an image's area that a crop is, at most 1
     keep: Literal["easiest", "median"] = "easiest"  # least cross-entropy, or nearest to the class's median confidence
     tiles: Annotated[int, Number, Field(ge=1, le=8)] = 1  # a side: an image is made of tiles x tiles crops
 
@@ -297,28 +312,28 @@ class Recover:
     patches: Patches | None = None  # of real images, to begin with; null: noise. {} takes the defaults
     teachers: tuple[Teacher, ...] = ()  # further networks that the images are to match, beside squeeze's
     turns: Literal["cycle", "committee"] = "cycle"  # of several: one an iteration, or the mean of all each time
-    iterations: Count = 1000
+    iterations: Count = 1000  # steps of Adam, over all stages
     sizes: tuple[Side, ...] = ()  # shorter side in each of so many equal stages, the last full; empty: one, full size
     residual: Annotated[float, Number, Field(ge=0, lt=1)] = 0.0  # share of the patches mixed in after every stage
-    lr: Positive = 0.25
-    bn_weight: NonNegative | Literal["auto"] = 0.01
+    lr: Positive = 0.25  # Adam's at the start; a cosine takes it to 0
+    bn_weight: NonNegative | Literal["auto"] = 0.01  # of the BatchNorm term; auto: found, on noise, for each teacher
     bn_ratio: Positive = 1.0  # auto: of the BatchNorm term to the cross-entropy, on noise
     bn_term: Literal["sum", "relative"] = "sum"  # relative: each layer by its own statistics, mean over layers
-    first_bn_factor: NonNegative = 10.0
+    first_bn_factor: NonNegative = 10.0  # of the first BatchNorm layer's distance; the others' is 1
     statistics: Literal["dataset", "class"] = "dataset"  # class: a class's images by that class's real statistics
     statistics_images: Count = 1000  # class: of each class, drawn at random, whose statistics are measured
     class_block: AtLeastTwo = 100  # dataset: classes optimised, and matched to the statistics, together
     stack: Count | Literal["auto"] = "auto"  # groups per forward pass: ipc indices, or classes where statistics=class
     per_image: bool = False  # true: each image has its own crop, flip and roll; false: an ipc index shares them
-    crop: Literal["none", "resized"] = "resized"
-    scale: Interval = (0.08, 1.0)
+    crop: Literal["none", "resized"] = "resized"  # before each look; `resized`: a random box, enlarged
+    scale: Interval = (0.08, 1.0)  # of the box's area to the image's, at most 1
     curriculum: Literal["none", "cosine", "linear", "step"] = "none"  # of the lower scale, from the upper one down
     milestone: Annotated[float, Number, Field(gt=0, le=1)] = 1.0  # share of the iterations after which it is down
-    ratio: Interval = (3 / 4, 4 / 3)
-    flip: bool = True
+    ratio: Interval = (3 / 4, 4 / 3)  # of the box's width to its height
+    flip: bool = True  # left to right, half of the time, before each look
     roll: tuple[Roll, Roll] = (0, 0)  # shift in pixels along each axis, both ends included
-    l2_weight: NonNegative = 0.0
-    tv_weight: NonNegative = 0.0
+    l2_weight: NonNegative = 0.0  # of the images' norms
+    tv_weight: NonNegative = 0.0  # of the differences between neighbouring pixels
 
     def __post_init__(self) -> None:
         _check_interval("scale", self.scale, highest=1)
@@ -353,8 +368,8 @@ class Relabel:
     group_size: Group | None = None  # images whose BatchNorm statistics the teacher uses; null: its own, eval mode
     epochs: Count = 300  # stored; a student that trains longer uses them again
     pool: Literal["cycle", "draw"] = "cycle"  # how it does: in turn, or one drawn at random for each of its epochs
-    batch_size: Count = 256
-    augment: Augment = field(default_factory=Augment)
+    batch_size: Count = 256  # images that the teacher is shown at a time
+    augment: Augment = field(default_factory=Augment)  # the views that are labelled
     encoding: Literal["float16", "uint8", "topk", "none"] = "float16"  # none: nothing is stored, the teacher is asked
     top_k: Count = 100  # topk: logits of an image that are kept; of the others their mean
     top_values: Literal["float16", "uint8"] = "float16"  # topk: what they are stored as
@@ -371,9 +386,9 @@ class Cooling:
     """The teacher's temperature falls by `factor` every `every` epochs, down to `floor` (LPQLD's schedule)."""
 
     __pydantic_config__ = STRICT
-    factor: Annotated[float, Number, Field(gt=0, lt=1)] = 0.7
-    every: Count = 30
-    floor: Positive = 2.0
+    factor: Annotated[float, Number, Field(gt=0, lt=1)] = 0.7  # of one fall
+    every: Count = 30  # epochs between two falls
+    floor: Positive = 2.0  # it falls no further
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,12 +396,12 @@ class Evaluate:
     """Train students from scratch on the replayed labels and on random real images, `seeds` times each."""
 
     __pydantic_config__ = STRICT
-    students: Annotated[tuple[Network, ...], Field(min_length=1)] = (Network(),)
-    seeds: Count = 3
+    students: Annotated[tuple[Network, ...], Field(min_length=1)] = (Network(),)  # each is trained on every row
+    seeds: Count = 3  # trainings of each student on each row
     baselines: bool = True  # false: no random real rows; the card says that they are not measured
     scores: bool = False  # true: also the rows that the scores of DD-Ranking need, one of them on all real images
-    epochs: Count = 300
-    batch_size: AtLeastTwo = 128
+    epochs: Count = 300  # of a training; scored after the last
+    batch_size: AtLeastTwo = 128  # images of a step
     groups: bool = False  # true: within a batch, BatchNorm sees the groups that the teacher saw (relabel.group_size)
     loss: Literal["kl", "mse", "hard"] = "kl"  # to the teacher's logits; hard: cross-entropy with the classes
     hard_weight: NonNegative = 0.0  # of the cross-entropy with the classes beside a soft loss
@@ -394,7 +409,7 @@ class Evaluate:
     student_temperature: Positive | None = None  # kl: of the student, if another
     cooling: Cooling | None = None  # kl: of the teacher's temperature
     temperature_squared: bool = False  # kl: times the temperature squared (Hinton et al., 2015)
-    optimizer: Optimizer = field(default_factory=_adamw)
+    optimizer: Optimizer = field(default_factory=_adamw)  # of the students
     ema: Annotated[float, Number, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, which are then scored
 
     def __post_init__(self) -> None:
@@ -412,13 +427,13 @@ class Publish:
     """Where the dataset and its teacher go on the Hub; without a `repo_id` nothing is pushed."""
 
     __pydantic_config__ = STRICT
-    repo_id: str | None = None
+    repo_id: str | None = None  # the dataset, as namespace/name; null: nothing is pushed
     teacher_repo_id: str | None = None  # null: repo_id with '-teacher' appended
-    private: bool = True
-    revision: Annotated[str, Field(pattern=REF)] | None = None  # branch to push to; null: main
+    private: bool = True  # false: for all to see, which needs source.license
+    revision: Ref | None = None  # branch to push to; null: main
     create_pr: bool = False  # open a pull request on each repository; it gets no tag
-    tag: Annotated[str, Field(pattern=REF)] | None = "v1.0"  # of both repositories; a tag never moves
-    commit_message: Line | None = None
+    tag: Ref | None = "v1.0"  # of both repositories; a tag never moves
+    commit_message: Line | None = None  # null: "Publish with srel_hub"
     collection: Line | None = None  # title, or slug, of a collection to add both repositories to
     dry_run: bool = False  # show the plan, push nothing
 
@@ -456,7 +471,7 @@ class RunSettings:
     """Where and how the run works; no part of the published recipe. All but the first three hold for one command."""
 
     __pydantic_config__ = STRICT
-    root: str = "runs"
+    root: str = "runs"  # folder of run directories
     cpu_threads: Threads | Literal["auto"] = "auto"  # of each process; auto: the machine's cores shared among them
     compile: bool = False  # true: networks by torch.compile, on GPUs as CUDA graphs
     cooperate: bool = False  # true: work on a run directory beside another launch
@@ -470,18 +485,18 @@ class Recipe:
     """A whole run. `name` names the run directory and defaults to the recipe file's name."""
 
     __pydantic_config__ = STRICT
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
-    seed: Whole = 0
+    name: Name  # of the run directory; the recipe file's name where it is not set
+    seed: Whole = 0  # of everything that is drawn
     protocol: Line | None = None  # what `relabel` and `evaluate` begin with; `srel_hub.recipe protocols` lists them
     precision: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 where the hardware has it
     pictures: bool = True  # drawn for the card, where matplotlib and scikit-learn are installed
-    source: Source
-    squeeze: Squeeze = field(default_factory=Squeeze)
-    recover: Recover
-    relabel: Relabel = field(default_factory=Relabel)
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    publish: Publish = field(default_factory=Publish)
-    run: RunSettings = field(default_factory=RunSettings)
+    source: Source  # the real dataset
+    squeeze: Squeeze = field(default_factory=Squeeze)  # the first stage: the teacher
+    recover: Recover  # the second: the images
+    relabel: Relabel = field(default_factory=Relabel)  # the third: the labels
+    evaluate: Evaluate = field(default_factory=Evaluate)  # the fourth: students
+    publish: Publish = field(default_factory=Publish)  # the last: the Hub
+    run: RunSettings = field(default_factory=RunSettings)  # where and how it runs
 
     def __post_init__(self) -> None:
         _require(
@@ -638,10 +653,12 @@ def public_name(path: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    usage = "usage: python -m srel_hub.recipe show FILE [key=value ...] | schema | protocols"
+    usage = "usage: python -m srel_hub.recipe show FILE [key=value ...] | schema | protocols | reference"
     try:
         if argv[:1] == ["schema"] and len(argv) == 1:
             print(json.dumps(TypeAdapter(Recipe).json_schema(), indent=2))
+        elif argv == ["reference"]:
+            print(reference(Recipe), end="")
         elif argv == ["protocols"]:
             print("\n".join(f"{name:<12} {first_comment(name)}" for name in protocols()))
         elif argv[:1] == ["show"] and len(argv) >= 2:

@@ -12,6 +12,7 @@ PACKAGE = Path(srel_hub.__file__).parent
 ORDER = [
     "faults",
     "yaml_files",
+    "reference",
     "recipe",
     "protocols",
     "files",
