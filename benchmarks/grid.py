@@ -20,7 +20,7 @@ from srel_hub.sweep import main, read_sweep, rows_of
 
 ROOT = Path("runs/grid")
 SQUEEZED = {
-    "convnet": ["squeeze.network={model: convnet, width: 0.5}"],
+    "convnet": ["squeeze.network={model: convnet, width: 0.5}", "squeeze.epochs=4"],
     "bn_vit_tiny": [
         *("squeeze.network={model: bn_vit_tiny, width: 0.25}", "squeeze.epochs=6"),
         "squeeze.optimizer={kind: adamw, lr: 1.0e-3, weight_decay: 0.05, decay_all: false, warmup_epochs: 1}",
