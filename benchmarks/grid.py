@@ -12,9 +12,14 @@ from pathlib import Path
 
 import labels
 import measured
+import torch
 import yaml
 
+from srel_hub import teacher
 from srel_hub.files import read_json
+from srel_hub.objective import Objective
+from srel_hub.recipe import Recipe
+from srel_hub.recover import recipe_units, synthesise
 from srel_hub.sweep import main, read_sweep, rows_of
 
 
@@ -54,15 +59,27 @@ def command(data: str) -> list[str]:
     ]
 
 
+def beginning(recipe: Recipe, folder: Path) -> dict[str, float]:
+    """The loss terms at the first iteration, of the first unit, in float32."""
+    classifier = teacher.load(folder / "teacher", torch.device("cpu"))
+    unit = recipe_units(recipe.recover, len(classifier.class_names), classifier.size)[0]
+    with Objective([classifier], recipe.recover, seed=recipe.seed) as objective:
+        steps = synthesise(objective, unit, recipe.seed)
+        next(steps)
+        return {term: float(value.mean()) for term, value in next(steps).terms.items()}
+
+
 def keep(arguments: list[str]) -> None:
     asked = read_sweep(arguments[0], arguments[1:])
     results: dict[str, object] = {}
     for point in asked.points:
         told = [json.loads(line) for line in (point.folder / "metrics.jsonl").read_text().splitlines()]
+        first = beginning(point.recipe, point.folder)
         ends = [line for line in told if line["stage"] == "recover" and "cross_entropy" in line]
         results[point.labels[0]] = {
             "teacher": read_json(point.folder / "teacher" / "metrics.json")["top1"],
             "recognised": read_json(point.folder / "soft_labels" / "manifest.json")["teacher"]["accuracy"],
+            "first": first,
             "last": {term: ends[-1][term] for term in ("cross_entropy", "bn")},
             "students": {
                 row.student: {

@@ -5,11 +5,14 @@ python benchmarks/tables.py
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from srel_hub.evaluate import percent
 from srel_hub.files import in_bytes
+from srel_hub.measure import Cost, Setting
+from srel_hub.measure import table as measured_costs
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -57,6 +60,39 @@ def quickstart() -> Iterator[str]:
         yield f"{'convnet x 1':<16} {name:<18} {100:>7} {percent(row['top1']):>16} {percent(row['top5']):>16}   3"
 
 
+def grid() -> Iterator[str]:
+    found = results("grid")
+    students = list(next(iter(found.values()))["students"])
+    yield f"| recovered from | its top-1 | cross-entropy | BatchNorm term | recognised | {' | '.join(students)} |"
+    yield f"| --- | ---: | ---: | ---: | ---: |{' ---: |' * len(students)}"
+    for squeezed, row in found.items():
+        terms = [f"{row['first'][term]:.3g} to {row['last'][term]:.2g}" for term in ("cross_entropy", "bn")]
+        shares = f"{100 * row['recognised']:.0f} %"
+        cells = [percent(row["students"][student]["condensed"]) for student in students]
+        yield f"| {squeezed} | {100 * row['teacher']:.1f} | {' | '.join(terms)} | {shares} | {' | '.join(cells)} |"
+    real = [percent(next(iter(found.values()))["students"][student]["random-real"]) for student in students]
+    yield f"| (random real images) | | | | | {' | '.join(real)} |"
+
+
+def continual() -> Iterator[str]:
+    found = results("continual")
+    classes = next(iter(found.values()))["classes"]
+    yield f"| labels | memory | {' | '.join(map(str, classes))} | average |"
+    yield f"| --- | --- | {'---: | ' * len(classes)}---: |"
+    for labels, summary in found.items():
+        for memory, row in summary["memories"].items():
+            if labels == "step" and memory.endswith("hard"):
+                continue  # the same as with 'seen'
+            cells = [f"{100 * step['mean']:.1f}" for step in row["steps"]]
+            yield f"| {labels} | {memory} | {' | '.join(cells)} | {percent(row['average'])} |"
+
+
+def cost() -> Iterator[str]:
+    kept = json.loads((RESULTS / "cost-cpu.json").read_text())
+    setting = Setting(**{field.name: kept[field.name] for field in fields(Setting)})
+    yield from measured_costs([Cost(**cost) for cost in kept["results"]], setting)
+
+
 def label_sizes(name: str) -> Iterator[str]:
     for title, found in results(f"labels-{name}").items():
         loss = found["kl_error"]["4"]
@@ -97,5 +133,5 @@ def architectures() -> Iterator[str]:
 
 if __name__ == "__main__":
     all_of = [speed(), quickstart(), label_sizes("tiny"), label_sizes("cifar10"), protocols()]
-    for table in (*all_of, digits(), methods("cifar10"), architectures()):
+    for table in (*all_of, digits(), methods("cifar10"), architectures(), grid(), continual(), cost()):
         print("\n".join(table), end="\n\n")
