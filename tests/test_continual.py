@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import execute
+from conftest import execute, make_source, small_recipe, write_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import bytes_of, records, start, until, wait
 
 from srel_hub.class_steps import Setting, Training, memories, remapped, restricted
+from srel_hub.condense import condense
 from srel_hub.continual import folder_of, main
 from srel_hub.continual_world import World
 from srel_hub.files import read_json
+from srel_hub.images import encode_png, write_parquet
 from srel_hub.labelling import make_labeller, run_classifiers
 from srel_hub.recipe import Evaluate, load_recipe
 from srel_hub.recover import recover
@@ -338,6 +340,40 @@ def test_a_run_that_lacks_something_is_refused(own: Path, tmp_path: Path, capsys
     assert not (tmp_path / "none").exists()
     next((own / "images").glob("*.parquet")).unlink()
     assert "images: are not all made yet" in said(capsys, str(own))
+
+
+def colours(folder: Path, count: int) -> Run:
+    """A run as far as recover of a dataset on disk of so many classes, whose eval split has the first two."""
+    names = ["red", "green", "blue", "grey"][:count]
+    source = make_source(folder / "source", (8, 8), names)
+    noise = torch.randint(0, 256, (9, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    write_parquet(source / "test.parquet", [encode_png(x) for x in noise], [0, 1, 0] * 3, names)
+    run = Run(small_recipe(write_recipe(folder / "colours.yaml", source), folder / "runs"))
+    squeeze(run)
+    recover(run)
+    run.close()
+    return run
+
+
+def test_a_dataset_on_disk_and_its_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "continual learning needs 4 classes" in said(capsys, str(colours(tmp_path / "three", 3).folder))
+    run = colours(tmp_path / "four", 4)
+    order, lacking = (
+        next(order for order in range(99) if set(Setting(2, "seen", 1, order).seen(4)[0]) == first)
+        for first in ({0, 3}, {2, 3})
+    )
+    assert "has no image of the first step's classes" in said(
+        capsys, str(run.folder), "--steps", "2", "--order", str(lacking)
+    )
+    folder = learn(run.folder, Setting(2, "step", 1, order))
+    told = [read_json(folder / f"{Training(step, 'random-real', 0).name}.json") for step in (0, 1)]
+    assert [(each["images"], each["eval_images"], each["classes"]) for each in told] == [(6, 6, 2), (12, 9, 4)]
+    assert any(run.path("cache").iterdir())  # a stage is not done yet, which may need them
+    condense(Run(load_recipe(run.folder, [f"run.root={run.folder.parent}"])))
+    learn(run.folder, Setting(2, "all", 1, order))
+    assert not run.path("cache").exists() and not run.path("checkpoints").exists()
+    make_source(tmp_path / "four" / "source", (8, 8), ["red", "green", "blue", "grey"], per_class=13)
+    assert "the data changed since" in said(capsys, str(run.folder), "--steps", "2")
 
 
 def test_a_teacher_of_all_classes_cannot_teach_step_by_step(
