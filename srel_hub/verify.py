@@ -260,9 +260,9 @@ def _require_close(claim: Claim, computed: Tensor, rows: Tensor, epoch: int) -> 
     """Refuse stored logits that the teacher does not give.
 
     float32: within rtol 2^-10, which is float16's rounding twice, and atol 1e-3; by groups, whose statistics are sums
-    in another order, ten times as much. Otherwise: an L2 error of at most 2 % of the row's norm, or of these rows' mean
-    norm where that is more, since a network's errors do not shrink with its logits; and the same class on top, unless
-    the two largest logits lie closer than that error. Bytes may be another step besides. Of 'topk' what was
+    in another order, ten times as much. Otherwise: an L2 error of at most 2 % of the row's norm, or of these rows'
+    mean norm where that is more, since a network's errors do not shrink with its logits; and the same class on top,
+    unless the two largest logits lie closer than that error. Bytes may be another step besides. Of 'topk' what was
     kept is compared, and the mean of the rest; no other logit may exceed the least that was kept by more than that.
     """
     if not computed.isfinite().all():

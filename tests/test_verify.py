@@ -197,6 +197,22 @@ def logits_beyond_all_numbers(run: Path) -> None:
     reseal(run)
 
 
+@pytest.mark.parametrize(("share", "fails"), [(0.015, False), (0.1, True)])
+def test_a_bfloat16_label_may_be_off_by_a_share_of_the_typical_one(own: Path, share: float, fails: bool) -> None:
+    """A network's errors do not shrink with its logits: the row of the smallest ones is off by as much as others."""
+    for file in sorted((own / "dataset" / "soft_labels").glob("*.safetensors")):
+        stored = load_file(file)
+        logits = stored["logits"].astype(np.float32)
+        norms = np.linalg.norm(logits, axis=1)
+        row = norms.argmin()
+        logits[row, logits[row].argmax()] += share * norms.mean()
+        change(file, b"")
+        save_file(stored | {"logits": logits.astype(np.float16)}, file)
+    change_manifest(own / "dataset", precision="bfloat16")
+    reseal(own)
+    assert ("replay" in failures(own / "dataset")) == fails
+
+
 TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {
     wrong_class_order_in_the_data: ("class names", "the dataset, 'red' in the manifest"),
     wrong_class_order_in_the_teacher: ("class names", "class 0 is 'blue' in the teacher, 'red' in the manifest"),
