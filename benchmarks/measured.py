@@ -1,9 +1,7 @@
 """What the benchmarks share: timing in alternation, and results as JSON with the machine that gave them."""
 
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import torch
 
-from srel_hub.processes import cores, library_versions
+from srel_hub.processes import machine_facts
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -80,26 +78,7 @@ def forget_peak() -> None:
 
 def machine() -> dict[str, Any]:
     """Device, threads, versions and commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else processor()
-    return {
-        "device": name,
-        "cores": cores(),
-        "threads": torch.get_num_threads(),
-        "versions": library_versions(),
-        "commit": commit,
-    }
-
-
-def processor() -> str:
-    """Its name, and which of the instructions that decide speed it has."""
-    known = Path("/proc/cpuinfo")
-    if not known.is_file():
-        return platform.processor()
-    lines = dict(line.split(":", 1) for line in known.read_text().splitlines() if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in lines.items()}
-    has = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in facts.get("flags", "").split()]
-    return f"{facts.get('model name', platform.machine())} ({', '.join(has)})"
+    return machine_facts(DEVICE)
 
 
 def keep(name: str, results: object, **more: object) -> None:

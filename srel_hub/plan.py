@@ -45,7 +45,7 @@ from srel_hub.objective import Objective
 from srel_hub.pixels import MOST_OF_DEVICE
 from srel_hub.preflight import Prepared, first_size, prepare, teachers
 from srel_hub.processes import total_memory
-from srel_hub.recipe import Recipe, Relabel
+from srel_hub.recipe import Recipe, Recover, Relabel
 from srel_hub.recover import Unit, recipe_units, stages, synthesise
 from srel_hub.relabel import KL_IMAGES, label_files
 from srel_hub.rows import (
@@ -257,14 +257,28 @@ def _recover(facts: Facts) -> StagePlan:
 
 def _iteration(facts: Facts, network: nn.Module, ipcs: int, classes: int) -> Cost:
     """One iteration of a unit of so many ipc indices and classes."""
-    names = tuple(str(index) for index in range(facts.num_classes))
-    computing = computing_in(network, facts.machine.precision)
-    classifier = Classifier(computing, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, facts.size)
-    plain = replace(facts.recipe.recover, iterations=2, sizes=(), patches=None, residual=0.0, bn_weight=1.0)
+    machine, unit = facts.machine, Unit(range(ipcs), range(classes))
+    return iteration(
+        facts.recipe.recover, unit, network, facts.num_classes, facts.size, machine.precision, machine.kind
+    )
+
+
+def iteration(
+    spec: Recover,
+    unit: Unit,
+    network: nn.Module,
+    num_classes: int,
+    size: tuple[int, int],
+    precision: Precision,
+    kind: str,
+) -> Cost:
+    """One iteration of recover with a network on the meta device, on a device of this kind ('cpu', 'cuda')."""
+    names = tuple(str(index) for index in range(num_classes))
+    classifier = Classifier(computing_in(network, precision), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, size)
+    plain = replace(spec, iterations=2, sizes=(), patches=None, residual=0.0, bn_weight=1.0)
     plain = replace(plain, statistics="dataset")  # the same arithmetic
     with Objective([classifier], plain) as objective:
-        steps = synthesise(objective, Unit(range(ipcs), range(classes)), seed=0)
-        return cost(steps, facts.machine.kind)
+        return cost(synthesise(objective, unit, seed=0), kind)
 
 
 def _looked_at(facts: Facts, each: int) -> int:

@@ -1,11 +1,15 @@
 """This process and the others of its launch: the Accelerator, cores, memory, and the launcher's silent traps."""
 
 import os
+import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -106,3 +110,37 @@ def total_memory() -> int:
 def library_versions() -> dict[str, str]:
     """What runs here, for the cards."""
     return {"srel_hub": __version__} | {name: version(name) for name in LIBRARIES}
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What a measurement was taken on: device, threads, versions and commit."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "versions": library_versions(),
+        "commit": commit(),
+    }
+
+
+def processor() -> str:
+    """Its name, and which of the instructions that decide speed it has."""
+    known = Path("/proc/cpuinfo")
+    if not known.is_file():
+        return platform.processor()
+    lines = dict(line.split(":", 1) for line in known.read_text().splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in lines.items()}
+    has = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in facts.get("flags", "").split()]
+    return f"{facts.get('model name', platform.machine())} ({', '.join(has)})"
+
+
+def commit() -> str | None:
+    """Of the checkout that this package lies in; None where it was installed without one."""
+    checkout = Path(__file__).parent.parent
+    if not (checkout / ".git").exists():  # git would tell of a repository further up, which is another's
+        return None
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # no git here
+        return None
