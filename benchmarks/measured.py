@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from srel_hub.processes import machine_facts
+from srel_hub.processes import machine_facts, peak_resident
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -65,8 +65,7 @@ def peak_memory() -> int:
     """MiB: of the device since the last `forget_peak`, of the process on a CPU (Linux)."""
     if DEVICE.type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) // 1024
+    return peak_resident() // 2**20
 
 
 def forget_peak() -> None:

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from srel_hub import measure
 from srel_hub.evaluate import percent
 from srel_hub.files import in_bytes
 from srel_hub.measure import Cost, Setting
@@ -131,7 +132,13 @@ def architectures() -> Iterator[str]:
         yield f"| {model} | {' | '.join(cells)} |"
 
 
+def cost(name: str = "cost-cpu") -> Iterator[str]:
+    """What an iteration costs, by network."""
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    yield from (line for line in measure.lines(found) if line.startswith("|"))
+
+
 if __name__ == "__main__":
     all_of = [speed(), quickstart(), label_sizes("tiny"), label_sizes("cifar10"), protocols()]
-    for table in (*all_of, digits(), methods("cifar10"), architectures(), grid(), continual(), cost()):
+    for table in (*all_of, digits(), methods("cifar10"), architectures(), cost()):
         print("\n".join(table), end="\n\n")

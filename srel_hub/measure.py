@@ -33,7 +33,7 @@ from srel_hub.networks import build, require_usable
 from srel_hub.objective import Objective
 from srel_hub.plan import iteration
 from srel_hub.pretrained import require_batchnorm
-from srel_hub.processes import fair_threads, machine_facts, make_accelerator
+from srel_hub.processes import fair_threads, machine_facts, make_accelerator, peak_resident
 from srel_hub.recipe import NETWORKS, Network, Recover
 from srel_hub.recover import Unit, synthesise
 from srel_hub.stopping import Stopped
@@ -166,7 +166,7 @@ def measured(text: str, asked: argparse.Namespace) -> Measured:
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             return NO_MEMORY
         raise
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident() - before
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident() - before
     return {"ms": round(1000 * statistics.median(seconds) / asked.batch, 4), "peak_bytes": peak}
 
 
@@ -186,17 +186,6 @@ def _timed(classifier: Classifier, title: str, asked: argparse.Namespace, device
             bar.forward()
             begun = time.perf_counter()
     return seconds[warm_up:]
-
-
-def _peak_resident() -> int:
-    """Bytes that this process had in memory at most."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux gives a process its parent's ru_maxrss
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(line.split()[1])
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def lines(found: Measured) -> Iterator[str]:

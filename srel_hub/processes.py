@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -105,6 +106,15 @@ def fair_threads() -> int:
 def total_memory() -> int:
     """Bytes of the machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_resident() -> int:
+    """Bytes that this process had in memory at most."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux begins a process's ru_maxrss at its parent's
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def library_versions() -> dict[str, str]:
