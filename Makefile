@@ -22,7 +22,7 @@ test: install
 
 test-long: install
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[browser]'
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --resume
 
 check: install
 	$(BIN)/ruff check srel_hub tests benchmarks examples

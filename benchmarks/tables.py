@@ -5,15 +5,12 @@ python benchmarks/tables.py
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from srel_hub import measure
 from srel_hub.evaluate import percent
 from srel_hub.files import in_bytes
-from srel_hub.measure import Cost, Setting
-from srel_hub.measure import table as measured_costs
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -86,12 +83,6 @@ def continual() -> Iterator[str]:
                 continue  # the same as with 'seen'
             cells = [f"{100 * step['mean']:.1f}" for step in row["steps"]]
             yield f"| {labels} | {memory} | {' | '.join(cells)} | {percent(row['average'])} |"
-
-
-def cost() -> Iterator[str]:
-    kept = json.loads((RESULTS / "cost-cpu.json").read_text())
-    setting = Setting(**{field.name: kept[field.name] for field in fields(Setting)})
-    yield from measured_costs([Cost(**cost) for cost in kept["results"]], setting)
 
 
 def label_sizes(name: str) -> Iterator[str]:

@@ -90,7 +90,7 @@ def _resolved(recipe: Recipe, threads: int, precision: Precision) -> Recipe:
 def deciding(recipe: Recipe) -> dict[str, Any]:
     """What decides the results, by its names in the recipe."""
     plain = as_dict(recipe)
-    del plain["publish"], plain["source"]["streaming"], plain["protocol"]
+    del plain["publish"], plain["source"]["streaming"], plain["protocol"], plain["pictures"]
     plain["run"] = {name: plain["run"][name] for name in ("cpu_threads", "compile")}
     for name in ON_CARDS_ONLY:
         del plain["source"][name]

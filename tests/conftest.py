@@ -48,6 +48,7 @@ from srel_hub.squeeze import squeeze  # noqa: E402
 if HUB.endpoint != huggingface_hub.constants.ENDPOINT:
     pytest.exit(f"these tests push, and would to {huggingface_hub.constants.ENDPOINT}", 2)
 torch.set_num_threads(1)  # tiny tensors
+pytest_plugins = ("resuming",)
 LONGEST = ("test_pipeline", "test_publish", "test_interruption", "test_push_faults")  # begun first by `make test`
 ROOT = Path(__file__).parent.parent
 SMALL = [

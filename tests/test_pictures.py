@@ -154,3 +154,13 @@ def test_a_grid_fits_a_card(size: tuple[int, int]) -> None:
     image = encode_png(torch.randint(0, 256, (3, *size), dtype=torch.uint8))
     grid = class_grid([(image, label) for _ in range(4) for label in range(20)], 20, 4, 50)
     assert 500 <= grid.width <= 1100 and grid.width / grid.height == pytest.approx(5, rel=0.05)
+
+
+def test_pictures_may_be_wanted_or_not_of_a_run_that_is_there(pictured: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = copy_of(pictured, tmp_path)
+    marks = {mark: mark.read_bytes() for mark in (folder / "units" / "evaluate").glob("*.json")}
+    condense(Run(replace(recipe, pictures=False)))
+    assert [file.name for file in (folder / "dataset" / "assets").iterdir()] == ["grid.png"]
+    condense(Run(recipe))
+    assert len(list((folder / "dataset" / "assets").iterdir())) == 1 + len(CAPTIONS)
+    assert marks == {mark: mark.read_bytes() for mark in marks}
