@@ -265,6 +265,10 @@ class Run:
         """
         if not self.path(part).is_dir():
             raise UserError(f"{self.path(part)}: there is no such folder yet; run {stage} first")
+        units = self.path("units", f"{stage}.json")
+        missing = set(read_json(units)["units"]) - self.marked(stage) if units.is_file() else set()
+        if missing:
+            raise UserError(f"{self.path(part)}: {len(missing)} units of {stage} missing; run {stage} to its end")
 
     def is_done(self, stage: str, unit: str) -> bool:
         """Whether a unit was done, by this recipe, and its files are what they were."""

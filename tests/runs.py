@@ -25,6 +25,7 @@ STAGES = ("squeeze", "recover", "relabel", "evaluate")
 PARTS = ("teacher", "images", "soft_labels", "evaluate", "dataset", "teacher_repo")
 WORLD = [  # every stage has several units, or epochs, and takes half a second
     "precision=float32",
+    "pictures=false",
     "squeeze={network: {model: convnet, width: 0.1}, epochs: 12, batch_size: 6}",
     "recover={ipc: 5, iterations: 15, stack: 1, class_block: 2}",
     "relabel={epochs: 40, batch_size: 4}",

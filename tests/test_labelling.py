@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, refused
+from conftest import SMALL, branch, refused
 from families import save_family
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,8 +15,10 @@ from srel_hub.augment import normalise, render
 from srel_hub.condense import condense
 from srel_hub.condensed import load_condensed
 from srel_hub.engine import FLOAT32
+from srel_hub.faults import UserError
 from srel_hub.labelling import by_groups, groups_of, make_labeller, passes
 from srel_hub.recipe import Network, load_recipe
+from srel_hub.relabel import relabel
 from srel_hub.run import Run
 from srel_hub.verify import verify
 
@@ -177,3 +179,11 @@ def test_groups_of_a_teacher_without_batchnorm_are_refused(
     recipe, options = str(finished.parent.parent / "colours.yaml"), [f"run.root={tmp_path}", "source.image_size=32"]
     said = refused(capsys, recipe, *options, "relabel.group_size=2", f"relabel.teacher={folder}")
     assert "relabel.group_size=2: the teacher bit has no BatchNorm layer" in said
+
+
+def test_a_stage_alone_wants_the_one_before_to_its_end(recovered: tuple[Path, Path], tmp_path: Path) -> None:
+    run = branch(recovered, tmp_path)
+    mark = next((run.folder / "units" / "recover").glob("*.json"))
+    mark.unlink()
+    with pytest.raises(UserError, match="1 units of recover missing; run recover to its end"):
+        relabel(run)

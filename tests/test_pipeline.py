@@ -209,6 +209,7 @@ def test_every_block_of_the_readme_runs(
     hub.put("models", load_recipe("in1k_ipc50").squeeze.pretrained.path, stand_in_teacher(stand_in))  # type: ignore[union-attr]
     small = [
         f"run.root={tmp_path}",
+        "pictures=false",
         "squeeze.network.width=0.1",
         "squeeze.epochs=1",
         "squeeze.optimizer.warmup_epochs=0",
@@ -224,6 +225,7 @@ def test_every_block_of_the_readme_runs(
         "in1k_ipc50": [
             *(override for override in stand_in if not override.startswith("squeeze.pretrained.path=")),
             f"run.root={tmp_path}",
+            "pictures=false",
             "publish.repo_id=my-name/srel-in1k-ipc50",
         ],
         "srel_hub.sweep": [*(each for each in small if "iterations" not in each and "relabel" not in each)],
