@@ -59,17 +59,17 @@ def quickstart() -> Iterator[str]:
 
 
 def grid() -> Iterator[str]:
+    """Two lines a squeezed network: students on the images recovered from it, and on as many random real ones."""
     found = results("grid")
     students = list(next(iter(found.values()))["students"])
-    yield f"| recovered from | its top-1 | cross-entropy | BatchNorm term | recognised | {' | '.join(students)} |"
+    yield f"| images | teacher, top-1 | cross-entropy | BatchNorm term | recognised | {' | '.join(students)} |"
     yield f"| --- | ---: | ---: | ---: | ---: |{' ---: |' * len(students)}"
     for squeezed, row in found.items():
-        terms = [f"{row['first'][term]:.3g} to {row['last'][term]:.2g}" for term in ("cross_entropy", "bn")]
-        shares = f"{100 * row['recognised']:.0f} %"
-        cells = [percent(row["students"][student]["condensed"]) for student in students]
-        yield f"| {squeezed} | {100 * row['teacher']:.1f} | {' | '.join(terms)} | {shares} | {' | '.join(cells)} |"
-    real = [percent(next(iter(found.values()))["students"][student]["random-real"]) for student in students]
-    yield f"| (random real images) | | | | | {' | '.join(real)} |"
+        terms = [f"{row['first'][term]:.3g} to {row['last'][term]:.3g}" for term in ("cross_entropy", "bn")]
+        about = f"{squeezed}, {100 * row['teacher']:.1f} | {' | '.join(terms)} | {100 * row['recognised']:.0f} %"
+        for kind, told in (("condensed", about), ("random-real", f"{squeezed} labels | | |")):
+            cells = [percent(row["students"][student][kind]) for student in students]
+            yield f"| {kind.replace('-', ' ')} | {told} | {' | '.join(cells)} |"
 
 
 def continual() -> Iterator[str]:
@@ -131,5 +131,5 @@ def cost(name: str = "cost-cpu") -> Iterator[str]:
 
 if __name__ == "__main__":
     all_of = [speed(), quickstart(), label_sizes("tiny"), label_sizes("cifar10"), protocols()]
-    for table in (*all_of, digits(), methods("cifar10"), architectures(), cost()):
+    for table in (*all_of, digits(), methods("cifar10"), architectures(), grid(), continual(), cost()):
         print("\n".join(table), end="\n\n")

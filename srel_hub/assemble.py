@@ -21,6 +21,7 @@ from srel_hub.yaml_files import to_yaml
 
 GRID_COLUMNS, GRID_ROWS = 20, 10
 GRID_WIDTHS = (1000, 700, 500)  # pixels; the first that gives a small enough file
+LARGEST_CELL = 120
 
 
 def assemble(run: Run, place: Path) -> tuple[Path, Path]:
@@ -83,7 +84,7 @@ def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
     write_split(tree / "data", "train", folder / "images", manifest.class_names)
     columns, rows = min(GRID_COLUMNS, manifest.num_classes), min(GRID_ROWS, recipe.recover.ipc)
     for width in GRID_WIDTHS:
-        grid = class_grid(read_rows(folder / "images"), columns, rows, width // columns)
+        grid = class_grid(read_rows(folder / "images"), columns, rows, min(LARGEST_CELL, width // columns))
         grid.save(tree / "assets" / "grid.png", optimize=True)
         if (tree / "assets" / "grid.png").stat().st_size <= MOST_BYTES:
             break
