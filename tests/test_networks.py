@@ -140,6 +140,7 @@ def regnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_bn_vit_is_squeezed_and_students_of_any_kind_are_trained(tmp_path: Path, colours: Path, regnet: Path) -> None:
     HUB.put("models", "org/regnet", regnet)
     commit = HfApi().model_info("org/regnet").sha
