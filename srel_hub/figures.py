@@ -63,7 +63,8 @@ CAPTIONS = {  # by file, in the order in which they are shown
         "What is minimised",
         "Cross-entropy and BatchNorm term over the iterations of recover",
         "Mean over all images, and the range over units of work. The teacher recognises an image when its "
-        "cross-entropy is near 0; the BatchNorm term says how far its statistics are from those of real images.",
+        "cross-entropy is near 0; the BatchNorm term says how far its statistics are from those of real images. Both "
+        "are of the crops at hand: with a curriculum, whose crops become smaller, they rise.",
     ),
     "features.png": Caption(
         "As the teacher sees them",
