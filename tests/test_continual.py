@@ -268,6 +268,7 @@ def test_another_student_order_or_teacher_has_another_folder(own: Path, learned:
     assert len({learned.name, *others}) == 1 + len(others)
 
 
+@pytest.mark.long
 def test_killed_it_goes_on_to_the_same(begun: Path, taught: Path, tmp_path: Path) -> None:
     run = tmp_path / begun.name
     shutil.copytree(begun, run, ignore=lambda _, names: {"continual", "metrics.jsonl"} & {*names})
@@ -355,6 +356,7 @@ def colours(folder: Path, count: int) -> Run:
     return run
 
 
+@pytest.mark.long
 def test_a_dataset_on_disk_and_its_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "continual learning needs 4 classes" in said(capsys, str(colours(tmp_path / "three", 3).folder))
     run = colours(tmp_path / "four", 4)

@@ -146,6 +146,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
 
 
+@pytest.mark.long
 def test_the_tutorial_runs_from_a_folder_of_images_to_what_others_type(
     user: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_refusals(capfd: pytest.CaptureFixture[str], arguments: list[str], told:
     assert said.err.startswith(f"error: {told}") and said.err.count("\n") == 1 and not said.out
 
 
+@pytest.mark.long
 def test_help(tmp_path: Path) -> None:
     done = execute(sys.executable, "-m", "srel_hub.measure", "--help", cwd=tmp_path)
     assert done.returncode == 0 and "MODEL[:WIDTH]" in done.stdout and "--alone" not in done.stdout

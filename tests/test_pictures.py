@@ -71,7 +71,7 @@ def test_real_images_are_shown_only_where_the_licence_lets_anybody(
     assert {file.name for file in (folder / "pictures").iterdir()} == {*CAPTIONS} - {"real.png"}
 
 
-@pytest.mark.parametrize("licence", ["mit", "other"])
+@pytest.mark.parametrize("licence", [pytest.param("mit", marks=pytest.mark.long), "other"])
 def test_patches_are_shown_at_their_beginning_only_with_a_licence(
     pictured: tuple[Recipe, Path], tmp_path: Path, licence: str
 ) -> None:
@@ -106,6 +106,7 @@ def test_moments_begin_with_none_and_end_with_all(iterations: int) -> None:
     assert all(gap > 0 for gap in gaps) and gaps[-1] == max(gaps)
 
 
+@pytest.mark.long
 def test_a_run_without_history_has_the_other_pictures(pictured: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, folder = copy_of(pictured, tmp_path, "history")
     for mark in (folder / "units" / "recover").iterdir():  # as version 0.7 wrote it
@@ -156,6 +157,7 @@ def test_a_grid_fits_a_card(size: tuple[int, int]) -> None:
     assert 500 <= grid.width <= 1100 and grid.width / grid.height == pytest.approx(5, rel=0.05)
 
 
+@pytest.mark.long
 def test_pictures_may_be_wanted_or_not_of_a_run_that_is_there(pictured: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, folder = copy_of(pictured, tmp_path)
     marks = {mark: mark.read_bytes() for mark in (folder / "units" / "evaluate").glob("*.json")}
