@@ -15,7 +15,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from srel_hub.evaluate import percent, student_title
-from srel_hub.figures import CAPTIONS
+from srel_hub.figures import CAPTIONS, REAL_PICTURE
 from srel_hub.files import in_bytes, read_json, total_bytes
 from srel_hub.images import quiet
 from srel_hub.processes import library_versions
@@ -171,7 +171,8 @@ def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
     )
     DatasetInfosDict({"default": dataset_info(tree / "data")}).to_dataset_card_data(data)
     pictures = [(f"assets/{name}", told) for name, told in CAPTIONS.items() if (tree / "assets" / name).is_file()]
-    return render("dataset.md.jinja", data.to_yaml(), {**known, "sizes": sizes, "pictures": pictures})
+    shown = {"pictures": pictures, "has_real_picture": (tree / "assets" / REAL_PICTURE).is_file()}
+    return render("dataset.md.jinja", data.to_yaml(), {**known, **shown, "sizes": sizes})
 
 
 def teacher_card(run_folder: Path, recipe: Recipe) -> str:

@@ -15,7 +15,7 @@ from srel_hub.images import thumbnail
 
 SHORT = {  # names of training sets, for legends
     "condensed": "condensed",
-    "random-real": "random real",
+    "random-real": "random real, soft labels",
     "random-real-hard": "random real, hard labels",
     "condensed-hard": "condensed, hard labels",
     "real-hard": "all real, hard labels",
@@ -42,8 +42,9 @@ class Caption:
     reading: str
 
 
+REAL_PICTURE = "real.png"  # shows images of the source as they are
 CAPTIONS = {  # by file, in the order in which they are shown
-    "real.png": Caption(
+    REAL_PICTURE: Caption(
         "Real beside condensed",
         "Real images of each class in the upper rows, condensed ones below",
         "The real images are random ones of the training split. Condensed ones are made to train networks, not to be "
@@ -76,7 +77,7 @@ CAPTIONS = {  # by file, in the order in which they are shown
         "Students in training",
         "Training loss of the students over their epochs, a line a training set",
         "Mean over seeds. Losses with soft and with hard labels are different quantities: compare their shapes, not "
-        "their heights.",
+        "their heights. Nor is a lower curve the better student: training sets differ in how hard they are.",
     ),
     "bytes.png": Caption(
         "Accuracy against bytes",
@@ -172,12 +173,13 @@ def draw_features(
             marker = drawing.MARKERS[(index + index // len(drawing.COLOURS)) % len(drawing.MARKERS)]
             here, made = real[real_labels == index], condensed[labels == index]
             panel.scatter(*here.T, s=7, color=colour, alpha=0.45, linewidths=0)
-            mark = {"color": colour, "marker": marker, "edgecolors": "black", "linewidths": 0.8}
+            mark = {"color": colour, "marker": marker, "edgecolors": "black", "linewidths": 0.8, "alpha": 0.85}
             panel.scatter(*made.T, s=42, label=f"{short(name)}, condensed", **mark)
             middle = (here if len(here) else made).median(0).values.tolist()
             box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
             panel.annotate(short(name), middle, ha="center", va="center", fontsize=8, weight="bold", bbox=box)
         panel.scatter([], [], s=7, color="grey", label="real, by colour")
+        panel.spines[:].set_visible(False)
         panel.set(xticks=[], yticks=[])
         panel.figure.legend(loc="outside right center")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from srel_hub.assemble import assemble, assembled
 from srel_hub.cli import cli
 from srel_hub.faults import Faults, UserError
+from srel_hub.figures import REAL_PICTURE
 from srel_hub.hub import LOGIN, account, retried, url
 from srel_hub.push import Plan, collect, part_of, plan, push, require_licence, require_permission
 from srel_hub.read_back import read_back
@@ -58,6 +59,9 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
     if spec.repo_id is None:
         return
     plans = _plan(run, dataset, teacher_repo)
+    if (dataset / "assets" / REAL_PICTURE).is_file():
+        terms = f"source.license={described(run.recipe.source).license} lets anybody show them"
+        run.say(f"note: assets/{REAL_PICTURE} shows real images; {terms}. pictures=false leaves it out")
     if spec.dry_run:
         run.say("publish: dry run, nothing was pushed")
         return

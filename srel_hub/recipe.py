@@ -184,7 +184,7 @@ class Network:
         )
         _require(
             self.is_named or self.width == 1,
-            f"width={self.width:g}: {self.model} is as wide as its config.json says; leave it out",
+            f"width={self.width:g}: {self.model} is as wide as its config.json says; leave it out, or set 1",
         )
         _require(
             self.revision is None or not (self.is_named or is_local(self.model)),

@@ -91,7 +91,18 @@ def open_source(spec: recipe.Source, progress: Progress, train: bool = True) -> 
             split.check(every_class=split.name == spec.train_split)
     faults.settle()
     opened = {role: splits[name] for role, name in names.items() if name is not None}
+    if spec.eval_split is not None and isinstance(tables[spec.eval_split], datasets.Dataset):
+        remarks += _classes_not_scored(opened["eval"])
     return Source(splits[wanted[0]].classes.names, opened.get("train"), opened.get("eval"), tuple(remarks))
+
+
+def _classes_not_scored(split: TableSplit) -> list[str]:
+    """A remark where the eval split lacks classes, so that accuracies say nothing of them."""
+    names = split.classes.names
+    counts = split.labels.bincount(minlength=len(names)).tolist()
+    empty = [name for name, count in zip(names, counts, strict=True) if count == 0]
+    listed = ", ".join(empty[: classes.SHOWN] + classes.more(empty))
+    return [f"{split.where}: no image of {listed}; accuracies say nothing of them"] if empty else []
 
 
 def _names_alone(spec: recipe.Source) -> tuple[str, ...] | None:
@@ -198,7 +209,11 @@ def _refused(spec: recipe.Source, error: BaseException) -> str:
 
 def _missing_split(spec: recipe.Source, name: str, found: list[str]) -> str:
     field = "eval_split" if name == spec.eval_split else "train_split"
-    way_out = "; source.eval_split=null does without evaluation" if field == "eval_split" else ""
+    way_out = (
+        "; source.eval_split=null does without evaluation, or move a fifth of each class's images to a folder of it"
+        if field == "eval_split"
+        else ""
+    )
     return f"source.{field}={name}: {spec.path} has no such split (there are: {', '.join(found)}){way_out}"
 
 

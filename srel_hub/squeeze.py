@@ -20,6 +20,7 @@ from srel_hub import networks, recipe, teacher
 from srel_hub.augment import normalise, render, sample_views
 from srel_hub.cache import source_images
 from srel_hub.checkpoint import Checkpoint, seed_epoch
+from srel_hub.classes import SHOWN, more
 from srel_hub.cli import cli
 from srel_hub.engine import FLOAT32, Engine, laid_out
 from srel_hub.files import atomic, write_json
@@ -69,8 +70,9 @@ def squeeze(run: Run, prepared: Prepared | None = None) -> Path:
         with run.accelerator.main_process_first():
             prepared = prepare(run)
         run.begin()
-    for remark in prepared.source.remarks:
-        run.say(f"note: {remark}")
+    if run.is_main:
+        for remark in (*prepared.source.remarks, *few_images(prepared, run.recipe.recover.ipc)):
+            run.say(f"note: {remark}")
     with Work(run, "squeeze", {"teacher": training_steps(run, prepared)}, "step") as work:
         # The main process alone: transformers saves nothing from any other of a launch.
         if run.is_main:
@@ -82,6 +84,16 @@ def squeeze(run: Run, prepared: Prepared | None = None) -> Path:
             while run.agreed(False):
                 train_teacher(run, prepared, work)
     return run.path("teacher")
+
+
+def few_images(prepared: Prepared, ipc: int) -> list[str]:
+    """A remark where classes have fewer training images than will be condensed of them."""
+    if prepared.source.train is None:
+        return []
+    counts = prepared.source.train.labels.bincount(minlength=len(prepared.class_names)).tolist()
+    few = [f"{name} ({count})" for name, count in zip(prepared.class_names, counts, strict=True) if count < ipc]
+    told = ", ".join(few[:SHOWN] + more(few))
+    return [f"fewer training images than recover.ipc={ipc}: {told}; these classes are hardly known"] if few else []
 
 
 def _make(run: Run, prepared: Prepared, work: Work, name: str) -> None:

@@ -89,7 +89,10 @@ def test_a_large_image_is_for_the_stem_of_large_images() -> None:
         (["convet"], "MODEL=convet: model: input should be one of resnet18,"),
         (["convnet:wide"], "MODEL=convnet:wide: width: input should be a valid number"),
         (["convnet:0"], "MODEL=convnet:0: width: input should be greater than 0"),
-        (["org/net:0.5"], "MODEL=org/net:0.5: width=0.5: org/net is as wide as its config.json says; leave it out"),
+        (
+            ["org/net:0.5"],
+            "MODEL=org/net:0.5: width=0.5: org/net is as wide as its config.json says; leave it out",
+        ),
         (["deit_tiny:0.1"], "MODEL=deit_tiny:0.1: ViTForImageClassification has no BatchNorm2d layer"),
         (["convnet", "--batch=20", "--classes=10"], "--batch=20: must be at most --classes=10"),
         (["convnet", "--iterations=0"], "--iterations=0: must be at least 1"),

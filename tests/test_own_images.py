@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, execute
+from conftest import ROOT, SMALL, execute, make_source, small_recipe, write_recipe
 from datasets import load_dataset
 from PIL import Image
 
@@ -21,6 +21,7 @@ from srel_hub.files import read_json
 from srel_hub.images import encode_png, write_parquet
 from srel_hub.recipe import load_recipe
 from srel_hub.run import Run
+from srel_hub.squeeze import squeeze
 from srel_hub.yaml_files import RECIPES
 
 
@@ -195,3 +196,13 @@ def test_a_wheel_runs_a_shipped_recipe_by_name(installed: Path) -> None:
     assert (
         json.loads((installed / "runs/quickstart/dataset/soft_labels/manifest.json").read_text())["num_images"] == 100
     )
+
+
+def test_classes_that_are_few_or_not_scored_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_source(tmp_path / "source", (8, 8), ["red", "green", "blue"], per_class=2)
+    test = load_dataset("parquet", data_files=str(folder / "test.parquet"), split="train")
+    test.filter(lambda row: row["label"] != 1).to_parquet(folder / "test.parquet")
+    squeeze(Run(small_recipe(write_recipe(tmp_path / "colours.yaml", folder, ipc=3), tmp_path / "runs")))
+    said = capsys.readouterr().err
+    assert "split test: no image of green; accuracies say nothing of them" in said
+    assert "fewer training images than recover.ipc=3: red (2), green (2), blue (2); these classes" in said
