@@ -146,6 +146,7 @@ def test_without_a_training_split_it_is_refused() -> None:
         load_recipe("in1k_ipc50", ["recover.statistics=class", "source.train_split=null"])
 
 
+@pytest.mark.long
 def test_killed_and_shared_it_is_the_same(tmp_path: Path) -> None:
     asked = ("recover={ipc: 2, iterations: 15, stack: 1, statistics: class, statistics_images: 6, bn_weight: auto}",)
     recipe = world(tmp_path)

@@ -315,6 +315,7 @@ def on_the_hub(hub: Hub, published: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return published
 
 
+@pytest.mark.long
 def test_a_second_user_loads_trains_and_verifies(on_the_hub: Path, tmp_path: Path) -> None:
     """In an empty home and without a token; a student trained as the card says reaches what the card says."""
     done = as_user(tmp_path / "home", None, "-c", STRANGER, cwd=tmp_path)

@@ -93,6 +93,7 @@ def test_done_it_does_nothing_and_another_sweep_shares_with_it(
     assert "squeeze 0 of 2, recover 0 of 2, relabel 0 of 2, evaluate 2 of 2" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_killed_it_goes_on_to_the_same(swept: Path, tmp_path: Path) -> None:
     shutil.copytree(swept / "source", tmp_path / "source")
     text = (swept / "world.yaml").read_text().replace(str(swept / "source"), str(tmp_path / "source"))
