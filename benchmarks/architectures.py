@@ -3,7 +3,7 @@
     python benchmarks/architectures.py [WEIGHT ...]
 
 Digits, two images a class. Tells for every teacher and weight: cross-entropy and BatchNorm term at the first iteration
-and at the last, and how many images the teacher recognises. Writes benchmarks/results/architectures.json.
+and at the last, and how many images the teacher recognizes. Writes benchmarks/results/architectures.json.
 """
 
 import itertools
@@ -15,13 +15,13 @@ from typing import Any
 import measured
 import torch
 
-from srel_hub import teacher
-from srel_hub.objective import Objective
-from srel_hub.recipe import Recover, load_recipe
-from srel_hub.recover import Unit, synthesise
-from srel_hub.run import Run
+from srel_hub.config import Recover, load_recipe
+from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
-from srel_hub.teacher import Classifier
+from srel_hub.stages.recover.objective import Objective
+from srel_hub.stages.recover.optimize import Unit, synthesize
+from srel_hub.teachers import classifier as teacher
+from srel_hub.teachers.classifier import Classifier
 
 
 TEACHERS = {"convnet": 1.0, "resnet18": 0.25, "resnet34": 0.25, "resnet50": 0.25, "resnet101": 0.25}
@@ -44,10 +44,10 @@ def trained(model: str, width: float) -> Classifier:
 
 
 def recovered(classifier: Classifier, spec: Recover) -> dict[str, Any]:
-    """What the terms were and became, and the share of images that the teacher recognises."""
+    """What the terms were and became, and the share of images that the teacher recognizes."""
     with Objective([classifier], spec) as objective:
         weight = objective.members[0].weight
-        made = (step for step in synthesise(objective, UNIT, 0) if step.terms)
+        made = (step for step in synthesize(objective, UNIT, 0) if step.terms)
         first = next(made).terms
         for last in made:  # noqa: B007
             pass
@@ -56,7 +56,7 @@ def recovered(classifier: Classifier, spec: Recover) -> dict[str, Any]:
         found = classifier.model(x).logits.argmax(1).cpu()
     terms = {name: (round(float(first[name].mean()), 3), round(float(last.terms[name].mean()), 3)) for name in first}
     hits = float((found == torch.tensor(UNIT.classes).repeat(2)).float().mean())
-    return {"weight": float(f"{weight:.4g}"), **terms, "recognised": round(hits, 3)}
+    return {"weight": float(f"{weight:.4g}"), **terms, "recognized": round(hits, 3)}
 
 
 def main(arguments: Sequence[str]) -> None:

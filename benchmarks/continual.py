@@ -11,14 +11,14 @@ from pathlib import Path
 import measured
 from methods import BEST, CLASSES, PROTOCOLS
 
-from srel_hub.class_steps import Setting, memories
-from srel_hub.continual import continual
-from srel_hub.continual_results import summarise
-from srel_hub.preflight import prepare
-from srel_hub.recipe import load_recipe
+from srel_hub.config import load_recipe
 from srel_hub.recover import recover
-from srel_hub.run import Run
+from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
+from srel_hub.stages.preflight.prepare import prepare
+from srel_hub.studies.continual.protocol import Setting, memories
+from srel_hub.studies.continual.results import summarize
+from srel_hub.studies.continual.study import continual
 
 
 ROOT = Path("runs/continual")
@@ -44,7 +44,7 @@ def main(data: str) -> None:
     for labels in ("all", "seen", "step"):
         setting = Setting(STEPS, labels, SEEDS, order=0)  # type: ignore[arg-type]
         folder = continual(run, setting)
-        results[labels] = summarise(setting, memories(recipe.evaluate), folder)
+        results[labels] = summarize(setting, memories(recipe.evaluate), folder)
         measured.keep("continual", results, changes=changes, steps=STEPS, seeds=SEEDS)
     run.close()
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from srel_hub.augment import crop, random_resized_boxes
+from srel_hub.core.augment import crop, random_resized_boxes
 
 
 def seconds(work: Callable[[], object], repeats: int = 7) -> float:

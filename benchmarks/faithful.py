@@ -12,10 +12,10 @@ from pathlib import Path
 import measured
 
 from srel_hub.condense import condense
-from srel_hub.engine import Precision
-from srel_hub.files import read_json
-from srel_hub.recipe import load_recipe
-from srel_hub.run import Run
+from srel_hub.config import load_recipe
+from srel_hub.core.engine import Precision
+from srel_hub.runs.run import Run
+from srel_hub.storage.files import read_json
 
 
 ROOT = Path("runs/faithful")

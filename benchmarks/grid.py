@@ -15,12 +15,12 @@ import measured
 import torch
 import yaml
 
-from srel_hub import teacher
-from srel_hub.files import read_json
-from srel_hub.objective import Objective
-from srel_hub.recipe import Recipe
-from srel_hub.recover import recipe_units, synthesise
-from srel_hub.sweep import main, read_sweep, rows_of
+from srel_hub.config import Recipe
+from srel_hub.stages.recover.objective import Objective
+from srel_hub.stages.recover.optimize import recipe_units, synthesize
+from srel_hub.storage.files import read_json
+from srel_hub.studies.sweep import main, read_sweep, rows_of
+from srel_hub.teachers import classifier as teacher
 
 
 ROOT = Path("runs/grid")
@@ -64,7 +64,7 @@ def beginning(recipe: Recipe, folder: Path) -> dict[str, float]:
     classifier = teacher.load(folder / "teacher", torch.device("cpu"))
     unit = recipe_units(recipe.recover, len(classifier.class_names), classifier.size)[0]
     with Objective([classifier], recipe.recover, seed=recipe.seed) as objective:
-        steps = synthesise(objective, unit, recipe.seed)
+        steps = synthesize(objective, unit, recipe.seed)
         next(steps)
         return {term: float(value.mean()) for term, value in next(steps).terms.items()}
 
@@ -78,7 +78,7 @@ def keep(arguments: list[str]) -> None:
         ends = [line for line in told if line["stage"] == "recover" and "cross_entropy" in line]
         results[point.labels[0]] = {
             "teacher": read_json(point.folder / "teacher" / "metrics.json")["top1"],
-            "recognised": read_json(point.folder / "soft_labels" / "manifest.json")["teacher"]["accuracy"],
+            "recognized": read_json(point.folder / "soft_labels" / "manifest.json")["teacher"]["accuracy"],
             "first": first,
             "last": {term: ends[-1][term] for term in ("cross_entropy", "bn")},
             "students": {

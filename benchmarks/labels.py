@@ -18,11 +18,11 @@ from typing import Any
 import measured
 
 from srel_hub.condense import condense
+from srel_hub.config import load_recipe
 from srel_hub.evaluate import evaluate
-from srel_hub.files import read_json, total_bytes
-from srel_hub.recipe import load_recipe
 from srel_hub.relabel import relabel
-from srel_hub.run import Run
+from srel_hub.runs.run import Run
+from srel_hub.storage.files import read_json, total_bytes
 
 
 ROOT = Path("runs/labels")
@@ -100,7 +100,7 @@ def first(name: str, data: str) -> Run:
 
 
 def variant(name: str, data: str, title: str, changes: Sequence[str], full: Run) -> dict[str, Any]:
-    """The same images, labelled and trained on otherwise."""
+    """The same images, labeled and trained on otherwise."""
     root = ROOT / re.sub("[^a-z0-9]+", "-", title.lower())
     if not (root / name).is_dir():
         shutil.copytree(

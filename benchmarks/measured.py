@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from srel_hub.processes import machine_facts, peak_resident
+from srel_hub.runs.machine import machine_facts, peak_resident
 
 
 RESULTS = Path(__file__).parent / "results"

@@ -18,17 +18,19 @@ from pathlib import Path
 
 import torch
 
-from srel_hub import networks, teacher
-from srel_hub.cache import condensed_images
-from srel_hub.condensed import stored_epoch
-from srel_hub.processes import library_versions
-from srel_hub.recipe import Network, Recipe, load_recipe
+from srel_hub.config import Network, Recipe, load_recipe
+from srel_hub.labels.epochs import stored_epoch
+from srel_hub.labels.manifest import read_manifest
+from srel_hub.labels.reader import SoftLabels
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
-from srel_hub.run import Run
-from srel_hub.soft_labels import SoftLabels, read_manifest
+from srel_hub.runs.decoded_images import condensed_images
+from srel_hub.runs.machine import library_versions
+from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
-from srel_hub.teacher import Classifier
+from srel_hub.teachers import architectures as networks
+from srel_hub.teachers import classifier as teacher
+from srel_hub.teachers.classifier import Classifier
 
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"

@@ -16,14 +16,14 @@ from typing import Any
 import labels
 import measured
 
+from srel_hub.config import load_recipe
 from srel_hub.evaluate import evaluate
-from srel_hub.files import read_json
-from srel_hub.preflight import prepare
-from srel_hub.recipe import load_recipe
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel
-from srel_hub.run import Run
+from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
+from srel_hub.stages.preflight.prepare import prepare
+from srel_hub.storage.files import read_json
 
 
 ROOT = Path("runs/methods")
@@ -129,7 +129,7 @@ def measure(dataset: str, data: str | None, ipc: int, method: str) -> dict[str, 
     seconds = [line["seconds"] for line in _lines(run) if line["stage"] == "recover" and "seconds" in line]
     rows = read_json(run.path("evaluate", "summary.json"))["students"][0]["rows"]
     told = read_json(run.path("soft_labels", "manifest.json"))["teacher"]["accuracy"]
-    return {"top1": {row["row"]: row["top1"] for row in rows}, "recognised": told, "recover_s": round(sum(seconds), 1)}
+    return {"top1": {row["row"]: row["top1"] for row in rows}, "recognized": told, "recover_s": round(sum(seconds), 1)}
 
 
 def teacher_of(recipe: str, changes: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 python benchmarks/pipeline.py
 
-Ten indices recovered, 100 images labelled in each epoch, one student trained; so many iterations and epochs as below.
+Ten indices recovered, 100 images labeled in each epoch, one student trained; so many iterations and epochs as below.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,8 +13,8 @@ import relabel
 import torch
 import train
 
-from srel_hub.engine import Engine, best_precision
-from srel_hub.recipe import Network
+from srel_hub.config import Network
+from srel_hub.core.engine import Engine, best_precision
 
 
 CASE = recover.Case(Network(model="convnet"), 8, 10, stack=10)

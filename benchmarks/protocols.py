@@ -15,13 +15,13 @@ from typing import Any
 import labels
 import measured
 
+from srel_hub.config import load_recipe
+from srel_hub.config.protocols import deviations
+from srel_hub.config.yaml_io import protocols
 from srel_hub.evaluate import evaluate
-from srel_hub.files import read_json
-from srel_hub.protocols import deviations
-from srel_hub.recipe import load_recipe
 from srel_hub.relabel import relabel
-from srel_hub.run import Run
-from srel_hub.yaml_files import protocols
+from srel_hub.runs.run import Run
+from srel_hub.storage.files import read_json
 
 
 NAME, ROOT = "cifar10", Path("runs/protocols")

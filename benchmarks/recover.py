@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from measured import DEVICE
 from torch import Tensor, nn
 
-from srel_hub import networks
-from srel_hub.costs import build_on_meta, cost
-from srel_hub.engine import DTYPES, FLOAT32, Engine, best_precision
-from srel_hub.objective import Objective
-from srel_hub.recipe import Network, Recover
-from srel_hub.recover import Unit, synthesise
-from srel_hub.teacher import Classifier
+from srel_hub.config import Network, Recover
+from srel_hub.core.engine import DTYPES, FLOAT32, Engine, best_precision
+from srel_hub.stages.recover.objective import Objective
+from srel_hub.stages.recover.optimize import Unit, synthesize
+from srel_hub.teachers import architectures as networks
+from srel_hub.teachers.classifier import Classifier
+from srel_hub.teachers.cost_model import build_on_meta, cost
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def published(case: Case) -> Iterator[float]:
 def ours(case: Case, engine: Engine, stack: int | None = None) -> Iterator[object]:
     spec = Recover(ipc=case.stack, iterations=ITERATIONS)
     with Objective([case.classifier()], spec, engine) as objective:
-        steps = synthesise(objective, Unit(range(stack or case.stack), range(case.classes)), seed=0)
+        steps = synthesize(objective, Unit(range(stack or case.stack), range(case.classes)), seed=0)
         next(steps)
         yield from steps
 
@@ -140,7 +140,7 @@ def flops(case: Case) -> int:
     names = tuple(str(index) for index in range(case.classes))
     hollow = Classifier(model.eval(), (0.5,) * 3, (0.25,) * 3, names, size)
     with Objective([hollow], Recover(ipc=case.stack, iterations=2)) as objective:
-        return cost(synthesise(objective, Unit(range(case.stack), range(case.classes)), 0), "cpu").flops
+        return cost(synthesize(objective, Unit(range(case.stack), range(case.classes)), 0), "cpu").flops
 
 
 def against_published(case: Case, compiled: bool = False, warm_up: int = 1) -> dict[str, object]:

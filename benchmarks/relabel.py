@@ -17,13 +17,13 @@ from recover import IMAGENET, SMALL, Case
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from srel_hub.augment import random_resized_boxes, sample_views
-from srel_hub.encodings import encoding_of
-from srel_hub.engine import FLOAT32, Engine, best_precision
-from srel_hub.labelling import label, make_labeller, passes
-from srel_hub.recipe import Augment, Network
-from srel_hub.relabel import Behind
-from srel_hub.soft_labels import write_epoch_file
+from srel_hub.config import Augment, Network
+from srel_hub.core.augment import random_resized_boxes, sample_views
+from srel_hub.core.encodings import encoding_of
+from srel_hub.core.engine import FLOAT32, Engine, best_precision
+from srel_hub.labels.epoch_files import write_epoch_file
+from srel_hub.labels.labeller import label, make_labeller, passes
+from srel_hub.stages.relabel import Behind
 
 
 BATCH = 50
@@ -36,7 +36,7 @@ def pictures(case: Case, count: int) -> Tensor:
 
 
 class Cropped(Dataset[tuple[Tensor, int]]):
-    """Images as a folder of files gives them: cropped by Pillow, one at a time, normalised in float32."""
+    """Images as a folder of files gives them: cropped by Pillow, one at a time, normalized in float32."""
 
     def __init__(self, images: Tensor, epochs: int = 1) -> None:
         self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images] * epochs

@@ -23,10 +23,10 @@ from typing import Any
 
 import measured
 
-from srel_hub.files import read_json
-from srel_hub.protocols import deviations, protocol_title
-from srel_hub.recipe import Recipe, load_recipe
-from srel_hub.yaml_files import find
+from srel_hub.config import Recipe, load_recipe
+from srel_hub.config.protocols import deviations, protocol_title
+from srel_hub.config.yaml_io import find
+from srel_hub.storage.files import read_json
 
 
 ROOT = Path("runs/reproduce")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from srel_hub import measure
-from srel_hub.evaluate import percent
-from srel_hub.files import in_bytes
+from srel_hub.stages.evaluate.summary import percent
+from srel_hub.storage.files import format_bytes
+from srel_hub.studies import measure as measure
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -62,11 +62,11 @@ def grid() -> Iterator[str]:
     """Two lines a squeezed network: students on the images recovered from it, and on as many random real ones."""
     found = results("grid")
     students = list(next(iter(found.values()))["students"])
-    yield f"| images | teacher, top-1 | cross-entropy | BatchNorm term | recognised | {' | '.join(students)} |"
+    yield f"| images | teacher, top-1 | cross-entropy | BatchNorm term | recognized | {' | '.join(students)} |"
     yield f"| --- | ---: | ---: | ---: | ---: |{' ---: |' * len(students)}"
     for squeezed, row in found.items():
         terms = [f"{row['first'][term]:.3g} to {row['last'][term]:.3g}" for term in ("cross_entropy", "bn")]
-        about = f"{squeezed}, {100 * row['teacher']:.1f} | {' | '.join(terms)} | {100 * row['recognised']:.0f} %"
+        about = f"{squeezed}, {100 * row['teacher']:.1f} | {' | '.join(terms)} | {100 * row['recognized']:.0f} %"
         for kind, told in (("condensed", about), ("random-real", f"{squeezed} labels | | |")):
             cells = [percent(row["students"][student][kind]) for student in students]
             yield f"| {kind.replace('-', ' ')} | {told} | {' | '.join(cells)} |"
@@ -90,7 +90,7 @@ def label_sizes(name: str) -> Iterator[str]:
         loss = found["kl_error"]["4"]
         smaller = f"{found.get('times_smaller', 1):g}"
         top1 = percent(found["top1"]["condensed"])
-        yield f"| {title} | {in_bytes(found['bytes'])} | {smaller} | {loss:.2g} | {top1} |"
+        yield f"| {title} | {format_bytes(found['bytes'])} | {smaller} | {loss:.2g} | {top1} |"
 
 
 def protocols() -> Iterator[str]:
@@ -119,7 +119,7 @@ def _by_ipc(title: str, found: dict[str, Any], method: str, row: str) -> str:
 
 def architectures() -> Iterator[str]:
     for model, found in results("architectures").items():
-        cells = [f"{100 * each['recognised']:.0f} %, {each['cross_entropy'][1]:.2g}" for each in found.values()]
+        cells = [f"{100 * each['recognized']:.0f} %, {each['cross_entropy'][1]:.2g}" for each in found.values()]
         yield f"| {model} | {' | '.join(cells)} |"
 
 

@@ -17,17 +17,17 @@ from relabel import CONVNET, Cropped, pictures
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from srel_hub import networks
-from srel_hub.augment import sample_views
-from srel_hub.checkpoint import Checkpoint
-from srel_hub.condensed import Epoch
-from srel_hub.engine import FLOAT32, Engine, best_precision
-from srel_hub.evaluate import Trained, train_student
-from srel_hub.recipe import Augment, Evaluate, Optimizer, Squeeze
-from srel_hub.rows import Row
-from srel_hub.split import Images
-from srel_hub.squeeze import train
-from srel_hub.training import make_optimizer
+from srel_hub.config import Augment, Evaluate, Optimizer, Squeeze
+from srel_hub.core.augment import sample_views
+from srel_hub.core.engine import FLOAT32, Engine, best_precision
+from srel_hub.core.optim import make_optimizer
+from srel_hub.data.splits import Images
+from srel_hub.labels.epochs import Epoch
+from srel_hub.runs.checkpoint import Checkpoint
+from srel_hub.stages.evaluate.student import Trained, train_student
+from srel_hub.stages.evaluate.training_sets import Row
+from srel_hub.stages.squeeze import train
+from srel_hub.teachers import architectures as networks
 
 
 BATCH, TEMPERATURE = 50, 20.0

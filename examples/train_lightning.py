@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification
 
 from srel_hub import load_condensed
-from srel_hub.condensed import Condensed
+from srel_hub.labels.dataset import Condensed
 
 
 TEMPERATURE, BATCH_SIZE = 4.0, 50

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
 from srel_hub import load_condensed
-from srel_hub.condensed import Condensed
+from srel_hub.labels.dataset import Condensed
 
 
 TEMPERATURE, BATCH_SIZE = 4.0, 50

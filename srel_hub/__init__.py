@@ -7,18 +7,18 @@ __version__ = "0.8.0"
 __all__ = ["__version__", "load_condensed", "load_recipe"]
 
 if TYPE_CHECKING:
-    from srel_hub.condensed import load_condensed
-    from srel_hub.recipe import load_recipe
+    from srel_hub.config.loading import load_recipe
+    from srel_hub.labels.load import load_condensed
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, so that `python -m srel_hub.recipe` neither imports torch nor finds itself imported already.
+    # Lazy, so that `srel-hub recipe` neither imports torch nor finds itself imported already.
     if name == "load_condensed":
-        from srel_hub.condensed import load_condensed
+        from srel_hub.labels.load import load_condensed
 
         return load_condensed
     if name == "load_recipe":
-        from srel_hub.recipe import load_recipe
+        from srel_hub.config.loading import load_recipe
 
         return load_recipe
     raise AttributeError(f"module 'srel_hub' has no attribute {name!r}")

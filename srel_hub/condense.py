@@ -10,25 +10,27 @@ from typing import Any
 
 from tqdm import tqdm
 
-from srel_hub.assemble import assembled, assembly
-from srel_hub.cache import clear
-from srel_hub.cli import cli
-from srel_hub.evaluate import evaluate, results_table
-from srel_hub.files import in_bytes, read_json, total_bytes
-from srel_hub.marks import STAGES
-from srel_hub.pictures import can_draw, draw
-from srel_hub.plan import describe
-from srel_hub.preflight import prepare
-from srel_hub.publish import share
-from srel_hub.recover import recover
-from srel_hub.relabel import relabel
-from srel_hub.run import Run
-from srel_hub.squeeze import squeeze
+from srel_hub.reports.assemble import assembled, assembly
+from srel_hub.reports.publish import share
+from srel_hub.reports.run_pictures import can_draw, draw
+from srel_hub.runs.completion import STAGES
+from srel_hub.runs.decoded_images import clear
+from srel_hub.runs.run import Run
+from srel_hub.runs.stage_cli import cli
+from srel_hub.stages.evaluate.stage import evaluate
+from srel_hub.stages.evaluate.summary import results_table
+from srel_hub.stages.preflight.prepare import prepare
+from srel_hub.stages.recover.stage import recover
+from srel_hub.stages.relabel import relabel
+from srel_hub.stages.squeeze import squeeze
+from srel_hub.storage.files import format_bytes, read_json, total_bytes
+from srel_hub.studies.plan.run_plan import describe
+from srel_hub.studies.plan.text import plan_lines
 
 
 def condense(run: Run) -> None:
     """Every stage in order; what is done already is kept."""
-    if run.agreed(is_finished(run)):
+    if run.broadcast(is_finished(run)):
         if run.is_main:
             checked = f" ({run.marks.compared:,} digests compared)" if run.marks.compared else ""
             tqdm.write(f"{run.folder} is complete: nothing to do{checked}", file=sys.stderr)
@@ -37,9 +39,9 @@ def condense(run: Run) -> None:
             prepared = prepare(run, pushes=run.is_main and not run.recipe.publish.dry_run)
         run.begin()
         if run.is_main:
-            print("\n".join(describe(run, prepared).lines()))
+            print("\n".join(plan_lines(describe(run, prepared))))
             if run.recipe.pictures and not can_draw():
-                run.say("matplotlib or scikit-learn is missing: no pictures but a grid; pip install 'srel_hub[viz]'")
+                run.print("matplotlib or scikit-learn is missing: no pictures but a grid; pip install 'srel_hub[viz]'")
         squeeze(run, prepared)
         recover(run, prepared.source)
         relabel(run)
@@ -67,9 +69,9 @@ def closing(dataset: Path, summary: dict[str, Any]) -> str:
     return "\n".join(
         [
             "",
-            f"dataset: {dataset} ({in_bytes(total_bytes(dataset))}, of which "
-            f"images {in_bytes(total_bytes(dataset / 'data'))}, "
-            f"soft labels {in_bytes(total_bytes(dataset / 'soft_labels'))})",
+            f"dataset: {dataset} ({format_bytes(total_bytes(dataset))}, of which "
+            f"images {format_bytes(total_bytes(dataset / 'data'))}, "
+            f"soft labels {format_bytes(total_bytes(dataset / 'soft_labels'))})",
             "",
             *results_table(summary),
             "",

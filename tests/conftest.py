@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 import pytest
-from hub.client import OWN_FOLDERS, Hub
+from local_hub.client import OWN_FOLDERS, Hub
 
 
 if os.environ.get("HUGGINGFACE_CO_STAGING") or not os.environ.get("HF_ENDPOINT", "http://127.0.0.1:").startswith(
@@ -33,23 +33,24 @@ from pathlib import Path  # noqa: E402
 
 import huggingface_hub  # noqa: E402
 import torch  # noqa: E402
+from reference_resnet import forward, random_state  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from test_convert import forward, random_state  # noqa: E402
 
-from srel_hub.cli import cli  # noqa: E402
 from srel_hub.condense import condense  # noqa: E402
-from srel_hub.images import encode_png, write_parquet  # noqa: E402
-from srel_hub.recipe import Recipe, load_recipe  # noqa: E402
+from srel_hub.config.loading import load_recipe  # noqa: E402
+from srel_hub.config.schema import Recipe  # noqa: E402
 from srel_hub.recover import recover  # noqa: E402
-from srel_hub.run import Run  # noqa: E402
+from srel_hub.runs.run import Run  # noqa: E402
+from srel_hub.runs.stage_cli import cli  # noqa: E402
 from srel_hub.squeeze import squeeze  # noqa: E402
+from srel_hub.storage.condensed_table import encode_png, write_parquet  # noqa: E402
 
 
 if HUB.endpoint != huggingface_hub.constants.ENDPOINT:
     pytest.exit(f"these tests push, and would to {huggingface_hub.constants.ENDPOINT}", 2)
 torch.set_num_threads(1)  # tiny tensors
 pytest_plugins = ("resuming",)
-LONGEST = ("test_pipeline", "test_publish", "test_interruption", "test_push_faults")  # begun first by `make test`
+LONGEST = ("test_condense", "test_publish", "test_interruption", "test_push_faults")  # begun first by `make test`
 ROOT = Path(__file__).parent.parent
 SMALL = [
     "precision=float32",  # which is what bits, and tight tolerances, are promised for
@@ -69,20 +70,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def make_source(folder: Path, size: tuple[int, int], names: list[str], per_class: int = 12) -> Path:
-    """A dataset that load_dataset opens: classes of distinct colour with noise, splits train and test."""
+    """A dataset that load_dataset opens: classes of distinct color with noise, splits train and test."""
     draw = torch.Generator().manual_seed(7)
-    colours = torch.randint(40, 216, (len(names), 3, 1, 1), generator=draw)
+    colors = torch.randint(40, 216, (len(names), 3, 1, 1), generator=draw)
     for split in ("train", "test"):
         labels = torch.arange(len(names)).repeat(per_class)
         noise = torch.randint(-40, 40, (len(labels), 3, *size), generator=draw)
-        pixels = (colours[labels] + noise).clamp(0, 255).to(torch.uint8)
+        pixels = (colors[labels] + noise).clamp(0, 255).to(torch.uint8)
         folder.mkdir(parents=True, exist_ok=True)
         write_parquet(folder / f"{split}.parquet", [encode_png(x) for x in pixels], labels.tolist(), names)
     return folder
 
 
 def write_recipe(file: Path, source: Path, ipc: int = 3) -> Path:
-    file.write_text(f"source: {{path: '{source}', license: mit, title: Colours}}\nrecover: {{ipc: {ipc}}}\n")
+    file.write_text(f"source: {{path: '{source}', license: mit, title: Colors}}\nrecover: {{ipc: {ipc}}}\n")
     return file
 
 
@@ -95,7 +96,7 @@ def recovered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """A recipe file, and a run of it that went as far as recover: three classes, three images each."""
     folder = tmp_path_factory.mktemp("recovered")
     file = write_recipe(
-        folder / "colours.yaml", make_source(folder / "source", request.param, ["red", "green", "blue"])
+        folder / "colors.yaml", make_source(folder / "source", request.param, ["red", "green", "blue"])
     )
     run = Run(small_recipe(file, folder / "runs"))
     squeeze(run)
@@ -107,7 +108,7 @@ def branch(recovered: tuple[Path, Path], root: Path, *overrides: str) -> Run:
     """A new run directory with the same teacher and images, and another recipe from relabel on."""
     file, folder = recovered
     for part in ("teacher", "images", "units"):
-        shutil.copytree(folder / part, root / "colours" / part)
+        shutil.copytree(folder / part, root / "colors" / part)
     return Run(small_recipe(file, root, *overrides))
 
 
@@ -141,7 +142,7 @@ def as_user(home: Path, token: str | None, *arguments: str, cwd: Path) -> "subpr
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three classes, three images each and two epochs, whose teacher knows its images."""
     folder = tmp_path_factory.mktemp("finished")
-    file = write_recipe(folder / "colours.yaml", make_source(folder / "source", (8, 8), ["red", "green", "blue"]))
+    file = write_recipe(folder / "colors.yaml", make_source(folder / "source", (8, 8), ["red", "green", "blue"]))
     overrides = ["squeeze.network.width=0.3", "squeeze.epochs=20", "recover.iterations=60"]
     run = Run(small_recipe(file, folder / "runs", *overrides))
     condense(run)
@@ -166,7 +167,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproce
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command line says as it refuses `python -m srel_hub.condense ARGUMENTS`, in this process."""
+    """What the command line says as it refuses `srel-hub condense ARGUMENTS`, in this process."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         cli(condense, arguments)
@@ -177,7 +178,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Overrides for an ImageNet-1K of 32 pixels: a tiny teacher under torchvision's names, images that it labelled."""
+    """Overrides for an ImageNet-1K of 32 pixels: a tiny teacher under torchvision's names, images that it labeled."""
     folder = tmp_path_factory.mktemp("in1k")
     state = random_state([1, 1, 1, 1], 2, classes=1000, base=8)
     (folder / "teacher").mkdir()

@@ -16,9 +16,9 @@ from typing import Any
 from conftest import make_source, write_recipe
 from tqdm import tqdm
 
-from srel_hub import checkpoint
-from srel_hub.cli import cli
 from srel_hub.condense import condense
+from srel_hub.runs import checkpoint as checkpoint
+from srel_hub.runs.stage_cli import cli
 
 
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
@@ -55,7 +55,7 @@ def start(
     before: Callable[[], object] | None = None,
     main: Callable[[list[str]], object] = condensing,
 ) -> int:
-    """`python -m srel_hub.condense COMMAND`, or another `main`, in a forked process; its number.
+    """`srel-hub condense COMMAND`, or another `main`, in a forked process; its number.
 
     Args:
         every_epoch: whether a training writes a checkpoint after each epoch, however short.

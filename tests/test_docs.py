@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pytest
 import yaml
+from benchmarks.test_tables import tables
 from conftest import ROOT
-from hub.client import Hub
-from test_figures import tables
-from test_pipeline import run_block, run_command
+from local_hub.client import Hub
+from test_condense import run_block, run_command
 
 import srel_hub
-from srel_hub import recipe
-from srel_hub.card import CARDS, ROW_TITLES
-from srel_hub.figures import CAPTIONS
-from srel_hub.recipe import Recipe
-from srel_hub.reference import meanings, reference
+from srel_hub import config
+from srel_hub.config import Recipe
+from srel_hub.config.reference import meanings, reference
+from srel_hub.reports.card import CARDS, ROW_TITLES
+from srel_hub.reports.plots import CAPTIONS
 
 
 DOCS = ROOT / "docs"
 SECTIONS = sorted(
     (
         kind
-        for kind in vars(recipe).values()
-        if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == recipe.__name__
+        for kind in vars(config).values()
+        if isinstance(kind, type) and is_dataclass(kind) and kind.__module__.startswith("srel_hub.config")
     ),
     key=lambda kind: kind.__name__,
 )
@@ -38,7 +38,9 @@ SECTIONS = sorted(
 
 
 def test_the_recipe_reference_is_what_the_types_say() -> None:
-    printed = subprocess.run([sys.executable, "-m", "srel_hub.recipe", "reference"], capture_output=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-m", "srel_hub", "recipe", "reference"], capture_output=True, check=True
+    )
     assert printed.stdout == (DOCS / "recipe.md").read_bytes() == reference(Recipe).encode()
 
 

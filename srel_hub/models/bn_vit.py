@@ -31,8 +31,8 @@ class TokenBatchNorm(nn.Module):
         self.layer = nn.BatchNorm2d(channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        normalised: Tensor = self.layer(tokens.transpose(1, 2).unsqueeze(-1))
-        return normalised.squeeze(-1).transpose(1, 2)
+        normalized: Tensor = self.layer(tokens.transpose(1, 2).unsqueeze(-1))
+        return normalized.squeeze(-1).transpose(1, 2)
 
 
 class BnMLP(ViTMLP):

@@ -1,0 +1,267 @@
+"""Crop, flip, CutMix and Mixup on uint8 images, from recorded integers, exact on every device.
+
+A `Views` record says, in integers, how each image of an epoch is shown; `render` shows it. The same function serves
+squeeze, relabel and the consumer, so that what a student sees is bit for bit what its teacher was shown: alone or in
+any batch, with any number of threads, on any device (docs/format.md has the arithmetic).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srel_hub.config import Augment
+
+
+PRECISION = 22  # bits of a crop weight; 255 * 2**22 + 2**21 < 2**31
+ONE = 1 << PRECISION
+TRIES = 10
+
+
+@dataclass(frozen=True)
+class Views:
+    """One view of each of N images.
+
+    Attributes:
+        boxes: int16 [N, 4], top, left, height, width in stored pixels; beyond the image pixels are 0.
+        flips: bool [N], mirrored after the crop.
+        partners: int32 [N], or None where nothing is mixed; an image that is its own partner is unmixed.
+        mix_boxes: int16 [N, 4], CutMix: top, left, height, width in output pixels taken from the partner's view.
+        mix_weights: int16 [N], Mixup: own share in 256ths.
+        patches: int16 [N, p * p], which patch of the image, row by row, comes to each place before the crop; never
+            stored.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+    partners: Tensor | None = None
+    mix_boxes: Tensor | None = None
+    mix_weights: Tensor | None = None
+    patches: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Views":
+        """The same on a device."""
+        each = (getattr(self, field.name) for field in fields(self))
+        return Views(*(None if value is None else value.to(device) for value in each))  # type: ignore[arg-type]
+
+    def of(self, indices: Tensor) -> "Views":
+        """Those of some images only; partners still count all."""
+        here = indices.to(self.boxes.device)
+        each = (getattr(self, field.name) for field in fields(self))
+        return Views(*(None if value is None else value[here] for value in each))  # type: ignore[arg-type]
+
+    def own_share(self, size: tuple[int, int]) -> Tensor:
+        """float32 [N] in [0, 1]: the share of each image's own pixels in its view; the partner has the rest."""
+        if self.mix_boxes is not None:
+            height, width = size
+            return 1 - self.mix_boxes[:, 2].float() * self.mix_boxes[:, 3].float() / (height * width)
+        if self.mix_weights is not None:
+            return self.mix_weights.float() / 256
+        return torch.ones(len(self.boxes), device=self.boxes.device)
+
+
+def sample_views(augment: Augment, count: int, size: tuple[int, int], generator: torch.Generator) -> Views:
+    """Draw one view of each of `count` images of `size` (height, width)."""
+    boxes = sample_boxes(augment, count, size, generator)
+    flips = torch.rand(count, generator=generator) < 0.5 if augment.flip else torch.zeros(count, dtype=torch.bool)
+    views = _sample_mixes(augment, Views(boxes, flips), size, generator)
+    if augment.patches == 1:
+        return views
+    patches = torch.rand(count, augment.patches**2, generator=generator).argsort(1)
+    return replace(views, patches=patches.short())
+
+
+def _sample_mixes(augment: Augment, views: Views, size: tuple[int, int], generator: torch.Generator) -> Views:
+    if augment.mix == "none":
+        return views
+    count = len(views.boxes)
+    partners = torch.randperm(count, generator=generator)
+    own = _sample_beta(augment.mix_alpha, count, generator)
+    if augment.mix == "mixup":
+        weights = torch.where(partners == torch.arange(count), 256, (own * 256).round().long())
+        return replace(views, partners=partners.int(), mix_weights=weights.short())
+    mix_boxes = _sample_mix_boxes(own, size, generator)
+    whole = (partners == torch.arange(count)) | (mix_boxes[:, 2] * mix_boxes[:, 3] == 0)
+    partners = torch.where(whole, torch.arange(count), partners)
+    mix_boxes[whole] = 0
+    return replace(views, partners=partners.int(), mix_boxes=mix_boxes.short())
+
+
+def sample_boxes(augment: Augment, count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """int16 [count, 4] crop boxes: top, left, height, width."""
+    height, width = size
+    if augment.crop == "none":
+        return torch.tensor([0, 0, height, width], dtype=torch.int16).repeat(count, 1)
+    if augment.crop == "padded":
+        offsets = torch.randint(-augment.padding, augment.padding + 1, (count, 2), generator=generator)
+        whole = torch.tensor([height, width]).expand(count, 2)
+        return torch.cat([offsets, whole], 1).short()
+    return random_resized_boxes(augment.scale, augment.ratio, count, size, generator)
+
+
+def random_resized_boxes(
+    scale: tuple[float | Tensor, float],
+    ratio: tuple[float, float],
+    count: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
+) -> Tensor:
+    """int16 [count, 4] boxes by the rule of torchvision's RandomResizedCrop.
+
+    Ten tries of an area uniform in `scale` and an aspect ratio log-uniform in `ratio`; if none fits, the largest
+    centerd box whose ratio is allowed.
+    """
+    height, width = size
+    draws = torch.rand(4, TRIES, count, generator=generator, dtype=torch.float64)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[0])
+    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * draws[1])
+    w = (area * aspect).sqrt().round().long()
+    h = (area / aspect).sqrt().round().long()
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    top = (draws[2] * (height - h + 1)).long()
+    left = (draws[3] * (width - w + 1)).long()
+    first = fits.int().argmax(0, keepdim=True)
+    tried = torch.stack([top, left, h, w], -1).gather(0, first[..., None].expand(1, count, 4))[0]
+    return torch.where(fits.any(0)[:, None], tried, _centerd_box(ratio, size)).short()
+
+
+def _centerd_box(ratio: tuple[float, float], size: tuple[int, int]) -> Tensor:
+    height, width = size
+    if width / height < ratio[0]:
+        height = min(height, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        width = min(width, round(height * ratio[1]))
+    return torch.tensor([(size[0] - height) // 2, (size[1] - width) // 2, height, width])
+
+
+def _sample_beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
+    """float64 [count] of Beta(alpha, alpha); numpy draws it, for torch's own takes no generator."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count))
+
+
+def _sample_mix_boxes(own: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """int64 [N, 4]: CutMix boxes of area 1 - own around a uniform center, cut off at the border (Yun et al., 2019)."""
+    limits = torch.tensor(size)
+    extent = ((1 - own).sqrt()[:, None] * limits).long()
+    center = (torch.rand(len(own), 2, generator=generator, dtype=torch.float64) * limits).long()
+    low = (center - extent // 2).clamp(min=0)
+    high = torch.minimum(center - extent // 2 + extent, limits)
+    return torch.cat([low, (high - low).clamp(min=0)], 1)
+
+
+def render(images: Tensor, views: Views, indices: Tensor | Sequence[int]) -> Tensor:
+    """Show images as recorded.
+
+    Args:
+        images: uint8 [N, 3, H, W], all stored images.
+        views: one view of each of the N, on the device of `images`.
+        indices: which of them, int64 [B].
+
+    Returns:
+        uint8 [B, 3, H, W] on the device of `images`.
+    """
+    chosen = torch.as_tensor(indices, dtype=torch.int64).to(images.device)
+    own = _crop_and_flip(images, views, chosen)
+    if views.partners is None:
+        return own
+    # Of an unmixed image, the box is empty, or the own share whole.
+    other = _crop_and_flip(images, views, views.partners[chosen].long())
+    if views.mix_boxes is not None:
+        inside = _inside(views.mix_boxes[chosen], own.shape[-2:])
+        return torch.where(inside[:, None], other, own)
+    assert views.mix_weights is not None
+    weight = views.mix_weights[chosen].int()[:, None, None, None]
+    return ((weight * own + (256 - weight) * other + 128) >> 8).to(torch.uint8)
+
+
+def _crop_and_flip(images: Tensor, views: Views, indices: Tensor) -> Tensor:
+    chosen = images[indices]
+    if views.patches is not None:
+        chosen = shuffle_patches(chosen, views.patches[indices].long())
+    cropped = crop(chosen, views.boxes[indices])
+    return torch.where(views.flips[indices][:, None, None, None], cropped.flip(-1), cropped)
+
+
+def shuffle_patches(images: Tensor, patches: Tensor) -> Tensor:
+    """Put other patches of each image in the places of its p x p ones (RDED, Sun et al., 2024, section 3.3).
+
+    Args:
+        images: uint8 [B, C, H, W], both sides multiples of p.
+        patches: int64 [B, p * p], which patch comes to each place; both counted row by row.
+    """
+    p = math.isqrt(patches.shape[1])
+    cut = images.unflatten(3, (p, -1)).unflatten(2, (p, -1)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    moved: Tensor = cut[torch.arange(len(images), device=images.device)[:, None], patches]
+    joined: Tensor = moved.unflatten(1, (p, p)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return joined
+
+
+def _inside(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """bool [B, H, W]: which pixels lie in each box."""
+    top, left, height, width = boxes.long().unbind(1)
+    rows = torch.arange(size[0], device=boxes.device)
+    columns = torch.arange(size[1], device=boxes.device)
+    in_rows = (rows >= top[:, None]) & (rows < (top + height)[:, None])
+    in_columns = (columns >= left[:, None]) & (columns < (left + width)[:, None])
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def crop(images: Tensor, boxes: Tensor) -> Tensor:
+    """Crop each image to its box and enlarge to the full size: Pillow's crop and resize(BILINEAR), value for value.
+
+    Two passes, horizontal then vertical, each rounded half up to uint8, in int32 with weights in 1/2**22, which is
+    Pillow's own precision: any device, batch or thread count gives the same bytes.
+
+    Args:
+        images: uint8 [B, C, H, W].
+        boxes: [B, 4] top, left, height, width; height <= H, width <= W.
+
+    Returns:
+        uint8 [B, C, H, W].
+    """
+    top, left, height, width = boxes.long().unbind(1)
+    rows = _enlarge(images, left, width)
+    return _enlarge(rows.transpose(2, 3), top, height).transpose(2, 3)
+
+
+def _enlarge(images: Tensor, start: Tensor, length: Tensor) -> Tensor:
+    """One pass along the last axis."""
+    taps, shares = (t[:, :, None, None] for t in bilinear_taps(start, length, images.shape[3]))
+    left, right = (images.gather(3, tap.expand(images.shape)).int() for tap in taps.unbind(1))
+    left_share, right_share = shares.unbind(1)
+    return ((left * left_share + right * right_share + ONE // 2) >> PRECISION).to(torch.uint8)
+
+
+def bilinear_taps(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Which two pixels, and how much of each in 1/2**22, make each output pixel along one axis.
+
+    Output o lies at ((2o + 1) * length - size) / (2 * size) pixels from the box's edge, clamped to [0, length - 1];
+    the right pixel's share is rounded half up and the left one gets the rest. Pixels beyond the image are 0, so
+    their share is.
+
+    Returns:
+        int64 [B, 2, size] positions within [0, size) and int32 [B, 2, size] shares.
+    """
+    numerator = (2 * torch.arange(size, device=length.device) + 1) * length[:, None] - size
+    numerator = numerator.clamp(min=0).minimum(2 * size * (length[:, None] - 1))
+    right_share = (numerator % (2 * size) * (2 * ONE) + 2 * size) // (4 * size)
+    left = numerator // (2 * size) + start[:, None]
+    taps = torch.stack([left, left + 1], 1)
+    shares = torch.stack([ONE - right_share, right_share], 1).masked_fill((taps < 0) | (taps >= size), 0)
+    return taps.clamp(0, size - 1), shares.int()
+
+
+def normalization_table(mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """float32 [3, 256]: (v / 255 - mean) / std of every byte value, computed in float64."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    columns = [(values - m) / s for m, s in zip(mean, std, strict=True)]
+    return torch.stack(columns).float()
+
+
+def normalize(images: Tensor, table: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] to float32 [B, 3, H, W] by look-up, so that every device gives the same bits."""
+    return torch.stack([table[c][images[:, c].int()] for c in range(3)], 1)

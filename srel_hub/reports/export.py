@@ -1,0 +1,155 @@
+"""Export: a condensed dataset in the layouts that other evaluation tools document.
+
+    srel-hub export runs/quickstart/dataset rethinkdc exported/rethinkdc
+    srel-hub export runs/cifar10_ipc10/dataset ddranking exported/ddranking --dataset CIFAR10
+
+`rethinkdc` (0.3.2) loads a dataset of the columns `image` and `label`; `ddranking` (0.2.0) takes an image folder, the
+teacher as `teacher_models/DATASET/MODEL/ckpt_best.pt` and a configuration. Neither tool was run on these.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import DatasetCard, DatasetCardData
+from torch import nn
+
+from srel_hub.config import Recipe, load_recipe
+from srel_hub.config.yaml_io import to_yaml
+from srel_hub.errors import UserError
+from srel_hub.labels.dataset import Condensed
+from srel_hub.labels.load import load_condensed
+from srel_hub.runs.stage_cli import status_of
+from srel_hub.storage.condensed_table import encode_png
+from srel_hub.storage.files import atomic
+from srel_hub.teachers.torchvision_weights import torchvision_name
+
+
+DDRANKING = ("CIFAR10", "CIFAR100", "TinyImageNet", "ImageNet1K", "ImageNette", "ImageWoof")
+DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101}
+
+
+def to_rethinkdc(source: Path, target: Path) -> None:
+    """`data/train-*.parquet` with the columns image and label, and a card that says where they are."""
+    with atomic(target) as tree:
+        shutil.copytree(source / "data", tree / "data")
+        files = [{"split": "train", "path": "data/train-*"}]
+        data = DatasetCardData(configs=[{"config_name": "default", "data_files": files}])
+        DatasetCard(f"---\n{data.to_yaml()}\n---\n\nCondensed images alone, exported by srel_hub.\n").save(
+            tree / "README.md"
+        )
+
+
+def to_ddranking(condensed: Condensed, recipe: Recipe, dataset: str, target: Path) -> None:
+    """An image folder, the teacher's weights under torchvision's names, and config.yaml.
+
+    Raises:
+        UserError: for a teacher that is no ResNet.
+    """
+    state, model = torchvision_state(condensed.teacher())
+    with atomic(target) as tree:
+        for index in range(condensed.manifest.num_classes):
+            (tree / "images" / f"{index:05d}").mkdir(parents=True)
+        for row, (image, label) in enumerate(zip(condensed.pixels, condensed.labels.tolist(), strict=True)):
+            (tree / "images" / f"{label:05d}" / f"{row:07d}.png").write_bytes(encode_png(image))
+        weights = tree / "teacher_models" / dataset / model / "ckpt_best.pt"
+        weights.parent.mkdir(parents=True)
+        torch.save(state, weights)  # tensors alone, which weights_only=True reads
+        (tree / "config.yaml").write_text(to_yaml(configuration(condensed, recipe, dataset, model)), encoding="utf-8")
+
+
+def torchvision_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], str]:
+    """A ResNet's weights under torchvision's names, and ddranking's name for it.
+
+    Raises:
+        UserError: for another network.
+    """
+    config: Any = model.config
+    depth = DEPTHS.get(tuple(getattr(config, "depths", ())))
+    if depth is None or "resnet" not in config.model_type:
+        raise UserError(
+            f"ddranking: the teacher is a {type(model).__name__}; only ResNet-18, -50 and -101 are exported"
+        )
+    depth = 34 if depth == 50 and config.layer_type == "basic" else depth
+    state = {torchvision_name(name): value.contiguous() for name, value in model.state_dict().items()}
+    return state, f"ResNet-{depth}-BN"
+
+
+def configuration(condensed: Condensed, recipe: Recipe, dataset: str, model: str) -> dict[str, Any]:
+    """config.yaml of ddranking's LabelRobustScoreSoft: labels asked for online (soft_label_mode M)."""
+    manifest, spec = condensed.manifest, recipe.evaluate
+    (height, width), alpha = manifest.image_size, manifest.augment.mix_alpha
+    middle = {"name": "CenterCrop", "args": {"size": height}}
+    end = [
+        {"name": "ToTensor"},
+        {"name": "Normalize", "args": {"mean": list(manifest.mean), "std": list(manifest.std)}},
+    ]
+    crop = {"name": "RandomResizedCrop", "args": {"size": height, "scale": list(manifest.augment.scale)}}
+    pad = {"name": "RandomCrop", "args": {"size": height, "padding": manifest.augment.padding}}
+    crops = {"resized": [crop], "padded": [pad], "none": []}[manifest.augment.crop]
+    flips = [{"name": "RandomHorizontalFlip", "args": {"p": 0.5}}] if manifest.augment.flip else []
+    return {
+        "dataset": dataset,
+        "real_data_path": "./dataset/",
+        "ipc": manifest.num_images // manifest.num_classes,
+        "im_size": [height, width],
+        "model_name": model,
+        "stu_use_torchvision": True,
+        "tea_use_torchvision": True,
+        "teacher_dir": "./teacher_models",
+        "teacher_model_names": [model],
+        "data_aug_func": None if manifest.augment.mix == "none" else manifest.augment.mix,
+        "aug_params": {"none": None, "cutmix": {"beta": alpha}, "mixup": {"mixup_p": alpha}}[manifest.augment.mix],
+        "use_zca": False,
+        "custom_train_trans": [*crops, *flips, *end],
+        "custom_val_trans": [{"name": "Resize", "args": {"size": height}}, middle, *end],
+        "use_aug_for_hard": False,
+        "soft_label_mode": "M",
+        "soft_label_criterion": "kl",
+        "loss_fn_kwargs": {"temperature": spec.temperature, "scale_loss": spec.temperature_squared},
+        "optimizer": spec.optimizer.kind,
+        "lr_scheduler": "cosine",
+        "weight_decay": spec.optimizer.weight_decay,
+        "momentum": spec.optimizer.momentum,
+        "num_eval": 5,
+        "num_epochs": spec.epochs,
+        "num_workers": 4,
+        "device": "cuda",
+        "dist": False,
+        "eval_full_data": False,
+        "syn_batch_size": spec.batch_size,
+        "real_batch_size": spec.batch_size,
+        "random_data_format": "image",
+        "random_data_path": "./random_data",
+        "save_path": "./scores.csv",
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("srel-hub export", description="Layouts of other evaluation tools.")
+    parser.add_argument("source", metavar="DATASET", type=Path, help="a dataset's folder")
+    parser.add_argument("layout", choices=("ddranking", "rethinkdc"))
+    parser.add_argument("target", metavar="FOLDER", type=Path, help="is made, and must not be there")
+    parser.add_argument("--dataset", choices=DDRANKING, help="ddranking's name of the real dataset")
+    asked = parser.parse_args(arguments)
+    return status_of(lambda: _write(asked.source, asked.layout, asked.dataset, asked.target))
+
+
+def _write(source: Path, layout: str, dataset: str | None, target: Path) -> None:
+    if target.exists():
+        raise UserError(f"{target}: is there already; name another folder")
+    if not source.is_dir():
+        raise UserError(f"{source}: must be the folder of a dataset, such as runs/quickstart/dataset")
+    if layout == "ddranking" and dataset is None:
+        raise UserError(f"--dataset: ddranking knows only {', '.join(DDRANKING)}; name the one that was condensed")
+    condensed = load_condensed(source, epochs=1)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if layout == "rethinkdc":
+        to_rethinkdc(source, target)
+    else:
+        assert dataset is not None
+        to_ddranking(condensed, load_recipe(source / "recipe.yaml"), dataset, target)
+    print(f"{target}: the layout that {layout} documents; not run with it")

@@ -1,0 +1,85 @@
+"""runs.machine."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srel_hub import __version__
+from srel_hub.config.resources import CHECKOUT
+
+
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "pillow")
+
+
+def local_processes() -> int:
+    """Processes of this launch on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def fair_threads() -> int:
+    """Threads for each of this machine's processes."""
+    return max(1, cores() // local_processes())
+
+
+def total_memory() -> int:
+    """Bytes of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_resident() -> int:
+    """Bytes that this process had in memory at most."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux begins a process's ru_maxrss at its parent's
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def library_versions() -> dict[str, str]:
+    """What runs here, for the cards."""
+    return {"srel_hub": __version__} | {name: version(name) for name in LIBRARIES}
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What a measurement was taken on: device, threads, versions and commit."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "versions": library_versions(),
+        "commit": commit(),
+    }
+
+
+def processor() -> str:
+    """Its name, and which of the instructions that decide speed it has."""
+    known = Path("/proc/cpuinfo")
+    if not known.is_file():
+        return platform.processor()
+    lines = dict(line.split(":", 1) for line in known.read_text().splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in lines.items()}
+    has = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in facts.get("flags", "").split()]
+    return f"{facts.get('model name', platform.machine())} ({', '.join(has)})"
+
+
+def commit() -> str | None:
+    """Of the checkout that this package lies in; None where it was installed without one."""
+    if not (CHECKOUT / ".git").exists():  # git would tell of a repository further up, which is another's
+        return None
+    command = ["git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # no git here
+        return None

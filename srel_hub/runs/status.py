@@ -1,0 +1,159 @@
+"""How far a run is: stages, units, rate, time left, sizes, who works on it, the last error. Read from its directory.
+
+srel-hub status runs/quickstart
+srel-hub status runs/quickstart --json
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from srel_hub.errors import UserError
+from srel_hub.runs.claims import others
+from srel_hub.runs.completion import RESULTS, STAGES, Stage
+from srel_hub.storage.files import format_bytes, read_json, total_bytes
+
+
+Told = dict[str, Any]  # a line of metrics.jsonl, or what a process says of itself
+
+RECENT = 50  # units, whose time tells the rate
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage.
+
+    Attributes:
+        units, units_done: None for a stage that has not begun.
+        share: of its steps that are done, in [0, 1].
+        rate: steps a second, by all processes; None where nothing tells.
+        seconds_left: at this rate.
+        bytes: of its results.
+    """
+
+    name: str
+    units: int | None
+    units_done: int
+    share: float
+    rate: float | None
+    seconds_left: float | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run. `error` is the last message that it stopped with, unless it went on since."""
+
+    run: str
+    stages: tuple[StageStatus, ...]
+    processes: tuple[dict[str, Any], ...]
+    assembled: bool
+    done_twice: int
+    bytes: int
+    error: str | None
+
+
+def status(folder: Path) -> Status:
+    """The status of a run directory; reads only.
+
+    Raises:
+        UserError: where there is no run.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder}: there is no run here (a run has a recipe.yaml); runs lie in `run.root`, by name")
+    lines = list(_records(folder))
+    living = tuple(others(folder))
+    units = [line for line in lines if "unit" in line]
+    return Status(
+        run=str(folder),
+        stages=tuple(_stage(folder, stage, units, living) for stage in STAGES),
+        processes=living,
+        assembled=any((folder / "units" / "assemble").glob("*.json")),
+        done_twice=sum(bool(line.get("twice")) for line in units),
+        bytes=total_bytes(folder),
+        error=str(lines[-1]["message"]) if lines and lines[-1]["stage"] == "error" else None,
+    )
+
+
+def _records(folder: Path) -> Iterator[Told]:
+    """Lines of metrics.jsonl; one that is being written is passed over."""
+    file = folder / "metrics.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            yield dict(json.loads(line))
+        except ValueError:
+            continue
+
+
+def _stage(
+    folder: Path, name: Stage, lines: Sequence[dict[str, Any]], living: Sequence[dict[str, Any]]
+) -> StageStatus:
+    size = sum(total_bytes(place) for part in RESULTS[name] for place in folder.glob(part) if place.is_dir())
+    try:
+        told: dict[str, int] = read_json(folder / "units" / f"{name}.json")["units"]
+        steps = {unit: count for unit, count in told.items() if count}  # without what only sums up
+    except (FileNotFoundError, ValueError):
+        return StageStatus(name, None, 0, 0.0, None, None, size)
+    marks = {file.stem for file in (folder / "units" / name).glob("*.json")}
+    done = [unit for unit in steps if unit in marks]
+    now = [told["now"] for told in living if told.get("now", {}).get("stage") == name]
+    total, made = sum(steps.values()), sum(steps[unit] for unit in done) + sum(each["made"] for each in now)
+    rate = _rate([line for line in lines if line["stage"] == name and line["unit"] in steps], steps, now)
+    left = None if rate is None or len(done) == len(steps) else (total - made) / rate
+    return StageStatus(name, len(steps), len(done), made / total if total else 1.0, rate, left, size)
+
+
+def _rate(lines: Sequence[Told], steps: dict[str, int], now: Sequence[Told]) -> float | None:
+    """Steps a second of the last units, else of those that are being done."""
+    recent = lines[-RECENT:]
+    if recent:
+        span = max(line["time"] for line in recent) - min(line["time"] - line["seconds"] for line in recent)
+        return sum(steps[line["unit"]] for line in recent) / span if span > 0 else None
+    rate = sum(each["made"] / max(1e-3, time.time() - each["begun"]) for each in now)
+    return rate or None
+
+
+def told(status: Status) -> Iterator[str]:
+    """The status as text."""
+    yield f"{status.run}: {format_bytes(status.bytes)}"
+    yield f"{'stage':<10} {'units':>15} {'done':>7} {'rate':>12} {'time left':>12} {'size':>10}"
+    for stage in status.stages:
+        units = "not begun" if stage.units is None else f"{stage.units_done:,} of {stage.units:,}"
+        rate = "" if stage.rate is None else f"{stage.rate:.3g}/s"
+        left = "" if stage.seconds_left is None else _span(stage.seconds_left)
+        yield f"{stage.name:<10} {units:>15} {stage.share:>7.1%} {rate:>12} {left:>12} {format_bytes(stage.bytes):>10}"
+    yield f"dataset and teacher_repo: {'assembled' if status.assembled else 'not assembled yet'}"
+    for process in status.processes:
+        now = process.get("now")
+        doing = f"{now['stage']} {now['unit']}, {now['made']} of {now['steps']}" if now else "between units"
+        yield f"working: {process['host']}, process {process['pid']}: {doing}"
+    if not status.processes:
+        yield "nobody works on it"
+    if status.done_twice:
+        yield f"{status.done_twice} units were done twice"
+    if status.error is not None:
+        yield f"last error: {status.error}"
+
+
+def _span(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.0f} s"
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="srel-hub status", description="How far a run is.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    arguments = parser.parse_args(argv)
+    try:
+        found = status(arguments.run)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    print(json.dumps(asdict(found), indent=2) if arguments.json else "\n".join(told(found)))
+    return 0

@@ -1,0 +1,49 @@
+"""The status of a run that works, was stopped, failed, or is complete."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from runs import arguments, finish, marked, paused, start, until, wait, world
+
+from srel_hub.runs.status import main, status, told
+
+
+def test_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, run, log = world(tmp_path), tmp_path / "world", tmp_path / "log"
+    pid = start(arguments(recipe, tmp_path), log)
+    assert until(lambda: len(marked(run, "recover")) >= 2, pid)
+    with paused(pid):
+        found = status(run)
+        squeeze, recover, relabel, _ = found.stages
+        assert (squeeze.units, squeeze.units_done, squeeze.share) == (1, 1, 1.0) and squeeze.seconds_left is None
+        assert recover.units == 5 and 2 <= recover.units_done < 5 and recover.bytes > 0
+        assert recover.rate and recover.seconds_left and 0.4 <= recover.share < 1
+        # what is left at this rate: steps of the units that are not done
+        assert recover.seconds_left == pytest.approx((1 - recover.share) * 75 / recover.rate)
+        assert relabel.units is None and not found.assembled
+        assert [process["pid"] for process in found.processes] == [pid]
+        assert f"process {pid}" in "\n".join(told(found))
+    os.kill(pid, signal.SIGTERM)
+    assert wait(pid) == 143
+    assert status(run).processes == () and status(run).error is None
+    finish(arguments(recipe, tmp_path), log)
+    assert main([str(run), "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert [(stage["units_done"], stage["share"]) for stage in whole["stages"]] == [(1, 1), (5, 1), (40, 1), (6, 1)]
+    assert whole["assembled"] and whole["bytes"] == sum(f.stat().st_size for f in run.rglob("*") if f.is_file())
+
+
+def test_the_last_error(tmp_path: Path) -> None:
+    recipe, run = world(tmp_path), tmp_path / "world"
+    assert wait(start(arguments(recipe, tmp_path, "squeeze.optimizer.lr=1e30"), tmp_path / "log")) == 2
+    assert "diverged" in (status(run).error or "") and "last error: squeeze" in "\n".join(told(status(run)))
+    finish(arguments(recipe, tmp_path), tmp_path / "log")
+    assert status(run).error is None
+
+
+def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "there is no run here" in capsys.readouterr().err

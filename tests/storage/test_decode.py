@@ -1,0 +1,101 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from srel_hub.errors import UserError
+from srel_hub.storage.decode import Frame, fit, read_picture, to_rgb
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("RGBA", (200, 100, 50, 0), (0, 0, 0)),
+        ("RGBA", (200, 100, 50, 255), (200, 100, 50)),
+        ("LA", (90, 255), (90, 90, 90)),
+        ("LA", (90, 0), (0, 0, 0)),
+        ("RGB", (1, 2, 3), (1, 2, 3)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 257 * 100, (100, 100, 100)),
+        ("I", 257 * 7, (7, 7, 7)),
+    ],
+)
+def test_every_mode_becomes_rgb_with_alpha_over_black(mode: str, color: Any, expected: tuple[int, ...]) -> None:
+    assert to_rgb(Image.new(mode, (2, 2), color)).getpixel((0, 0)) == expected
+
+
+def test_a_palette_with_a_transparent_color_is_laid_over_black() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 10, 10, 10, 200, 10])
+    image.putdata([0, 1])
+    file = io.BytesIO()
+    image.save(file, "PNG", transparency=0)
+    pixels = read_picture({"bytes": file.getvalue(), "path": None}, None, "here")
+    assert pixels.tolist() == [[[0, 0, 0], [10, 200, 10]]]
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("png", "I;16"), ("tiff", "I;16")])
+def test_sixteen_bits_become_eight_by_value_not_by_clipping(tmp_path: Path, suffix: str, mode: str) -> None:
+    values = np.array([[0, 257, 257 * 128, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
+    with Image.open(tmp_path / f"deep.{suffix}") as image:
+        assert image.mode == mode
+    pixels = read_picture({"bytes": None, "path": str(tmp_path / f"deep.{suffix}")}, None, "here")
+    assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_a_photograph_is_turned_as_its_exif_says() -> None:
+    upright = Image.fromarray(np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned to the left
+    file = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(file, "PNG", exif=exif)
+    assert np.array_equal(read_picture({"bytes": file.getvalue(), "path": None}, None, "here"), np.asarray(upright))
+
+
+@pytest.mark.parametrize(
+    "value", [None, {"bytes": b"", "path": None}, {"bytes": b"GIF89a", "path": None}, {"bytes": None, "path": None}]
+)
+def test_what_is_no_picture_is_told_with_its_place(value: Any) -> None:
+    with pytest.raises(UserError, match=r"set, row 3 is no image that Pillow can read \(.+\); mend or remove it"):
+        read_picture(value, None, "set, row 3")
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    file = io.BytesIO()
+    Image.new("F", (2, 2), 0.5).save(file, "TIFF")
+    with pytest.raises(UserError, match="floating-point pixels; save it with 8 or 16 bits"):
+        read_picture({"bytes": file.getvalue(), "path": None}, None, "here")
+
+
+def ramp(width: int, height: int) -> Image.Image:
+    """Red tells the column, green the row, as a share of 255."""
+    red = np.broadcast_to(np.linspace(0, 255, width), (height, width))
+    green = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
+    return Image.fromarray(np.stack([red, green, 0 * red], 2).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (90, 90), (20, 31)])
+@pytest.mark.parametrize(("frame", "share"), [(Frame((64, 64)), 1.0), (Frame((64, 64), 80), 64 / 80)])
+def test_a_frame_shows_its_share_of_the_shorter_side_about_the_center(
+    size: tuple[int, int], frame: Frame, share: float
+) -> None:
+    seen = np.asarray(fit(ramp(*size), frame)).astype(float)
+    assert seen.shape == (64, 64, 3)
+    short = min(size)
+    for channel, line, side in ((0, seen[32, :, 0], size[0]), (1, seen[:, 32, 1], size[1])):
+        low, high = (0.5 + sign * share * short / side / 2 for sign in (-1, 1))
+        assert line[0] / 255 == pytest.approx(low, abs=0.03), channel
+        assert line[-1] / 255 == pytest.approx(high, abs=0.03), channel
+
+
+def test_a_picture_of_the_right_size_is_left_alone() -> None:
+    image = ramp(64, 64)
+    for frame in (Frame((64, 64)), Frame((64, 64), 80)):
+        assert fit(image, frame) is image
