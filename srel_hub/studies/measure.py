@@ -33,7 +33,8 @@ from srel_hub.runs.progress import Bar
 from srel_hub.runs.signals import Stopped
 from srel_hub.runs.stage_cli import status_of
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import Unit, synthesize
+from srel_hub.stages.recover.optimize import synthesize
+from srel_hub.stages.recover.units import Unit
 from srel_hub.storage.files import format_bytes, write_json
 from srel_hub.studies.plan.price import iteration
 from srel_hub.teachers.architectures import build, require_usable
@@ -230,7 +231,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # in this process, as JSON
     asked = parser.parse_intermixed_args(argv)
     asked.precision = best_precision() if asked.precision == "auto" else asked.precision
-    with stopping.obeyed():
+    with stopping.handled():
         try:
             return status_of(lambda: _tell(asked))
         except Stopped as stopped:

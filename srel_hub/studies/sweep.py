@@ -37,11 +37,8 @@ from srel_hub.runs.decoded_images import clear
 from srel_hub.runs.run import Run
 from srel_hub.runs.shared_stages import LENT, borrow
 from srel_hub.runs.stage_cli import execute
-from srel_hub.stages.evaluate.stage import evaluate
+from srel_hub.stages.pipeline import evaluate, recover, relabel, squeeze
 from srel_hub.stages.preflight.prepare import prepare
-from srel_hub.stages.recover.stage import recover
-from srel_hub.stages.relabel import relabel
-from srel_hub.stages.squeeze import squeeze
 from srel_hub.storage.files import format_bytes, read_json, write_text
 
 
@@ -215,7 +212,7 @@ def _stages(run: Run) -> None:
     recover(run)
     relabel(run)
     evaluate(run)
-    if run.presence is not None:
+    if run.heartbeat is not None:
         with run.locked("cache"):
             clear(run)
 
@@ -329,7 +326,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0].startswith("-"):
         print("usage: srel-hub sweep RECIPE [section.key=value,value,... ...] [section.key=value ...]")
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-    with stopping.obeyed():
+    with stopping.handled():
         try:
             asked = read_sweep(argv[0], argv[1:])
             status = run_points(asked)
