@@ -19,8 +19,8 @@ from srel_hub.core.augment import Views, render, sample_views, shuffle_patches
 from srel_hub.core.losses import soft_loss, teacher_temperature
 from srel_hub.core.optim import learning_rate
 from srel_hub.errors import UserError
-from srel_hub.stages.evaluate.student import Trained
-from srel_hub.stages.preflight.prepare import require_patches
+from srel_hub.stages.evaluate.student import Student
+from srel_hub.stages.preflight.recipe_checks import undivided_patches
 from srel_hub.teachers import architectures as networks
 
 
@@ -131,19 +131,19 @@ def test_losses_are_what_their_papers_say() -> None:
 
 def test_averaged_weights_are_the_moving_average() -> None:
     model = networks.build(Network(model="convnet", width=0.1), ["a", "b"], (8, 8), seed=0)
-    trained = Trained(model, Evaluate(ema=0.9))
+    trained = Student(model, Evaluate(ema=0.9))
     expected: dict[str, torch.Tensor] = {}
     for step in range(4):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.1 * (step + 1)
-        trained.stepped()
+        trained.update_average()
         for name, value in model.named_parameters():
             now = value.detach().clone()
             expected[name] = now if step == 0 else 0.9 * expected[name] + 0.1 * now
     for name, value in trained.scored.named_parameters():
         torch.testing.assert_close(value, expected[name])
-    assert Trained(model, Evaluate()).scored is model and isinstance(trained.state, nn.ModuleList)
+    assert Student(model, Evaluate()).scored is model and isinstance(trained.state, nn.ModuleList)
 
 
 # Patches
@@ -174,6 +174,6 @@ def test_views_of_patches_show_all_of_them() -> None:
 
 def test_patches_that_do_not_fit_are_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = small_recipe(recovered[0], tmp_path, "relabel.encoding=none", "relabel.augment.patches=3")
-    with pytest.raises(UserError, match="relabel.augment.patches=3: images of 8 x 8 pixels cannot be cut"):
-        require_patches(recipe, (8, 8))
-    require_patches(recipe, (9, 12))
+    [problem] = undivided_patches(recipe, (8, 8))
+    assert "relabel.augment.patches=3: images of 8 x 8 pixels cannot be cut" in problem
+    assert not undivided_patches(recipe, (9, 12))
