@@ -402,7 +402,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "too many epochs": (manifest_with(epochs=2**31 - 1), "epochs: 2147483647, but there are 2 files of labels"),
     "an unheard-of precision": (manifest_with(precision="any"), "precision 'any': must be one of float32"),
-    "faults beyond counting": (manifest_with(files=[{}] * 100_000), "files.0.name: must be set"),
+    "faults beyond counting": (manifest_with(files=[{}] * 100_000), "files.0.name: is required"),
     "a teacher on the reader's disk": (
         manifest_with(
             teacher={
