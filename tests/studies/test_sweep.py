@@ -142,7 +142,7 @@ def test_a_shipped_sweep_spans_its_points(file: Path) -> None:
     ("more", "says"),
     [
         ([], "nothing to vary"),
-        (["recover.iterations=5,x", "squeeze.epohs=1,2"], "unable to parse string as an integer, got 'x'"),
+        (["recover.iterations=5,x", "squeeze.epohs=1,2"], "input should be a valid integer, got 'x'"),
         (["recover.iterations=5,x", "squeeze.epohs=1,2"], "did you mean epochs?"),
         (["recover.iterations=5,5"], "are the same run"),
         (["seed=" + ",".join(map(str, range(1001)))], "1,001 points; at most 1,000"),
