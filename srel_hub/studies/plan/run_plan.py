@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from srel_hub.config import Recipe
+from srel_hub.core.engine import Precision
 from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
 from srel_hub.runs.machine import total_memory
@@ -43,7 +44,7 @@ def describe(run: Run, prepared: Prepared, devices: int | None = None, tflops: f
             real_images=_real_images(source.train, recipe.recover.ipc) if recipe.evaluate.baselines else None,
             eval_images=len(source.eval.labels) if source.eval is not None else None,
             networks={folder: _network(run, prepared, folder, size) for folder in teachers(recipe)},
-            machine=_machine(run, devices, tflops),
+            machine=machine_of(run.device, run.engine.precision, devices or run.accelerator.num_processes, tflops),
         )
     )
 
@@ -61,18 +62,22 @@ def _network(run: Run, prepared: Prepared, folder: str, size: tuple[int, int]) -
     return build_on_meta(run.recipe.squeeze.network, len(prepared.class_names), size)
 
 
-def _machine(run: Run, devices: int | None, tflops: float | None) -> Machine:
-    kind = run.device.type
-    precision = run.engine.precision
-    speed = tflops or SUSTAINED * matmul_tflops(kind, precision)
+def machine_of(device: torch.device, precision: Precision, devices: int = 1, tflops: float | None = None) -> Machine:
+    """Describe this machine to a plan.
+
+    Args:
+        devices: that share the work.
+        tflops: that each sustains; None: SUSTAINED times the speed of a matrix product, measured here in 0.2 s.
+    """
+    cuda = device.type == "cuda"
     return Machine(
-        devices=devices or run.accelerator.num_processes,
+        devices=devices,
         precision=precision,
-        tflops=speed,
+        tflops=tflops or SUSTAINED * matmul_tflops(device.type, precision),
         estimated=None if tflops else f"{SUSTAINED:.0%} of a {precision} matrix product's speed here",
-        kind=kind,
-        memory=torch.cuda.mem_get_info(run.device)[1] if kind == "cuda" else total_memory(),
-        resident=0 if kind == "cuda" else psutil.Process().memory_info().rss,
+        kind=device.type,
+        memory=torch.cuda.mem_get_info(device)[1] if cuda else total_memory(),
+        resident=0 if cuda else psutil.Process().memory_info().rss,
     )
 
 
