@@ -14,6 +14,7 @@ from srel_hub.config import load_recipe
 from srel_hub.storage.files import read_json
 
 
+OPTIONS = ["--method", "sre2l", "--ipc", "3", "--out", "my.yaml", "--hours", "0.0001"]
 QUICKER = [
     "precision=float32",
     "pictures=false",
@@ -72,7 +73,7 @@ def test_a_dataset_in_parquet_becomes_a_recipe_that_can_be_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_source(tmp_path / "colors", (12, 10), ["red", "green", "blue"])
-    assert main(["init", str(tmp_path / "colors"), "--method", "sre2l", "--ipc", "3", "--out", "my.yaml"]) == 0
+    assert main(["init", str(tmp_path / "colors"), *OPTIONS]) == 0
     recipe = load_recipe("my.yaml")
     assert (recipe.name, recipe.source.image_size, recipe.recover.ipc) == ("colors", 10, 3)
     assert recipe.recover.patches is None
