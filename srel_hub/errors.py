@@ -1,7 +1,7 @@
 """A user's mistakes: the exception that reports them, and a collector that reports several together."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -21,6 +21,10 @@ class ErrorCollector:
             yield
         except UserError as error:
             self.found.append(str(error))
+
+    def extend(self, messages: Iterable[str]) -> None:
+        """Add the problems that a check returned."""
+        self.found.extend(messages)
 
     def raise_all(self) -> None:
         """Raise what was collected.

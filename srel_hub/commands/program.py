@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     arguments = Parser(command).parse(words[1:])
     try:
-        with signals.obeyed():
+        with signals.handled():
             return command.run(arguments) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

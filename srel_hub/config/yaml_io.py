@@ -128,9 +128,7 @@ def _read_parent(file: Path, base: str, above: tuple[Path, ...]) -> dict[str, An
     parents = (file.parent / base, RECIPES / base, RECIPES / f"{base}.yaml")
     parent = next((candidate for candidate in parents if candidate.is_file()), None)
     if parent is None:
-        raise UserError(
-            f"{file}: extends: {base!r}: there is no file {parents[0]}, and no shipped recipe of that name"
-        )
+        raise UserError(f"{file}: extends: {base!r}: there is no file {parents[0]}, and no shipped recipe of that name")
     return read(parent, (*above, file.resolve()))
 
 

@@ -29,7 +29,8 @@ from srel_hub.runs.launch import make_accelerator
 from srel_hub.runs.machine import fair_threads, machine_facts, peak_resident
 from srel_hub.runs.progress import Bar
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import Unit, synthesize
+from srel_hub.stages.recover.optimize import synthesize
+from srel_hub.stages.recover.units import Unit
 from srel_hub.storage.files import format_bytes
 from srel_hub.studies.plan.price import iteration
 from srel_hub.teachers.architectures import build, require_usable

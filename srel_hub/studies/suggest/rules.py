@@ -192,7 +192,5 @@ def forward_passes(data: Data, choice: Choice, seeds: int = 3) -> float:
     recover = 3 * choice.effort.iterations * condensed
     labels = choice.effort.epochs * condensed
     # Three rows, one of which asks the teacher for its labels too, and every student is scored.
-    students = (
-        0 if data.eval_images is None else seeds * (10 * choice.effort.epochs * condensed + 3 * data.eval_images)
-    )
+    students = 0 if data.eval_images is None else seeds * (10 * choice.effort.epochs * condensed + 3 * data.eval_images)
     return float(squeeze + recover + labels + students)

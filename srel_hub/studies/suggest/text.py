@@ -100,9 +100,9 @@ def run_name(spec: config.Source) -> str:
     """Return the name of the run directory: the last part of the path, without characters that a name may not have."""
     last = config.public_name(str(spec.path)).split("/")[-1]
     return (
-        "".join(
-            letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in last
-        ).strip("._-")
+        "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in last).strip(
+            "._-"
+        )
         or "images"
     )
 
