@@ -1,7 +1,7 @@
 """Errors that users can fix: the exception, and a collector that reports several of them together."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -35,6 +35,10 @@ class ErrorCollector:
             yield
         except UserError as error:
             self.messages.append(str(error))
+
+    def extend(self, messages: Iterable[str]) -> None:
+        """Add the problems that a check returned."""
+        self.found.extend(messages)
 
     def raise_all(self) -> None:
         """Raise all collected errors as one; do nothing if there are none.

@@ -39,9 +39,7 @@ SECTIONS = sorted(
 
 
 def test_the_recipe_reference_is_what_the_types_say() -> None:
-    printed = subprocess.run(
-        [sys.executable, "-m", "srel_hub", "recipe", "reference"], capture_output=True, check=True
-    )
+    printed = subprocess.run([sys.executable, "-m", "srel_hub", "recipe", "reference"], capture_output=True, check=True)
     assert printed.stdout == (DOCS / "reference" / "recipe.md").read_bytes() == reference().encode()
 
 

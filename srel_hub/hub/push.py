@@ -124,9 +124,7 @@ class Plan:
     def sent(self) -> list[str]:
         """Files to send."""
         there: Mapping[str, Blob] = self.target.files if self.target else {}
-        return (
-            [] if self.done else [name for name, file in self.part.files.items() if not file.equals(there.get(name))]
-        )
+        return [] if self.done else [name for name, file in self.part.files.items() if not file.equals(there.get(name))]
 
     @property
     def removed(self) -> list[str]:
@@ -278,9 +276,7 @@ def require_permission(spec: Publish, license: str) -> list[str]:
     if spec.repo_id is None or spec.teacher is None:
         return []
     if constants.is_offline_mode():
-        raise UserError(
-            f"publish.repo_id={spec.repo_id}: HF_HUB_OFFLINE is set; unset it, or set publish.dry_run=true"
-        )
+        raise UserError(f"publish.repo_id={spec.repo_id}: HF_HUB_OFFLINE is set; unset it, or set publish.dry_run=true")
     faults, remarks = ErrorCollector(), list[str]()
     with faults.collect():
         require_license(spec, license)

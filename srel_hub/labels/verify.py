@@ -139,9 +139,7 @@ def card(claim: Claim) -> str:
     splits = info.get("splits") if isinstance(info, dict) else None
     counts = [(split.get("name"), split.get("num_examples")) for split in splits or [] if isinstance(split, dict)]
     if counts != [("train", claim.manifest.num_images)]:
-        raise UserError(
-            f"README.md: dataset_info counts {counts}, the manifest has {claim.manifest.num_images} images"
-        )
+        raise UserError(f"README.md: dataset_info counts {counts}, the manifest has {claim.manifest.num_images} images")
     named = datasets.Features._from_yaml_list(info.get("features") or []) if isinstance(info, dict) else None
     if named != features(claim.manifest.class_names):
         raise UserError(

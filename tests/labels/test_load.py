@@ -97,9 +97,7 @@ def test_the_price_is_told_before_anything_large_comes(
     shared: Hub, assembled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = {path.name: path.stat().st_size for path in (assembled / "dataset").rglob("*.*")}
-    labels = sum(
-        size for name, size in sizes.items() if name in ("epoch-00000.safetensors", "epoch-00001.safetensors")
-    )
+    labels = sum(size for name, size in sizes.items() if name in ("epoch-00000.safetensors", "epoch-00001.safetensors"))
     condensed = load_condensed(DATASET, epochs=2)
     assert condensed.download_bytes == labels + sizes["train-00000-of-00001.parquet"]
     said = capsys.readouterr().err

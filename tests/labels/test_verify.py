@@ -387,8 +387,7 @@ def set_row(row: int, value: Any) -> Callable[[Any], Any]:
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
-    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]"
-    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in zip("abcdefghi", "bcdefghij", strict=True)
 )
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {

@@ -38,9 +38,7 @@ class Hub:
 
     def environment(self, home: Path | str, token: str | None = None) -> dict[str, str]:
         """What a user of this Hub has in the environment: an empty home, and a token or none."""
-        kept = {
-            key: value for key, value in os.environ.items() if not key.startswith("HF_") and key not in OWN_FOLDERS
-        }
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and key not in OWN_FOLDERS}
         return {
             **kept,
             "HF_ENDPOINT": self.endpoint,

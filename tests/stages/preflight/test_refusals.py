@@ -450,9 +450,7 @@ def test_gated_and_private_repositories_say_how_to_get_access(tmp_path: Path, re
     done = as_user(tmp_path / "home", None, *command, *overrides, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "source.path=org/closed: gated on the Hub. Ask for access on the dataset's page there, then" in done.stderr
-    assert (
-        "squeeze.pretrained=org/net: gated on the Hub. Ask for access on the model's page there, then" in done.stderr
-    )
+    assert "squeeze.pretrained=org/net: gated on the Hub. Ask for access on the model's page there, then" in done.stderr
     assert "relabel.teacher=org/secret: neither local nor a model on the Hub that you may read" in done.stderr
     assert done.stderr.count("log in with `hf auth login` or set HF_TOKEN") == 3
     assert not (tmp_path / "runs").exists()
