@@ -14,12 +14,7 @@ class UserError(Exception):
 class ErrorCollector:
     """Collects the errors of several checks, so that a user sees all of them at once.
 
-    Example:
-        errors = ErrorCollector()
-        for path in paths:
-            with errors.collect():
-                check(path)
-        errors.raise_all()
+    Run each check inside `with errors.collect():`, then call `errors.raise_all()`.
 
     Attributes:
         messages: The collected messages, in order.
@@ -37,8 +32,8 @@ class ErrorCollector:
             self.messages.append(str(error))
 
     def extend(self, messages: Iterable[str]) -> None:
-        """Add the problems that a check returned."""
-        self.found.extend(messages)
+        """Add messages that a check returned instead of raising."""
+        self.messages.extend(messages)
 
     def raise_all(self) -> None:
         """Raise all collected errors as one; do nothing if there are none.

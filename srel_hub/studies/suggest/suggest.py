@@ -7,8 +7,9 @@ import yaml
 
 from srel_hub import config
 from srel_hub.config import Recipe, load_recipe, validated
+from srel_hub.config.recipe_files import read_merged
 from srel_hub.config.resources import RECIPES
-from srel_hub.config.yaml_io import Loader, merge, read
+from srel_hub.config.yaml_io import Loader, merge
 from srel_hub.core.engine import best_precision
 from srel_hub.core.metrics import forward_flops
 from srel_hub.errors import UserError
@@ -124,4 +125,4 @@ def recipe_of(text: str, name: str) -> Recipe:
     """
     mapping = yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
     base = mapping.pop("extends", None)
-    return validated(merge(read(RECIPES / f"{base}.yaml"), mapping) if base else mapping, [], name)
+    return validated(merge(read_merged(RECIPES / f"{base}.yaml"), mapping) if base else mapping, [], name)
