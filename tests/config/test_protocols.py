@@ -5,6 +5,8 @@ Also the losses, schedules and averaged weights that they choose.
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -22,8 +24,9 @@ from srel_hub.core.augment import Views, render, sample_views, shuffle_patches
 from srel_hub.core.losses import soft_loss, teacher_temperature
 from srel_hub.core.optim import learning_rate
 from srel_hub.errors import UserError
-from srel_hub.stages.evaluate.student import Trained
-from srel_hub.stages.preflight.prepare import require_patches
+from srel_hub.stages.evaluate.student import Student
+from srel_hub.stages.preflight.facts import Gathered
+from srel_hub.stages.preflight.recipe_checks import patches_that_divide_images
 from srel_hub.teachers import architectures as networks
 
 
@@ -138,19 +141,19 @@ def test_losses_match_their_papers() -> None:
 
 def test_averaged_weights_are_the_moving_average() -> None:
     model = networks.build(Network(model="convnet", width=0.1), ["a", "b"], (8, 8), seed=0)
-    trained = Trained(model, Evaluate(ema=0.9))
+    student = Student(model, Evaluate(ema=0.9))
     expected: dict[str, torch.Tensor] = {}
     for step in range(4):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.1 * (step + 1)
-        trained.stepped()
+        student.update_average()
         for name, value in model.named_parameters():
             now = value.detach().clone()
             expected[name] = now if step == 0 else 0.9 * expected[name] + 0.1 * now
-    for name, value in trained.scored.named_parameters():
+    for name, value in student.scored.named_parameters():
         torch.testing.assert_close(value, expected[name])
-    assert Trained(model, Evaluate()).scored is model and isinstance(trained.state, nn.ModuleList)
+    assert Student(model, Evaluate()).scored is model and isinstance(student.state, nn.ModuleList)
 
 
 # Patches
@@ -181,6 +184,6 @@ def test_views_of_patches_show_all_of_them() -> None:
 
 def test_patches_that_do_not_fit_are_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = small_recipe(recovered[0], tmp_path, "relabel.encoding=none", "relabel.augment.patches=3")
-    with pytest.raises(UserError, match="relabel.augment.patches=3: images of 8 x 8 pixels cannot be cut"):
-        require_patches(recipe, (8, 8))
-    require_patches(recipe, (9, 12))
+    (problem,) = patches_that_divide_images(cast(Gathered, SimpleNamespace(recipe=recipe, size=(8, 8))))
+    assert problem.startswith("relabel.augment.patches=3: images of 8 x 8 pixels cannot be cut")
+    assert patches_that_divide_images(cast(Gathered, SimpleNamespace(recipe=recipe, size=(9, 12)))) == []
