@@ -29,6 +29,7 @@ ORDER = [
     "relabel",
     "evaluate",
     "publish",
+    "commands",
     "__main__",
 ]
 SHARED = {"inputs"}  # what the parts of `stages` may import; `pipeline` imports all of them

@@ -201,7 +201,7 @@ def shuffle_patches(images: Tensor, patches: Tensor) -> Tensor:
 
 
 def _inside(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """bool [B, H, W]: which pixels lie in each box."""
+    """Bool [B, H, W]: which pixels lie in each box."""
     top, left, height, width = boxes.long().unbind(1)
     rows = torch.arange(size[0], device=boxes.device)
     columns = torch.arange(size[1], device=boxes.device)

@@ -92,7 +92,7 @@ def encode(logits: Tensor, encoding: Encoding, indices: Tensor | None = None) ->
 
 
 def _in_steps(z: Tensor) -> dict[str, Tensor]:
-    """values uint8 [B, k] and scales float32 [B, 2], (minimum, step), so that z = minimum + step * value."""
+    """Values uint8 [B, k] and scales float32 [B, 2], (minimum, step), so that z = minimum + step * value."""
     low, high = z.double().aminmax(dim=1)
     scales = torch.stack([low, (high - low) / STEPS], 1).float()
     minimum, step = scales.double().split(1, dim=1)

@@ -38,7 +38,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, table: Tensor) ->
 
 
 def in_top(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """bool [B]: whose label is among the k largest logits."""
+    """Bool [B]: whose label is among the k largest logits."""
     return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(1)
 
 

@@ -26,7 +26,7 @@ def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
 
 
 def learning_rate(spec: Optimizer, epoch: int, epochs: int) -> float:
-    """lr of an epoch: linear warm-up from a hundredth, then 1/2 (1 + cos(pi t / (eta T))) (Loshchilov & Hutter, 2017).
+    """Lr of an epoch: linear warm-up from a hundredth, then 1/2 (1 + cos(pi t / (eta T))) (Loshchilov & Hutter, 2017).
 
     eta, the smoothing, is 1 there; EDC (Shao et al., 2024, section 3.3) and FADRM end above 0 with 2.
     """

@@ -88,7 +88,8 @@ def by_groups(model: nn.Module, size: int) -> nn.Module:
 
 def groups_of(order: Tensor, size: int) -> list[Tensor]:
     """Runs of `size` images of an epoch's order int64 [N]; the last may be shorter, and a run of one joins the one
-    before."""
+    before.
+    """
     return [order[block.start : block.stop] for block in blocks(len(order), size)]
 
 

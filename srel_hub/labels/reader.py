@@ -150,7 +150,7 @@ def _require_ranges(views: Views, manifest: Manifest, where: str) -> None:
 
 
 def _box_in_range(boxes: Tensor, low: tuple[int, int], high: tuple[int, int]) -> Tensor:
-    """bool [N]: which boxes (top, left, height, width) hold a pixel or more and lie in [low, high)."""
+    """Bool [N]: which boxes (top, left, height, width) hold a pixel or more and lie in [low, high)."""
     top, left, height, width = boxes.long().unbind(1)
     inside = (top >= low[0]) & (left >= low[1]) & (top + height <= high[0]) & (left + width <= high[1])
     return inside & (height >= 1) & (width >= 1)

@@ -26,7 +26,7 @@ def is_torchvision_resnet(names: Mapping[str, Any]) -> bool:
 
 
 def torchvision_name(name: str) -> str:
-    """torchvision's name of a tensor of transformers' ResNetForImageClassification."""
+    """Torchvision's name of a tensor of transformers' ResNetForImageClassification."""
     *path, leaf = name.removeprefix("resnet.").split(".")
     match path:
         case ["embedder", "embedder", kind]:
@@ -68,7 +68,7 @@ def resnet_config(shapes: Mapping[str, Shape], where: str) -> ResNetConfig:
 
 
 def convert(tensors: Mapping[str, Tensor], where: str) -> ResNetForImageClassification:
-    """transformers' ResNet with these weights, in float32.
+    """Transformers' ResNet with these weights, in float32.
 
     Raises:
         UserError: naming every key that is missing, extra or of another shape.
