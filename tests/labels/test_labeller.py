@@ -166,5 +166,5 @@ def test_a_stage_alone_wants_the_one_before_to_its_end(recovered: tuple[Path, Pa
     run = branch(recovered, tmp_path)
     mark = next((run.folder / "units" / "recover").glob("*.json"))
     mark.unlink()
-    with pytest.raises(UserError, match="1 units of recover missing; run recover to its end"):
+    with pytest.raises(UserError, match="1 units of recover are missing; finish recover first"):
         relabel(run)
