@@ -79,7 +79,7 @@ def _sample_mixes(augment: Augment, views: Views, size: tuple[int, int], generat
         return views
     count = len(views.boxes)
     partners = torch.randperm(count, generator=generator)
-    own = _sample_beta(augment.mix_alpha, count, generator)
+    own = sample_beta(augment.mix_alpha, count, generator)
     if augment.mix == "mixup":
         weights = torch.where(partners == torch.arange(count), 256, (own * 256).round().long())
         return replace(views, partners=partners.int(), mix_weights=weights.short())
@@ -137,7 +137,7 @@ def _centerd_box(ratio: tuple[float, float], size: tuple[int, int]) -> Tensor:
     return torch.tensor([(size[0] - height) // 2, (size[1] - width) // 2, height, width])
 
 
-def _sample_beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
+def sample_beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
     """float64 [count] of Beta(alpha, alpha); numpy draws it, for torch's own takes no generator."""
     seed = int(torch.randint(2**62, (), generator=generator))
     return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count))

@@ -31,13 +31,13 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, table: Tensor) ->
     hits, seen = torch.zeros(2, dtype=torch.int64), 0
     for logits in predictions(model, images, table):
         part = labels[seen : seen + len(logits)]
-        hits += torch.stack([in_top(logits, part, k).sum() for k in (1, 5)])
+        hits += torch.stack([is_in_top_k(logits, part, k).sum() for k in (1, 5)])
         seen += len(logits)
     top1, top5 = (hits.float() / seen).tolist()
     return top1, top5
 
 
-def in_top(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+def is_in_top_k(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """bool [B]: whose label is among the k largest logits."""
     return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(1)
 

@@ -105,7 +105,7 @@ def test_the_centerd_fallback_is_reached() -> None:
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 1000.0])
 def test_mix_shares_are_beta_distributed(alpha: float) -> None:
-    shares = augment._sample_beta(alpha, 50_000, generator(0, "beta"))
+    shares = augment.sample_beta(alpha, 50_000, generator(0, "beta"))
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(shares.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
     assert float(shares.min()) >= 0 and float(shares.max()) <= 1

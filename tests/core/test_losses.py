@@ -68,6 +68,6 @@ def test_weight_decay_spares_what_it_should() -> None:
 def test_hits_among_the_largest_logits() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]])
     labels = torch.tensor([0, 1, 0])
-    assert training.in_top(logits, labels, 1).tolist() == [True, False, False]
-    assert training.in_top(logits, labels, 2).tolist() == [True, True, False]
-    assert training.in_top(logits, labels, 5).all()
+    assert training.is_in_top_k(logits, labels, 1).tolist() == [True, False, False]
+    assert training.is_in_top_k(logits, labels, 2).tolist() == [True, True, False]
+    assert training.is_in_top_k(logits, labels, 5).all()
