@@ -98,7 +98,7 @@ def test_boxes_follow_torchvisions_rule(size: tuple[int, int], scale: tuple[floa
     assert boxes.tolist() == [reference_box(scale, ratio, size, draws[:, :, i]) for i in range(count)]
 
 
-def test_the_centerd_fallback_is_reached() -> None:
+def test_the_centered_fallback_is_reached() -> None:
     boxes = augment.random_resized_boxes((0.99, 1.0), (3 / 4, 4 / 3), 20, (8, 64), generator(0, "fallback"))
     assert boxes.tolist() == [[0, (64 - 11) // 2, 8, 11]] * 20
 
