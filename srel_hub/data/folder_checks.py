@@ -89,4 +89,4 @@ def _skipped_files(root: Path, used: set[Path]) -> list[str]:
     if not skipped:
         return []
     examples = ", ".join(str(file) for file in skipped[:3])
-    return [f"{root}: {len(skipped)} files are skipped ({examples}{', ...' if len(skipped) > 3 else ''})"]
+    return [f"{root}: skipped files: {len(skipped)} ({examples}{', ...' if len(skipped) > 3 else ''})"]

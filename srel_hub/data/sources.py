@@ -235,7 +235,7 @@ def _make_splits(
     for other in others:
         _require_same_classes(spec, label, (first, classes_by_split[first]), (other, classes_by_split[other]))
     if len(classes.names) < 2:
-        raise UserError(f"{spec.path} has {len(classes.names)} class; at least two classes are required")
+        raise UserError(f"{spec.path}: {len(classes.names)} class found; at least 2 are required")
     return {
         name: TableSplit(name, f"{spec.path}, split {name}", table, image, label, classes, progress)
         for name, table in tables.items()

@@ -195,7 +195,7 @@ def test_class_names_that_agree(
             "the same class names as the dataset, in another order: class 0 is 'd' there, 'a' in the dataset; class "
             "1 is 'a' there, 'b' in the dataset; class 2 is 'b' there, 'c' in the dataset. Labels would",
         ),
-        (("x", "b"), ("a", "b"), r"other class names than the dataset \(1 of 2 differ\): class 0 is 'x' there, 'a' in"),
+        (("x", "b"), ("a", "b"), r"than the dataset \(1 of 2 differ\): class 0 is 'x' there, 'a' in"),
         (("a", "b", "c"), ("a", "b"), "has 3 classes, the dataset has 2"),
         (("class1", "class2"), ("class2", "class1"), "in another order"),
         (("LABEL_0", "LABEL_1"), None, "set squeeze.pretrained.class_names"),

@@ -71,7 +71,9 @@ def test_a_class_without_an_image(tmp_path: Path, says: Said) -> None:
     folder.mkdir()
     for split in ("train", "test"):
         write_parquet(folder / f"{split}.parquet", [PNG, PNG], [0, 2], NAMES)
-    assert "the training split has no image of: bee; add images or remove these classes" in says(f"source.path={folder}")
+    assert "the training split has no image of: bee; add images or remove these classes" in says(
+        f"source.path={folder}"
+    )
 
 
 def test_unreadable_images_are_all_named_by_row(
@@ -230,13 +232,18 @@ def test_a_linked_class_folder_is_not_lost_in_silence(tmp_path: Path, says: Said
     folder = class_folders(tmp_path / "data", "ant", "bee")
     (tmp_path / "cat").mkdir()
     (folder / "train" / "cat").symlink_to(tmp_path / "cat")
-    assert f"{folder}/train/cat is a link to a folder, and `datasets` does not follow links" in says(f"source.path={folder}")
+    assert f"{folder}/train/cat is a link to a folder, and `datasets` does not follow links" in says(
+        f"source.path={folder}"
+    )
 
 
 def test_two_folders_of_one_name_are_not_one_class(tmp_path: Path, says: Said) -> None:
     folder = class_folders(tmp_path / "data", "a/x", "a/y", "b/x")
     said = says(f"source.path={folder}")
-    assert f"the class folder x occurs several times ({folder}/train/a/x and {folder}/train/b/x), and would become one" in said
+    assert (
+        f"the class folder x occurs several times ({folder}/train/a/x and {folder}/train/b/x), and would become one"
+        in said
+    )
 
 
 def test_leading_zeros_of_labels_are_not_lost(tmp_path: Path, says: Said) -> None:
@@ -276,7 +283,7 @@ def test_files_that_are_not_read_are_mentioned(
     (folder / "train/.hidden").write_bytes(b"")
     (folder / "notes.txt").write_text("mine")
     condense(Run(small_recipe(recipe, tmp_path / "runs", f"source.path={folder}", "evaluate.seeds=1")))
-    assert f"note: {folder}: 1 files are skipped ({folder}/train/ant/9.heic)" in capsys.readouterr().err
+    assert f"note: {folder}: skipped files: 1 ({folder}/train/ant/9.heic)" in capsys.readouterr().err
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -386,7 +393,11 @@ LABELS = ["LABEL_0", "LABEL_1", "LABEL_2"]
                 "set squeeze.trust_class_order=true",
             ],
         ),
-        (["fly", "bee", "cat"], (0, 1, 2), ["other class names than the dataset (1 of 3 differ)", "class 0 is 'fly' there, 'ant' in"]),
+        (
+            ["fly", "bee", "cat"],
+            (0, 1, 2),
+            ["other class names than the dataset (1 of 3 differ)", "class 0 is 'fly' there, 'ant' in"],
+        ),
         (LABELS, (1, 2, 0), ["it recognizes ", "of 36 eval images", "must reach 46.7%", "or in another order"]),
     ],
     ids=["permuted, named", "foreign, named", "permuted, nameless"],
@@ -450,9 +461,10 @@ def test_gated_and_private_repositories_say_how_to_get_access(tmp_path: Path, re
     done = as_user(tmp_path / "home", None, *command, *overrides, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "source.path=org/closed: gated on the Hub; request access on the dataset's page, then" in done.stderr
+    assert "squeeze.pretrained=org/net: gated on the Hub; request access on the model's page, then" in done.stderr
     assert (
-        "squeeze.pretrained=org/net: gated on the Hub; request access on the model's page, then" in done.stderr
+        "relabel.teacher=org/secret: not a local folder or file, and not a model on the Hub that you can access"
+        in done.stderr
     )
-    assert "relabel.teacher=org/secret: not a local folder or file, and not a model on the Hub that you can access" in done.stderr
     assert done.stderr.count("log in with `hf auth login` or set HF_TOKEN") == 3
     assert not (tmp_path / "runs").exists()
