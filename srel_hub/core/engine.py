@@ -7,7 +7,6 @@ from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 
 Precision = Literal["float32", "bfloat16"]
@@ -62,6 +61,9 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 
 def to_channels_last(model: nn.Module) -> nn.Module:
     """The model itself, its weights in the order in which convolutions are fastest, its attention as it is fastest."""
+    # Imported here because transformers imports accelerate, which `load_condensed` must not.
+    from transformers import PreTrainedModel
+
     if isinstance(model, PreTrainedModel) and next(model.parameters()).device.type == "cpu":
         model.set_attn_implementation("eager")  # torch's fused one, in bfloat16 on a CPU, takes twice a whole step
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
