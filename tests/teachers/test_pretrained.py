@@ -130,23 +130,29 @@ CODE = {"auto_map": {"AutoConfig": "x.Y", "AutoModelForImageClassification": "x.
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut off": (cut, "Error while deserializing header"),
     "an impossible setting": (settings(layer_type="nonsense"), "layer_type=nonsense is not one of basic,bottleneck"),
-    "another shape": (settings(hidden_sizes=[8, 8, 16, 24]), r"classifier.1.weight with the shape \[5, 16\], its"),
-    "settings that are no JSON": (lambda f: (f / "config.json").write_text("{"), "its config.json is no JSON"),
+    "another shape": (settings(hidden_sizes=[8, 8, 16, 24]), r"classifier.1.weight with the shape \[5, 16\], but"),
+    "settings that are no JSON": (
+        lambda f: (f / "config.json").write_text("{"),
+        "its config.json is not a JSON object",
+    ),
     "no settings": (
         lambda f: (f / "config.json").unlink(),
         "there is no config.json with a model_type of transformers",
     ),
-    "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "not known: no preprocessor_config.json$"),
+    "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "is unknown: no preprocessor_config.json$"),
     "a broken processor": (lambda f: (f / "preprocessor_config.json").write_text("{"), "is not a valid JSON"),
     "code of its own": (settings(**CODE), "unknown architecture 'custom'"),
     "one mean for three channels": (processing(image_mean=[0.5]), "mean must have 3 elements"),
-    "no deviation": (processing(image_std=[0, 0, 0]), "normalizes to infinity or not at all"),
-    "no head": (weights(lambda t: t.pop("classifier.1.weight")), "lack classifier.1.weight; it is no trained"),
+    "no deviation": (processing(image_std=[0, 0, 0]), "each must be positive and finite"),
+    "no head": (weights(lambda t: t.pop("classifier.1.weight")), "lack classifier.1.weight; choose a trained"),
     "not numbers": (
         weights(lambda t: t["classifier.1.bias"].fill_(torch.nan)),
-        "classifier.1.bias hold NaN or infinity",
+        "classifier.1.bias contain NaN or infinity",
     ),
-    "pickled": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled ones are never loaded"),
+    "pickled": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "pickled weights are never loaded",
+    ),
 }
 
 
