@@ -11,7 +11,7 @@ from srel_hub.config import Pretrained, Publish, Recipe, Squeeze
 from srel_hub.core.optim import batch_count
 from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.errors import ErrorCollector, UserError, first_line
-from srel_hub.hub.push import require_permission
+from srel_hub.hub.permission import require_permission
 from srel_hub.runs.completion import Stage
 from srel_hub.runs.run import Run
 from srel_hub.stages.preflight.data_checks import (
