@@ -95,7 +95,7 @@ class CondensedRun:
         raise KeyError(f"no result of {student or 'any student'} on {row}; results: {known}")
 
 
-def condense_dataset(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> CondensedRun:
+def condense_dataset(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> CondensedRun:
     """Run the whole pipeline: squeeze, recover, relabel, evaluate, assemble, and publish if the recipe says so.
 
     It works in the run directory `runs/<name>` (`run.root` and `name` in the recipe). If it is interrupted, the same
@@ -107,9 +107,9 @@ def condense_dataset(recipe: str | Path, overrides: Mapping[str, Any] | Sequence
         accelerate.notebook_launcher(condense_dataset, ("quickstart", {"recover.ipc": 5}), num_processes=4)
 
     Args:
-        recipe: the name of a shipped recipe, a YAML file, or a run directory.
+        recipe: the name of a shipped recipe, a YAML file, a run directory, or a recipe from `load_recipe`.
         overrides: values that replace those of the recipe: a mapping from dotted names to values, or texts
-            `name=value` as on the command line.
+            `name=value` as on the command line. A recipe from `load_recipe` takes none.
 
     Returns:
         the folders, the sizes and the accuracies.
@@ -129,7 +129,7 @@ def condense_dataset(recipe: str | Path, overrides: Mapping[str, Any] | Sequence
         >>> print(result.top1)
         ... % +- ...
     """
-    loaded = named(str(recipe), _as_texts(overrides))
+    loaded = _load(recipe, _as_texts(overrides))
     threads = torch.get_num_threads()  # a run sets its own number
     try:
         run = Run(loaded)
@@ -140,6 +140,14 @@ def condense_dataset(recipe: str | Path, overrides: Mapping[str, Any] | Sequence
     finally:
         torch.set_num_threads(threads)
     return _read_result(run.folder)
+
+
+def _load(recipe: str | Path | Recipe, overrides: Sequence[str]) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        return named(str(recipe), overrides)
+    if overrides:
+        raise UserError(f"overrides={list(overrides)}: not allowed with a loaded recipe; pass them to load_recipe")
+    return recipe
 
 
 def _as_texts(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
