@@ -1,4 +1,4 @@
-"""Decoded images: uint8 tensors that are memory-mapped from a file, so that memory does not grow with their number."""
+"""Decoded images: uint8 tensors memory-mapped from a file, so that memory does not grow with their number."""
 
 import itertools
 import mmap
@@ -16,24 +16,26 @@ from torch import Tensor
 from srel_hub.storage.safetensors_writer import create_safetensors
 
 
-Picture = tuple[int, NDArray[np.uint8]]  # its row, and uint8 [H, W, 3]
+Picture = tuple[int, NDArray[np.uint8]]  # the row of an image, and its pixels uint8 [H, W, 3]
 
 MOST_OF_MEMORY = 0.25  # of the machine's, which the images of a condensed dataset may take
-MOST_OF_DEVICE = 0.5  # of a device's free memory, which images may take
+MOST_OF_DEVICE = 0.5  # of a device's free memory that images may take; the rest is for the network
 
 
 def write_pixels(path: Path, count: int, images: Iterable[Picture]) -> None:
-    """Write `count` images of one size, each with its row, as one tensor `pixels` uint8 [count, 3, H, W].
+    """Write images of one size to a safetensors file with one tensor, `pixels` uint8 [count, 3, H, W].
 
     Args:
-        images: rows and pictures uint8 [H, W, 3], in any order.
+        path: of the file.
+        count: number of images.
+        images: (row, pixels uint8 [H, W, 3]) of each image, in any order.
     """
-    arrived = iter(images)
-    first = next(arrived)
+    remaining = iter(images)
+    first = next(remaining)  # read ahead for the size
     height, width, _ = first[1].shape
     layout = {"pixels": ("U8", (count, 3, height, width))}
     with create_safetensors(path, layout, {}) as write:
-        for row, picture in itertools.chain([first], arrived):
+        for row, picture in itertools.chain([first], remaining):
             write("pixels", row, picture.transpose(2, 0, 1))
 
 
@@ -49,7 +51,7 @@ def in_memory(count: int, images: Iterable[Picture]) -> Tensor:
 
 
 def map_pixels(path: Path) -> Tensor:
-    """uint8 [N, 3, H, W], read from the file as it is used. Not to be written to."""
+    """Return `pixels` uint8 [N, 3, H, W] of a file, memory-mapped: pages are read when used. Do not modify it."""
     with safe_open(path, framework="pt") as tensors:
         pixels: Tensor = tensors.get_tensor("pixels")
     return pixels
@@ -82,7 +84,10 @@ def map_temporary(count: int, size: tuple[int, int], images: Iterable[Picture]) 
 
 
 def to_device_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
-    """The images on the device where they fit, else as they are."""
+    """Return the images on `device`, unless they would take more than half of a GPU's free memory.
+
+    In that case they are returned as they are, and the caller moves each batch.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if pixels.nbytes > MOST_OF_DEVICE * free:
