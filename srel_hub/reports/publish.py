@@ -100,7 +100,7 @@ def _require(run: Run, plans: Sequence[Plan]) -> None:
     found = ErrorCollector()
     with found.collect():
         require_license(spec, add_builtin_metadata(run.recipe.source).license)
-    faults = [*found.found, *(fault for each in plans for fault in each.faults())]
+    faults = [*found.messages, *(fault for each in plans for fault in each.faults())]
     who = retried(account, run.print)
     if who is None:
         faults.append(f"you are not logged in on the Hub; {LOGIN}, role write")

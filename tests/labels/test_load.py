@@ -186,9 +186,7 @@ def test_a_damaged_cache_is_told_as_such_without_the_hub(shared: Hub, tmp_path: 
 
 def test_a_page_in_between_is_no_answer_of_a_hub(shared: Hub) -> None:
     shared.faults({"kind": "page", "path": "api/datasets", "times": 9})
-    with pytest.raises(
-        UnavailableError, match=r"unexpected response \(not from the Hub\)"
-    ):
+    with pytest.raises(UnavailableError, match=r"unexpected response \(not from the Hub\)"):
         load_condensed(DATASET)
 
 

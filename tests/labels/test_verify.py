@@ -19,13 +19,14 @@ from local_hub.client import Hub
 from safetensors.numpy import load_file, save_file
 
 from srel_hub import load_condensed
+from srel_hub.commands.program import main
 from srel_hub.errors import UserError
 from srel_hub.evaluate import evaluate
 from srel_hub.hub.repository import Folder
 from srel_hub.labels.checks import Subject
 from srel_hub.labels.manifest import MANIFEST, read_manifest
 from srel_hub.labels.replay import replay
-from srel_hub.labels.verify import main, verify
+from srel_hub.labels.verify import verify
 from srel_hub.relabel import relabel
 from srel_hub.reports.assemble import assemble
 from srel_hub.storage.condensed_table import hide_progress_bars, read_parquet, table_features, write_parquet
@@ -73,7 +74,7 @@ def reseal(run: Path) -> None:
 
 
 def test_all_is_well_with_what_condense_left(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(own / "dataset")]) == 0
+    assert main(["verify", str(own / "dataset")]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = ["manifest", "files", "card", "images", "teacher", "class names", "soft labels", "accuracy", "replay"]
     assert [line.split(":")[0].split(maxsplit=1)[1] for line in lines[:-1]] == names
@@ -105,9 +106,11 @@ def test_mixed_labels_are_computed_again_too(recovered: tuple[Path, Path], tmp_p
 
 
 def test_what_is_no_dataset_is_an_error(own: Path, capsys: pytest.CaptureFixture[str], hub: Hub) -> None:
-    assert main([str(own)]) == 2 and "is a run; the dataset in it is" in capsys.readouterr().err
-    assert main(["./nowhere"]) == 2 and "there is no such folder" in capsys.readouterr().err
-    assert main(["alice/nothing"]) == 2 and "no dataset on the Hub that you may read" in capsys.readouterr().err
+    assert main(["verify", str(own)]) == 2 and "is a run; the dataset in it is" in capsys.readouterr().err
+    assert main(["verify", "./nowhere"]) == 2 and "there is no such folder" in capsys.readouterr().err
+    assert (
+        main(["verify", "alice/nothing"]) == 2 and "no dataset on the Hub that you may read" in capsys.readouterr().err
+    )
 
 
 # What was tampered with: each is caught, and named
@@ -243,7 +246,7 @@ def test_what_was_tampered_with_is_named(
     tamper(own)
     found = failures(own / "dataset")
     assert reason in found.get(check, ""), found
-    assert main([str(own / "dataset")]) == 1
+    assert main(["verify", str(own / "dataset")]) == 1
     said = capsys.readouterr().out
     assert "FAILED " in said and "NOT what it claims: " in said
 
@@ -404,7 +407,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "too many epochs": (manifest_with(epochs=2**31 - 1), "epochs: 2147483647, but there are 2 files of labels"),
     "an unheard-of precision": (manifest_with(precision="any"), "precision 'any': must be one of float32"),
-    "faults beyond counting": (manifest_with(files=[{}] * 100_000), "files.0.name: must be set"),
+    "faults beyond counting": (manifest_with(files=[{}] * 100_000), "files.0.name: is required"),
     "a teacher on the reader's disk": (
         manifest_with(
             teacher={

@@ -389,7 +389,7 @@ def test_a_hub_that_hangs_is_not_waited_for(
     [
         ("publish.repo_id=colors", "publish: repo_id=colors: must be namespace/name"),
         ("publish.repo_id=alice/a--b", "repo_id=alice/a--b: "),
-        ("publish.tag=main", "tag=main: is the branch's name"),
+        ("publish.tag=main", "tag=main: is also the name of the branch"),
         ("publish.tag=v 1", "publish.tag: "),
         ("publish={repo_id: a/b, create_pr: true, revision: dev}", "create_pr=true and revision=dev"),
         ("publish.token=hf_x", "publish.token: unknown field"),
