@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification
 
-from srel_hub import load_condensed
-from srel_hub.labels.dataset import Condensed
+from srel_hub import Condensed, load_condensed
 
 
 TEMPERATURE, BATCH_SIZE = 4.0, 50

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
-from srel_hub import load_condensed
-from srel_hub.labels.dataset import Condensed
+from srel_hub import Condensed, load_condensed
 
 
 TEMPERATURE, BATCH_SIZE = 4.0, 50

@@ -9,6 +9,14 @@ class UserError(Exception):
     """An error that the user can fix, with a message that says how.
 
     Commands print the message without a traceback and exit with status 2.
+
+    Example:
+        >>> from srel_hub import UserError, load_condensed
+        >>> try:
+        ...     load_condensed("./nowhere")
+        ... except UserError as error:
+        ...     print(error)
+        ./nowhere: there is no such folder; a dataset on the Hub is named namespace/name
     """
 
 
