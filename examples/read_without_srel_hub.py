@@ -1,4 +1,4 @@
-"""Read a condensed dataset without srel_hub: what docs/format.md says, over numpy, safetensors, pillow and datasets.
+"""Read a condensed dataset without srel_hub: what docs/reference/label-format.md says, over numpy, safetensors, pillow and datasets.
 
 python examples/read_without_srel_hub.py my-name/my-dataset     # or a folder, such as runs/quickstart/dataset
 """

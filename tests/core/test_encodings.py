@@ -1,4 +1,4 @@
-"""Encodings of labels: what is exact, what is bounded, and the same bits for whoever decodes by docs/format.md."""
+"""Encodings of labels: what is exact, what is bounded, and the same bits for whoever decodes by docs/reference/label-format.md."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_the_rest_keeps_the_sum_of_a_rows_logits(rows: int, K: int, k: int, seed
 
 
 def by_the_document(tensors: dict[str, np.ndarray], num_classes: int) -> np.ndarray:
-    """docs/format.md over numpy."""
+    """docs/reference/label-format.md over numpy."""
     if "logits" in tensors:
         return tensors["logits"].astype(np.float32)
     values = tensors["values"].astype(np.float32)
