@@ -1,4 +1,4 @@
-"""Encodings of labels: what is exact, what is bounded, and the same bits for whoever decodes by docs/reference/label-format.md."""
+"""Encodings of labels: what is exact, what is bounded, and the same bits for readers of label-format.md."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A stranger's side, over the real clients: load a published dataset by its id."""
+"""Another user loads a published dataset by its id, with the real clients."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from srel_hub.reports.assemble import assemble
 from srel_hub.storage.condensed_table import encode_png
 
 
-STRANGER = """
+ANOTHER_USER = """
 import json
 import os
 import subprocess
@@ -46,7 +46,7 @@ print(json.dumps({
 
 
 @pytest.mark.parametrize("recovered", [(8, 8)], indirect=True, ids=["8x8"])
-def test_a_stranger_loads_images_labels_and_teacher_by_id(
+def test_another_user_loads_images_labels_and_teacher_by_id(
     recovered: tuple[Path, Path], tmp_path: Path, hub: Hub
 ) -> None:
     run = branch(
@@ -57,7 +57,7 @@ def test_a_stranger_loads_images_labels_and_teacher_by_id(
     dataset, teacher_repo = assemble(run, run.folder)
     hub.put("datasets", "org/colors", dataset)
     hub.put("models", "org/colors-teacher", teacher_repo)
-    done = as_user(tmp_path / "home", None, "-c", STRANGER, cwd=tmp_path)
+    done = as_user(tmp_path / "home", None, "-c", ANOTHER_USER, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     own = load_condensed(dataset)
@@ -66,7 +66,7 @@ def test_a_stranger_loads_images_labels_and_teacher_by_id(
     assert seen["logits"] == own[0][4]["logits"].tolist()
     assert seen["teacher"] == pytest.approx(own[0][4]["logits"].tolist(), rel=2**-9, abs=2e-3)
     fetched = [path.name for path in (tmp_path / "home").rglob("epoch-*.safetensors")]
-    assert set(fetched) == {"epoch-00000.safetensors"}  # the other epoch was not asked for
+    assert set(fetched) == {"epoch-00000.safetensors"}  # the other epoch was not requested
 
 
 OPEN = """
@@ -113,8 +113,8 @@ from srel_hub.data.sources import open_source
 spec = Source(path="org/folders", eval_split="test")
 opened = open_source(spec, lambda items, total, title, unit: iter(items), train=TRAIN)
 splits = [split for split in (opened.train, opened.eval) if split is not None]
-told = [(split.labels.tolist(), split.images(None).pixels[:, 0, 0, 0].tolist()) for split in splits]
-print(json.dumps([opened.class_names, told]))
+content = [(split.labels.tolist(), split.images(None).pixels[:, 0, 0, 0].tolist()) for split in splits]
+print(json.dumps([opened.class_names, content]))
 """
 
 

@@ -1,4 +1,4 @@
-"""The downloader's side: only what is needed, when it is needed, checked, and never an older state in silence."""
+"""Loading from the Hub: only what is needed, when it is needed, checked, and never an older state in silence."""
 
 import shutil
 import time
@@ -58,7 +58,7 @@ def put(hub: Hub, run_folder: Path) -> None:
 
 
 def downloaded(hub: Hub) -> list[str]:
-    """The files that were asked for by name, each once."""
+    """Return the files that were requested, without repetitions."""
     paths = [
         entry["path"].split("/resolve/")[1].split("/", 1)[1] for entry in hub.log() if "/resolve/" in entry["path"]
     ]
@@ -141,7 +141,7 @@ def test_what_was_cached_works_without_the_hub_and_says_which_commit_it_is(share
 
 
 def test_an_older_state_is_never_served_in_silence(shared: Hub) -> None:
-    """The Hub has moved on and is down: what is in the cache is another revision than the one asked for."""
+    """The Hub has moved on and is down: the cache has another revision than the one requested."""
     load_condensed(DATASET, revision="v1.0")
     shared.put_file("datasets", DATASET, "README.md", b"---\nlicense: mit\n---\n# Newer\n")
     shared.faults({"kind": "503", "times": 999})
@@ -181,7 +181,7 @@ def test_a_damaged_cache_is_told_as_such_without_the_hub(shared: Hub, tmp_path: 
     with pytest.warns(UserWarning), pytest.raises(UserError, match="epoch-00000.safetensors is damaged in the cache"):
         load_condensed(DATASET)[0]
     shared.faults()
-    assert load_condensed(DATASET)[0] is not None  # fetched anew
+    assert load_condensed(DATASET)[0] is not None  # downloaded again
 
 
 def test_a_page_in_between_is_no_answer_of_a_hub(shared: Hub) -> None:

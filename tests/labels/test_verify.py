@@ -60,14 +60,14 @@ def change_manifest(dataset: Path, **fields: Any) -> None:
 def reseal(run: Path) -> None:
     """Make the manifest fit the files again, as someone would who means to deceive."""
     dataset, teacher_repo = run / "dataset", run / "teacher_repo"
-    told = read_json(dataset / "soft_labels" / "manifest.json")
-    for entries, folder in ((told["files"], dataset / "soft_labels"), (told["others"], dataset)):
+    manifest = read_json(dataset / "soft_labels" / "manifest.json")
+    for entries, folder in ((manifest["files"], dataset / "soft_labels"), (manifest["others"], dataset)):
         for entry in entries:
             if (folder / entry["name"]).is_file():
                 entry["bytes"] = (folder / entry["name"]).stat().st_size
                 entry["sha256"] = sha256(folder / entry["name"])
-    told["teacher"]["sha256"] = {name: sha256(teacher_repo / name) for name in told["teacher"]["sha256"]}
-    change_manifest(dataset, **told)
+    manifest["teacher"]["sha256"] = {name: sha256(teacher_repo / name) for name in manifest["teacher"]["sha256"]}
+    change_manifest(dataset, **manifest)
 
 
 # What is whole
@@ -85,8 +85,8 @@ def test_all_is_well_with_what_was_published_and_fast_downloads_no_labels(
     hub: Hub, own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    told = read_json(own / "dataset/soft_labels/manifest.json")
-    change_manifest(own / "dataset", teacher=told["teacher"] | {"repo_id": "alice/net", "tag": None})
+    manifest = read_json(own / "dataset/soft_labels/manifest.json")
+    change_manifest(own / "dataset", teacher=manifest["teacher"] | {"repo_id": "alice/net", "tag": None})
     hub.put("datasets", "alice/colors", own / "dataset")
     hub.put("models", "alice/net", own / "teacher_repo")
     hub.faults()
@@ -126,9 +126,9 @@ def wrong_class_order_in_the_data(run: Path) -> None:
 
 def wrong_class_order_in_the_teacher(run: Path) -> None:
     file = run / "teacher_repo" / "config.json"
-    told = read_json(file)
-    told["id2label"] = {"0": "blue", "1": "green", "2": "red"}
-    file.write_text(json.dumps(told))
+    config = read_json(file)
+    config["id2label"] = {"0": "blue", "1": "green", "2": "red"}
+    file.write_text(json.dumps(config))
     reseal(run)
 
 
@@ -244,8 +244,8 @@ def test_what_was_tampered_with_is_named(
 ) -> None:
     check, reason = TAMPERED[tamper]
     tamper(own)
-    found = failures(own / "dataset")
-    assert reason in found.get(check, ""), found
+    messages = failures(own / "dataset")
+    assert reason in messages.get(check, ""), messages
     assert main(["verify", str(own / "dataset")]) == 1
     said = capsys.readouterr().out
     assert "FAILED " in said and "NOT what it claims: " in said
@@ -263,7 +263,7 @@ def test_rows_swapped_behind_an_unchanged_date_are_noticed(own: Path) -> None:
 
 def test_fast_hashes_what_lies_here(own: Path) -> None:
     one_flipped_byte(own)
-    assert f"{LABELS} is another file" in results(own / "dataset", fast=True)["files"].told
+    assert f"{LABELS} is another file" in results(own / "dataset", fast=True)["files"].message
 
 
 def test_a_line_stays_a_line(own: Path) -> None:
@@ -291,13 +291,13 @@ def test_which_labels_are_computed_again_nobody_knows_beforehand(own: Path, monk
 
 def test_an_accuracy_below_the_manifests_is_caught(own: Path) -> None:
     dataset = own / "dataset"
-    told = read_json(dataset / "soft_labels/manifest.json")
+    manifest = read_json(dataset / "soft_labels/manifest.json")
     weights = load_file(own / "teacher_repo" / "model.safetensors")
     change(own / "teacher_repo" / "model.safetensors", b"")
     zeros = {k: np.asarray(v * ("classifier" not in k), v.dtype) for k, v in weights.items()}
     save_file(zeros, own / "teacher_repo" / "model.safetensors", {"format": "pt"})
     reseal(own)
-    accuracy = told["teacher"]["accuracy"]
+    accuracy = manifest["teacher"]["accuracy"]
     assert f"the manifest says {accuracy:.1%}" in failures(dataset)["accuracy"]
     sealed = read_json(dataset / "soft_labels/manifest.json")
     change_manifest(dataset, teacher=sealed["teacher"] | {"accuracy": 0.0})
@@ -464,8 +464,8 @@ def test_hostile_files_give_an_error_and_nothing_else(own: Path, case: str, hub:
         _ = condensed.pixels
         condensed[0]
     assert reason in str(caught.value)
-    found = failures(own / "dataset")
-    assert any(reason in told for told in found.values()), found
+    messages = failures(own / "dataset")
+    assert any(reason in message for message in messages.values()), messages
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 300_000  # KiB
     assert set(own.rglob("*")) == before
 
@@ -473,11 +473,11 @@ def test_hostile_files_give_an_error_and_nothing_else(own: Path, case: str, hub:
 @pytest.mark.parametrize(("tensor", "row", "value"), [("order", 3, 0), ("logits", 2, float("nan"))])
 def test_what_only_a_check_would_notice_is_noticed(own: Path, tensor: str, row: int, value: float) -> None:
     epoch_with(**{tensor: set_row(row, value)})(own)
-    told = {
+    messages = {
         "order": "epoch 0: its order is not a permutation",
         "logits": "the logits of image 2 are not finite",
     }
-    assert told[tensor] in failures(own / "dataset")["soft labels"]
+    assert messages[tensor] in failures(own / "dataset")["soft labels"]
 
 
 @pytest.mark.parametrize(
@@ -531,7 +531,7 @@ def test_hostile_parquet_files_are_refused(own: Path, rows: list[dict[str, Any]]
     parquet_of(rows)(own)
     with pytest.raises(UserError, match=reason):
         _ = load_condensed(own / "dataset").images
-    assert any(reason in told for told in failures(own / "dataset").values())
+    assert any(reason in message for message in failures(own / "dataset").values())
 
 
 @pytest.mark.parametrize(
@@ -558,8 +558,8 @@ def test_hostile_teachers_are_refused(own: Path, file: str, fields: dict[str, An
 def test_a_teacher_without_all_its_weights_is_refused(own: Path) -> None:
     weights = load_file(own / "teacher_repo" / "model.safetensors")
     change(own / "teacher_repo" / "model.safetensors", b"")
-    kept = {name: value for name, value in weights.items() if "classifier" not in name}
-    save_file(kept, own / "teacher_repo" / "model.safetensors", {"format": "pt"})
+    incomplete = {name: value for name, value in weights.items() if "classifier" not in name}
+    save_file(incomplete, own / "teacher_repo" / "model.safetensors", {"format": "pt"})
     reseal(own)
     with pytest.raises(UserError, match="its weights lack classifier.bias, classifier.weight"):
         load_condensed(own / "dataset").teacher()
