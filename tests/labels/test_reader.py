@@ -117,6 +117,12 @@ def fake_manifest(count: int, classes: int, mix: str, files: list[LabelFile]) ->
         torch="2",
         image_table_sha256="",
         files=tuple(files),
+        others=(),
+        top_k=None,
+        top_values=None,
+        pool="cycle",
+        committee=(),
+        kl_error=None,
     )
 
 

@@ -231,10 +231,10 @@ TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {
     one_swapped_image: ("images", "sha256 of the image table differs"),
     labels_of_another_view: ("replay", "epoch 0, image"),
     a_changed_result: ("files", "metrics.json is another file: its sha256 differs from the manifest's"),
-    an_image_too_many: ("files", "data/train-extra.parquet is not named by the manifest"),
+    an_image_too_many: ("files", "data/train-extra.parquet is not listed in the manifest"),
     a_card_with_another_count: ("card", "dataset_info counts [('train', 8)], the manifest has 9 images"),
-    classes_swapped_on_the_card: ("card", "dataset_info names the features"),
-    logits_beyond_all_numbers: ("replay", "the teacher's logits are not all numbers"),
+    classes_swapped_on_the_card: ("card", "dataset_info has the features"),
+    logits_beyond_all_numbers: ("replay", "the teacher's logits are not finite"),
 }
 
 
@@ -521,7 +521,7 @@ def parquet_of(rows: list[dict[str, Any]]) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([{"image": {"bytes": b"x" * 10**6, "path": None}, "label": 0}] * 400, "the dataset has 400 of 3"),
+        ([{"image": {"bytes": b"x" * 10**6, "path": None}, "label": 0}] * 400, "the dataset has 400 images of 3"),
         ([{"image": {"bytes": b"", "path": "/etc/hostname"}, "label": 0}] * 9, "image 0: must be an RGB PNG"),
         ([{"image": {"bytes": None, "path": "/etc/hostname"}, "label": 0}] * 9, "image 0: must be an RGB PNG"),
     ],
