@@ -1,7 +1,7 @@
 """Errors that users can fix: the exception, and a collector that reports several of them together."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -23,12 +23,7 @@ class UserError(Exception):
 class ErrorCollector:
     """Collects the errors of several checks, so that a user sees all of them at once.
 
-    Example:
-        errors = ErrorCollector()
-        for path in paths:
-            with errors.collect():
-                check(path)
-        errors.raise_all()
+    Run each check inside `with errors.collect():`, then call `errors.raise_all()`.
 
     Attributes:
         messages: The collected messages, in order.
@@ -44,6 +39,10 @@ class ErrorCollector:
             yield
         except UserError as error:
             self.messages.append(str(error))
+
+    def extend(self, messages: Iterable[str]) -> None:
+        """Add messages that a check returned instead of raising."""
+        self.messages.extend(messages)
 
     def raise_all(self) -> None:
         """Raise all collected errors as one; do nothing if there are none.

@@ -81,7 +81,7 @@ def evaluate(source: str, variables: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the example of `condense_dataset` ran."""
+    """Return a folder in which the example of `condense_dataset` ran."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "quickstart").write_text(QUICKSTART)
     before = Path.cwd()

@@ -165,7 +165,7 @@ def test_a_hub_that_stays_down_stops_the_push_with_a_message(alice: Hub, own: Pa
 
 
 def kill_at(hub: Hub, folder: Path, nth: int, kind: str) -> str:
-    """A push in a process of its own, killed while its nth request is held; then the same command again."""
+    """Kill a push in its own process while its nth request is held, and run the same command again."""
     hub.reset()
     hub.faults({"kind": kind, "nth": nth})
     command = [sys.executable, "-m", "srel_hub.publish", str(folder), f"publish.repo_id={DATASET}"]
@@ -230,7 +230,7 @@ def sources() -> str:
 
 
 def table(rows: list[dict[str, str]], count: int) -> str:
-    """A row a request, a column a fault: how the push went on."""
+    """Return the table: one row per request, one column per fault, with what the push did."""
     requests = list(dict.fromkeys(row["request"] for row in rows if not row["outcome"].startswith("killed")))
     signs = {AT_ONCE: "completes", AGAIN: "second command"}
     lines = [

@@ -29,7 +29,7 @@ DATASET = "alice/colors"
 
 @pytest.fixture(scope="module")
 def assembled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished run's two folders as they are to be published, with four epochs of labels."""
+    """Return the finished run with its two folders to publish and four epochs of labels."""
     run_folder = tmp_path_factory.mktemp("assembled") / "colors"
     for part in ("teacher", "images", "units/squeeze", "units/recover"):
         shutil.copytree(finished / part, run_folder / part)
@@ -43,7 +43,7 @@ def assembled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shared(hub: Hub, assembled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """A Hub that has the dataset and its teacher; the cache is empty."""
+    """Return a Hub with the dataset and its teacher; the cache is empty."""
     put(hub, assembled)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     hub.faults()
@@ -97,9 +97,7 @@ def test_the_price_is_told_before_anything_large_comes(
     shared: Hub, assembled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = {path.name: path.stat().st_size for path in (assembled / "dataset").rglob("*.*")}
-    labels = sum(
-        size for name, size in sizes.items() if name in ("epoch-00000.safetensors", "epoch-00001.safetensors")
-    )
+    labels = sum(size for name, size in sizes.items() if name in ("epoch-00000.safetensors", "epoch-00001.safetensors"))
     condensed = load_condensed(DATASET, epochs=2)
     assert condensed.download_bytes == labels + sizes["train-00000-of-00001.parquet"]
     said = capsys.readouterr().err

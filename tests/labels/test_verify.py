@@ -42,12 +42,12 @@ def results(path: Path | str, revision: str | None = None, fast: bool = False) -
 
 
 def failures(path: Path | str) -> dict[str, str]:
-    """What failed, by the check's name, and why."""
+    """Return the messages of the failed checks, by the name of the check."""
     return {name: check.message for name, check in results(path).items() if check.passed is False}
 
 
 def change(file: Path, content: bytes) -> None:
-    """A new file of that name: label files may be hard links to those of the run."""
+    """Write a new file of that name, because label files may be hard links to those of the run."""
     file.unlink()
     file.write_bytes(content)
 
@@ -188,7 +188,7 @@ def a_card_with_another_count(run: Path) -> None:
 
 
 def classes_swapped_on_the_card(run: Path) -> None:
-    """The card's features win over those of the parquet files in `load_dataset`."""
+    """Swap two class names on the card, whose features `load_dataset` prefers to those of the parquet files."""
     file = run / "dataset" / "README.md"
     change(file, file.read_bytes().replace(b"'0': red", b"'0': green").replace(b"'1': green", b"'1': red"))
 
@@ -329,7 +329,7 @@ def manifest_text(text: str) -> Callable[[Path], None]:
 
 
 def huge_png(run: Path) -> None:
-    """A few bytes that claim 60,000 x 60,000 pixels."""
+    """Write a PNG of a few bytes whose header says 60,000 x 60,000 pixels."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -349,7 +349,7 @@ def huge_png(run: Path) -> None:
 
 
 def epoch_with(**tensors: Callable[[Any], Any]) -> Callable[[Path], None]:
-    """The first epoch's tensors changed, and the manifest made to fit."""
+    """Change tensors of the first epoch, and adapt the manifest to them."""
 
     def harm(run: Path) -> None:
         file = run / "dataset/soft_labels/epoch-00000.safetensors"
@@ -389,8 +389,7 @@ def set_row(row: int, value: Any) -> Callable[[Any], Any]:
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
-    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]"
-    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in zip("abcdefghi", "bcdefghij", strict=True)
 )
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {

@@ -572,9 +572,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "hold":
             time.sleep(60)
             return self.cut()
-        given = (
-            answer(request) if fault not in ("500", "503", "429") else Answer.of({"error": "on demand"}, int(fault))
-        )
+        given = answer(request) if fault not in ("500", "503", "429") else Answer.of({"error": "on demand"}, int(fault))
         entry["status"] = given.status
         if fault == "429":
             given.headers["Retry-After"] = "3"
