@@ -1,6 +1,7 @@
 """The recipe that `srel-hub init` writes: YAML with the reason for each value in a comment."""
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -72,6 +73,9 @@ def header(
         "",
         RULE,
     ]
+    peak = max(plan.stages, key=lambda stage: stage.memory)
+    if peak.memory > machine.memory:
+        paragraphs.insert(-2, f"Not enough memory: {peak.name} needs {format_bytes(peak.memory)}.")
     lines = [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, WIDTH - 2) or [""]]
     if dearer:
         lines += ["Preferred, but too slow or too large for this budget and machine:"]
@@ -99,12 +103,7 @@ def _lines(spec: config.Source, data: Data, choice: Choice) -> Iterator[str]:
 def run_name(spec: config.Source) -> str:
     """Return the name of the run directory: the last part of the path, without characters that a name may not have."""
     last = config.public_name(str(spec.path)).split("/")[-1]
-    return (
-        "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in last).strip(
-            "._-"
-        )
-        or "images"
-    )
+    return re.sub(r"[^A-Za-z0-9._-]", "-", last).strip("._-") or "images"
 
 
 def _source(spec: config.Source, data: Data, choice: Choice) -> Iterator[str]:
