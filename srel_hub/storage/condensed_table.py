@@ -108,6 +108,20 @@ def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:
                 yield row["image"]["bytes"], row["label"]
 
 
+def read_rows_of(path: Path, rows: range) -> Iterator[tuple[bytes, int]]:
+    """Yield the PNG bytes and label of some rows of a file, reading only the row groups that hold them."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            first, last = max(rows.start, start), min(rows.stop, stop)
+            if first < last:
+                table = file.read_row_group(group, columns=["image", "label"])
+                for row in table.slice(first - start, last - first).to_pylist():
+                    yield row["image"]["bytes"], row["label"]
+            start = stop
+
+
 def read_rows(shards: Path) -> Iterator[tuple[bytes, int]]:
     """Yield the PNG bytes and label of every condensed image of a run, in row order.
 

@@ -36,11 +36,8 @@ from srel_hub.runs.decoded_images import clear
 from srel_hub.runs.run import Run
 from srel_hub.runs.shared_stages import LENT, borrow
 from srel_hub.runs.stage_cli import execute
-from srel_hub.stages.evaluate.stage import evaluate
+from srel_hub.stages.pipeline import evaluate, recover, relabel, squeeze
 from srel_hub.stages.preflight.prepare import prepare
-from srel_hub.stages.recover.stage import recover
-from srel_hub.stages.relabel import relabel
-from srel_hub.stages.squeeze import squeeze
 from srel_hub.storage.files import format_bytes, read_json, write_text
 
 
@@ -119,7 +116,7 @@ def read_sweep(path: str, arguments: Sequence[str]) -> Sweep:
         try:
             points.append(Point(labels, validated(copy.deepcopy(mapping), overrides, path)))
         except RecipeError as error:
-            faults |= dict.fromkeys(error.faults)
+            faults |= dict.fromkeys(error.messages)
     if faults:
         raise RecipeError(path, list(faults))
     _require_different(points)
@@ -214,7 +211,7 @@ def _stages(run: Run) -> None:
     recover(run)
     relabel(run)
     evaluate(run)
-    if run.presence is not None:
+    if run.heartbeat is not None:
         with run.locked("cache"):
             clear(run)
 

@@ -95,7 +95,8 @@ def save(classifier: Classifier, folder: Path) -> None:
     for name, value in label_maps(classifier.class_names).items():
         setattr(model.config, name, value)
     # safetensors refuses tensors that are not contiguous, as channels_last weights are.
-    model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
+    with hide_loading_bars():
+        model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
     _processor(classifier).save_pretrained(folder)
 
 
@@ -118,7 +119,7 @@ def _processor(classifier: Classifier) -> Any:
 def hide_loading_bars() -> Iterator[None]:
     """Hide the progress bars of transformers and huggingface_hub inside the block; both settings are restored.
 
-    A network of ours loads in a moment, and a bar for its weights would break into the bar of the stage.
+    A network loads or saves in a moment, and a bar for its weights would break into the bar of the stage.
     """
     loading, downloading = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     logging.disable_progress_bar()  # of huggingface_hub too

@@ -122,9 +122,7 @@ def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
     assert done.returncode and done.stderr.count("squeeze.batch_size=3: 2 processes share a batch") == 1
 
 
-@pytest.mark.parametrize(
-    ("images", "processes", "fits"), [(18, 4, True), (17, 4, True), (17, 8, False), (17, 1, True)]
-)
+@pytest.mark.parametrize(("images", "processes", "fits"), [(18, 4, True), (17, 4, True), (17, 8, False), (17, 1, True)])
 def test_every_process_has_two_images_of_each_batch(images: int, processes: int, fits: bool) -> None:
     """17 images in batches of 16 are batches of 9 and 8."""
     spec = Squeeze(network=Network(model="convnet", width=0.1), batch_size=16)

@@ -213,7 +213,7 @@ def test_a_broken_teacher_beside_a_good_one_where_no_image_is_opened(tmp_path: P
 
 
 def test_null_for_the_training_split_needs_a_pretrained_teacher(says: Said) -> None:
-    assert "source.train_split: null, but squeeze trains on it" in says("source.train_split=null")
+    assert "source.train_split: is null, but squeeze trains a teacher on it" in says("source.train_split=null")
 
 
 # Folders that would be read as something else than they are
@@ -309,7 +309,7 @@ def test_decoded_images_count_for_the_disk(says: Said) -> None:
 
 
 def test_the_training_split_is_not_for_scoring(says: Said) -> None:
-    assert "eval_split=train: is the training split" in says("source.eval_split=train")
+    assert "eval_split=train: must differ from train_split" in says("source.eval_split=train")
 
 
 @pytest.mark.parametrize(

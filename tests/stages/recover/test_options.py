@@ -338,12 +338,12 @@ def test_more_teachers_are_kept_and_told(tmp_path: Path) -> None:
 
 
 FAULTS = {
-    "residual": (["recover.residual=0.5"], "recover.residual: residual=0.5: there is nothing to mix in"),
-    "curriculum": (["recover.curriculum=cosine", "recover.crop=none"], "curriculum=cosine: is of the crop"),
-    "sizes": (["recover.sizes=[4,4,4,4,8]", "recover.iterations=3"], "5 stages in 3 iterations"),
+    "residual": (["recover.residual=0.5"], "recover.residual: residual=0.5: requires patches to mix in"),
+    "curriculum": (["recover.curriculum=cosine", "recover.crop=none"], "curriculum=cosine: requires a crop"),
+    "sizes": (["recover.sizes=[4,4,4,4,8]", "recover.iterations=3"], "5 stages need at least as many iterations"),
     "no training split": (
         ["recover.patches={}", "source.train_split=null", "squeeze.pretrained=x"],
-        "recover.patches: are cut out of the training split",
+        "recover.patches: need the training split",
     ),
 }
 
