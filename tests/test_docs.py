@@ -171,7 +171,7 @@ def test_the_tutorial_runs_from_a_folder_of_images_to_what_others_type(
 
 
 def test_every_page_is_run_or_has_nothing_to_run() -> None:
-    """format.md's layout is text; what else has code is run above or by the README's test."""
+    """label-format.md's layout is text; what else has code is run above or by the README's test."""
     runnable = {
         page.name for page in DOCS.glob("*.md") if {"python", "bash", "sh"} & {name for name, _ in blocks(page.name)}
     }

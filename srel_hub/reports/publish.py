@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from srel_hub.config import Publish
-from srel_hub.data.sources import described
+from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import ErrorCollector, UserError
-from srel_hub.hub.client import LOGIN, account, retried, url
-from srel_hub.hub.push import Plan, collect, part_of, plan, push, require_license, require_permission
+from srel_hub.hub.client import LOGIN, Kind, account, retried, url
+from srel_hub.hub.permission import require_license, require_permission
+from srel_hub.hub.push import collect, push
+from srel_hub.hub.push_plan import Plan, part_of, plan
 from srel_hub.hub.read_back import read_back
 from srel_hub.reports.assemble import assemble, assembled
 from srel_hub.reports.plots import REAL_PICTURE
@@ -37,7 +39,7 @@ def publish(run: Run) -> tuple[Path, Path]:
             _plan(run, *assemble(run, Path(place)))
         run.print("publish: dry run, nothing was changed or pushed")
         return run.path("dataset"), run.path("teacher_repo")
-    require_permission(spec, described(run.recipe.source).license)
+    require_permission(spec, add_builtin_metadata(run.recipe.source).license)
     run.begin()  # what the cards say may have changed
     dataset, teacher_repo = assembled(run)
     run.print(f"publish: {dataset} and {teacher_repo} are complete")
@@ -59,7 +61,7 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
         return
     plans = _plan(run, dataset, teacher_repo)
     if (dataset / "assets" / REAL_PICTURE).is_file():
-        terms = f"source.license={described(run.recipe.source).license} lets anybody show them"
+        terms = f"source.license={add_builtin_metadata(run.recipe.source).license} lets anybody show them"
         run.print(f"note: assets/{REAL_PICTURE} shows real images; {terms}. pictures=false leaves it out")
     if spec.dry_run:
         run.print("publish: dry run, nothing was pushed")
@@ -68,7 +70,8 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
     dataset_commit = push(plans[1], f"Teacher: {spec.teacher} at {teacher_commit}", run.print, run.progress)
     parts = [each.part for each in plans]
     retried(partial(collect, spec, parts), run.print)
-    read_back(run, parts[1], parts[0], {"model": teacher_commit, "dataset": dataset_commit})
+    commits: dict[Kind, str] = {"model": teacher_commit, "dataset": dataset_commit}
+    read_back(parts[1], parts[0], commits, run.folder, run.print, run.progress)
     print(closing(spec, teacher_commit, dataset_commit))
 
 
@@ -96,7 +99,7 @@ def _require(run: Run, plans: Sequence[Plan]) -> None:
     spec = run.recipe.publish
     found = ErrorCollector()
     with found.collect():
-        require_license(spec, described(run.recipe.source).license)
+        require_license(spec, add_builtin_metadata(run.recipe.source).license)
     faults = [*found.messages, *(fault for each in plans for fault in each.faults())]
     who = retried(account, run.print)
     if who is None:
