@@ -394,7 +394,7 @@ def test_a_run_directory_of_another_recipe_is_refused(colors: Path, tmp_path: Pa
     run = Run(small_recipe(colors / "colors.yaml", tmp_path))
     condense(run)
     before = tree(run.folder)
-    with pytest.raises(UserError, match="recover.lr: 0.25 there, 0.5 asked for"):
+    with pytest.raises(UserError, match="recover.lr: 0.25 in the run, 0.5 requested"):
         Run(small_recipe(colors / "colors.yaml", tmp_path, "recover.lr=0.5"))
     assert tree(run.folder) == before
 

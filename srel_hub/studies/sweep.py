@@ -276,7 +276,8 @@ def write_csv(asked: Sweep, rows: Sequence[Row], file: Path) -> None:
 
 def plot(asked: Sweep, rows: Sequence[Row], file: Path) -> None:
     """A panel a student: accuracy over the axis of most numbers, a line for each of the other axes' combinations, and
-    dashed the random real images under the same labels."""
+    dashed the random real images under the same labels.
+    """
     students = list(dict.fromkeys(row.student for row in rows))
     across = max(range(len(asked.axes)), key=lambda index: _numbers(asked.axes[index]))
     axis = asked.axes[across]

@@ -5,8 +5,6 @@ Also the losses, schedules and averaged weights that they choose.
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import torch
@@ -25,8 +23,7 @@ from srel_hub.core.losses import soft_loss, teacher_temperature
 from srel_hub.core.optim import learning_rate
 from srel_hub.errors import UserError
 from srel_hub.stages.evaluate.student import Student
-from srel_hub.stages.preflight.facts import Gathered
-from srel_hub.stages.preflight.recipe_checks import patches_that_divide_images
+from srel_hub.stages.preflight.recipe_checks import undivided_patches
 from srel_hub.teachers import architectures as networks
 
 
@@ -184,6 +181,6 @@ def test_views_of_patches_show_all_of_them() -> None:
 
 def test_patches_that_do_not_fit_are_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = small_recipe(recovered[0], tmp_path, "relabel.encoding=none", "relabel.augment.patches=3")
-    (problem,) = patches_that_divide_images(cast(Gathered, SimpleNamespace(recipe=recipe, size=(8, 8))))
-    assert problem.startswith("relabel.augment.patches=3: images of 8 x 8 pixels cannot be cut")
-    assert patches_that_divide_images(cast(Gathered, SimpleNamespace(recipe=recipe, size=(9, 12)))) == []
+    [problem] = undivided_patches(recipe, (8, 8))
+    assert "relabel.augment.patches=3: images of 8 x 8 pixels cannot be cut" in problem
+    assert not undivided_patches(recipe, (9, 12))

@@ -10,6 +10,22 @@ from torch import nn
 from srel_hub.config import Recipe
 from srel_hub.stages.inputs import Inputs
 from srel_hub.teachers.classifier import Classifier
+from srel_hub.teachers.pretrained import Origin
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A pretrained teacher as it was loaded.
+
+    Attributes:
+        classifier: The network, with its own class names and image size.
+        origin: Where it came from.
+        title: How messages call it: the recipe's field and the teacher's name.
+    """
+
+    classifier: Classifier
+    origin: Origin
+    title: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +35,7 @@ class Gathered:
     Attributes:
         recipe: The resolved recipe.
         inputs: The source, class names, frame and adopted teachers.
-        opened: Pretrained classifiers as they were loaded, by their folder in the run.
+        opened: Pretrained teachers that the run does not hold yet, by their folder in the run.
         unproven: Teachers whose class order is only assumed, because one side has no class names; by the recipe's
             field and the teacher's path.
         trainable: Networks that the run will train, on the meta device, by the recipe's field and the model's name.
@@ -32,7 +48,7 @@ class Gathered:
 
     recipe: Recipe
     inputs: Inputs
-    opened: dict[str, Classifier]
+    opened: dict[str, Opened]
     unproven: dict[str, Classifier]
     trainable: dict[str, nn.Module]
     network_of: Callable[[str], nn.Module]

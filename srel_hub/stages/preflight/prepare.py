@@ -16,18 +16,15 @@ from srel_hub.hub.permission import require_permission
 from srel_hub.runs.run import Run
 from srel_hub.stages.inputs import Adopted, Inputs, image_size, require_same_data, stage_of, teacher_specs
 from srel_hub.stages.preflight import data_checks, recipe_checks
-from srel_hub.stages.preflight.facts import Gathered
+from srel_hub.stages.preflight.facts import Gathered, Opened
 from srel_hub.storage.decode import Frame
 from srel_hub.teachers import classifier as classifiers
 from srel_hub.teachers.classifier import Classifier
 from srel_hub.teachers.cost_model import build_on_meta, on_meta
-from srel_hub.teachers.pretrained import Origin, load_pretrained, require_usable_classifier, with_size
+from srel_hub.teachers.pretrained import load_pretrained, require_usable_classifier, with_size
 
-
-Opened = dict[str, tuple[Classifier, Origin]]  # pretrained teachers by their folder in the run
 
 CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (
-    recipe_checks.batchnorm_to_match,
     data_checks.one_image_size,
     recipe_checks.patches_that_divide_images,
     recipe_checks.groups_with_batchnorm,
@@ -82,19 +79,18 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> 
     frame = image_frame(recipe.source, opened.get("teacher"))
     names = source.class_names
     if run.is_done("squeeze", "teacher"):
-        teacher = classifiers.load(run.path("teacher"), torch.device("cpu"))
-        require_same_data(run.path("teacher"), source, teacher.class_names)
-        names, frame = teacher.class_names, teacher.frame
+        finished = classifiers.load(run.path("teacher"), torch.device("cpu"))
+        require_same_data(run.path("teacher"), source, finished.class_names)
+        names, frame = finished.class_names, finished.frame
     adopted, unproven = dict[str, Adopted](), dict[str, Classifier]()
-    for folder, (classifier, origin) in opened.items():
+    trust = recipe.squeeze.trust_class_order
+    for folder, teacher in opened.items():
         with problems.collect():
-            who = f"{teacher_specs(recipe)[folder][1]}={origin.path}"
-            trust = recipe.squeeze.trust_class_order
-            names, is_assumed = data_checks.agree(classifier.class_names, names, who, trust)
-            fitted = framed(replace(classifier, class_names=names), frame or Frame(image_size(source, None)))
-            require_usable_classifier(fitted, who)
-            adopted[folder] = Adopted(fitted, origin)
-            unproven |= {who: fitted} if is_assumed else {}
+            names, is_assumed = data_checks.agree(teacher.classifier.class_names, names, teacher.title, trust)
+            fitted = framed(replace(teacher.classifier, class_names=names), frame or Frame(image_size(source, None)))
+            require_usable_classifier(fitted, teacher.title)
+            adopted[folder] = Adopted(fitted, teacher.origin)
+            unproven |= {teacher.title: fitted} if is_assumed else {}
     if names is None:
         problems.raise_all()
     assert names is not None, "without names, a problem was collected"
@@ -102,7 +98,7 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> 
     return Gathered(
         recipe=recipe,
         inputs=inputs,
-        opened={folder: classifier for folder, (classifier, _) in opened.items()},
+        opened=opened,
         unproven=unproven,
         trainable=_trainable_networks(recipe, inputs, problems),
         network_of=lambda folder: _meta_network(folder, recipe, inputs, run),
@@ -113,13 +109,13 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> 
     )
 
 
-def _open(recipe: Recipe, run: Run, problems: ErrorCollector) -> tuple[Source, Opened]:
+def _open(recipe: Recipe, run: Run, problems: ErrorCollector) -> tuple[Source, dict[str, Opened]]:
     """Open the source, and the pretrained teachers that the run does not hold yet.
 
     Raises:
         UserError: If the source, or the network to recover from, cannot be opened.
     """
-    source, opened = None, Opened()
+    source, opened = None, dict[str, Opened]()
     with problems.collect():
         source = open_source(recipe.source, run.progress, recipe.opens_train)
     missing: dict[str, tuple[Pretrained | None, str]] = {
@@ -128,7 +124,9 @@ def _open(recipe: Recipe, run: Run, problems: ErrorCollector) -> tuple[Source, O
     for folder, (spec, field) in missing.items():
         if spec is not None:
             with problems.collect():
-                opened[folder] = load_pretrained(spec, field)
+                classifier, origin = load_pretrained(spec, field)
+                opened[folder] = Opened(classifier, origin, f"{field}={origin.path}")
+    problems.extend(recipe_checks.batchnorm_to_match(recipe, opened))
     failed = recipe.squeeze.pretrained is not None and "teacher" in missing and "teacher" not in opened
     if source is None or failed:
         problems.raise_all()
@@ -136,12 +134,12 @@ def _open(recipe: Recipe, run: Run, problems: ErrorCollector) -> tuple[Source, O
     return source, opened
 
 
-def image_frame(spec: config.Source, opened: tuple[Classifier, Origin] | None) -> Frame | None:
+def image_frame(spec: config.Source, teacher: Opened | None) -> Frame | None:
     """Return the frame of the recipe's size, else of the pretrained teacher, else None for the images' own size."""
     side = spec.image_size
-    if opened is None:
+    if teacher is None:
         return None if side is None else Frame((side, side))
-    return opened[0].frame if side is None else with_size(opened[0], side).frame
+    return teacher.classifier.frame if side is None else with_size(teacher.classifier, side).frame
 
 
 def framed(classifier: Classifier, frame: Frame) -> Classifier:

@@ -1,26 +1,27 @@
 """Checks of the recipe against the networks and image size that it leads to. Each returns a list of problems."""
 
+from collections.abc import Mapping
+
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from srel_hub.config import Recipe, Squeeze
 from srel_hub.core.optim import batch_count
 from srel_hub.errors import UserError, first_line
 from srel_hub.stages.inputs import teacher_specs
-from srel_hub.stages.preflight.facts import Gathered
+from srel_hub.stages.preflight.facts import Gathered, Opened
 from srel_hub.storage.decode import scale_shorter_side
 from srel_hub.teachers.architectures import require_usable
 from srel_hub.teachers.pretrained import require_batchnorm
 
 
-def batchnorm_to_match(gathered: Gathered) -> list[str]:
+def batchnorm_to_match(recipe: Recipe, opened: Mapping[str, Opened]) -> list[str]:
     """Check that pretrained networks whose statistics images are to match have BatchNorm layers."""
     problems = []
-    for folder in gathered.recipe.recover_folders:
-        if folder in gathered.opened:
-            spec, field = teacher_specs(gathered.recipe)[folder]
-            assert spec is not None, "a trained network is not opened"
+    for folder in recipe.recover_folders:
+        if folder in opened:
             try:
-                require_batchnorm(gathered.opened[folder].model, f"{field}={spec.path}")
+                require_batchnorm(opened[folder].classifier.model, opened[folder].title)
             except UserError as error:
                 problems.append(str(error))
     return problems
@@ -41,7 +42,12 @@ def networks_that_fit(gathered: Gathered) -> list[str]:
 
 def patches_that_divide_images(gathered: Gathered) -> list[str]:
     """Check that images can be cut into as many patches as are shuffled."""
-    (height, width), recipe, problems = gathered.size, gathered.recipe, []
+    return undivided_patches(gathered.recipe, gathered.size)
+
+
+def undivided_patches(recipe: Recipe, size: tuple[int, int]) -> list[str]:
+    """Return a problem for every section whose patches do not divide images of `size` (height, width)."""
+    (height, width), problems = size, []
     for section, augment in (("squeeze", recipe.squeeze.augment), ("relabel", recipe.relabel.augment)):
         if height % augment.patches or width % augment.patches:
             problems.append(
@@ -56,13 +62,12 @@ def groups_with_batchnorm(gathered: Gathered) -> list[str]:
     size, folder = gathered.recipe.relabel.group_size, gathered.recipe.label_folder
     if size is None or folder not in gathered.opened:
         return []
-    if any(isinstance(layer, _BatchNorm) for layer in gathered.opened[folder].model.modules()):
+    opened = gathered.opened[folder]
+    if any(isinstance(layer, _BatchNorm) for layer in opened.classifier.model.modules()):
         return []
-    spec, _ = teacher_specs(gathered.recipe)[folder]
-    assert spec is not None, "a trained network is not opened"
     return [
-        f"relabel.group_size={size}: the teacher {spec.path} has no BatchNorm layer, so its labels do not depend on "
-        "groups; remove the field"
+        f"relabel.group_size={size}: the teacher {opened.origin.path} has no BatchNorm layer, so its labels do not "
+        "depend on groups; remove the field"
     ]
 
 
@@ -98,11 +103,13 @@ def recover_sizes(gathered: Gathered) -> list[str]:
 
 def batches_to_share(gathered: Gathered) -> list[str]:
     """Check that no process would train on a single image of a batch, which BatchNorm cannot use."""
-    spec, train, processes = gathered.recipe.squeeze, gathered.inputs.source.train, gathered.processes
-    if train is None or spec.pretrained is not None or processes == 1:
-        return []
-    count = len(train.labels)
-    if count // batch_count(count, spec.batch_size) >= 2 * processes:
+    train = gathered.inputs.source.train
+    return [] if train is None else single_images(gathered.recipe.squeeze, len(train.labels), gathered.processes)
+
+
+def single_images(spec: Squeeze, count: int, processes: int) -> list[str]:
+    """Return a problem if a training on `count` images leaves a process with fewer than two images of a batch."""
+    if spec.pretrained is not None or processes == 1 or count // batch_count(count, spec.batch_size) >= 2 * processes:
         return []
     return [
         f"squeeze.batch_size={spec.batch_size}: {processes} processes share a batch, and BatchNorm needs two images in "

@@ -80,7 +80,8 @@ def continual(run: Run, setting: Setting) -> Path:
 
 def folder_of(run: Run, setting: Setting) -> Path:
     """Where results are kept, whatever the number of seeds: by all else that decides them, which is the recipe, the
-    student, the order, and the files that squeeze and recover left."""
+    student, the order, and the files that squeeze and recover left.
+    """
     made = {
         unit: run.marks.digests(stage, unit)
         for stage in ("squeeze", "recover")

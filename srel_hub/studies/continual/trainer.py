@@ -91,7 +91,8 @@ class World:
 
     def memory(self, training: Training) -> Images:
         """What is kept of the classes seen, their labels as places among the known; what was kept of a class at a step
-        stays kept at later ones."""
+        stays kept at later ones.
+        """
         images = condensed_images(self.run) if training.is_condensed else self._random_real(training.seed)
         return remapped(only(images, self.seen(training.step)), self.known(training.step))
 
