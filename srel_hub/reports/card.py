@@ -30,12 +30,12 @@ from srel_hub.storage.files import format_bytes, read_json, total_bytes
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 ROW_TITLES = {
     "condensed": "condensed images, soft labels",
-    "random-real": "random real images, the same teacher's labels",
+    "random-real": "random real images, soft labels from the same teacher",
     "random-real-hard": "the same random real images, hard labels",
     "condensed-hard": "condensed images, hard labels",
     "real-hard": "all real images, hard labels",
-    "condensed-whole": "condensed images not augmented, soft labels",
-    "random-real-whole": "random real images not augmented, the same teacher's labels",
+    "condensed-whole": "condensed images without augmentation, soft labels",
+    "random-real-whole": "random real images without augmentation, soft labels from the same teacher",
 }
 HARD_TITLES = {"condensed": "condensed images, hard labels", "random-real": "random real images, hard labels"}
 
@@ -169,7 +169,7 @@ def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
         data
     )
     DatasetInfosDict({"default": dataset_info(tree / "data")}).to_dataset_card_data(data)
-    pictures = [(f"assets/{name}", told) for name, told in CAPTIONS.items() if (tree / "assets" / name).is_file()]
+    pictures = [(f"assets/{name}", caption) for name, caption in CAPTIONS.items() if (tree / "assets" / name).is_file()]
     shown = {"pictures": pictures, "has_real_picture": (tree / "assets" / REAL_PICTURE).is_file()}
     return render("dataset.md.jinja", data.to_yaml(), {**known, **shown, "sizes": sizes})
 
