@@ -11,7 +11,7 @@ from srel_hub.config.yaml_io import to_yaml
 from srel_hub.data.sources import described
 from srel_hub.errors import UserError
 from srel_hub.labels.manifest import OtherFile, read_manifest
-from srel_hub.reports.card import classes_csv, dataset_card, teacher_card
+from srel_hub.reports.card import dataset_card, teacher_card, write_class_table
 from srel_hub.reports.plot_style import MOST_BYTES
 from srel_hub.reports.run_pictures import drawing_of
 from srel_hub.runs.run import Run
@@ -92,7 +92,7 @@ def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
         link_tree(folder / "pictures", tree / "assets")
     told = replace(recipe, source=described(recipe.source))
     (tree / "recipe.yaml").write_text(to_yaml(published(told)), encoding="utf-8")
-    (tree / "classes.csv").write_text(classes_csv(folder, recipe), encoding="utf-8")
+    write_class_table(tree / "classes.csv", folder, recipe)
     link(folder / "evaluate" / "summary.json", tree / "metrics.json")
     others = tuple(
         OtherFile(name=file.relative_to(tree).as_posix(), bytes=file.stat().st_size, sha256=sha256(file))

@@ -86,7 +86,7 @@ def test_the_hard_protocol_uses_no_label_of_the_teacher(finished: Path, tmp_path
         "random-real-whole",
     ]
     card = run.path("dataset", "README.md").read_text()
-    assert "cross-entropy with the classes" in card and "| condensed images, hard labels |" in card
+    assert "cross-entropy with hard labels" in card and "| condensed images, hard labels |" in card
     assert "| HLR | IOR | LRS | ARS |" in card
 
 
