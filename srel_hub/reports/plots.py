@@ -66,7 +66,7 @@ CAPTIONS = {  # by file name, in the order in which a card shows them
     "terms.png": Caption(
         "Loss terms",
         "Curves of the cross-entropy and of the BatchNorm term over the iterations of recover",
-        "The line is the mean over all images, and the band is the range over units of work. When the cross-entropy is "
+        "The line is the mean over all images and the band is the range over units of work. When the cross-entropy is "
         "near 0, the teacher recognizes the images. The BatchNorm term measures how far their statistics are from "
         "those of real images. Both terms are computed on the current crops, so they rise under a curriculum, which "
         "makes the crops smaller.",
