@@ -6,7 +6,6 @@ A protocol is everything that decides how a student is trained and scored, whate
 protocols never share a column or a panel, because the protocol changes accuracy more than most methods do.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -18,9 +17,7 @@ from srel_hub.errors import UserError
 from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.load import MANIFEST
 from srel_hub.labels.manifest import read_manifest
-from srel_hub.reports import plot_style
-from srel_hub.reports.tables import markdown_table, write_csv
-from srel_hub.runs.stage_cli import status_of
+from srel_hub.reports import plot_style, tables
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.stages.evaluate.training_sets import CONDENSED_HARD, RANDOM_HARD, REAL_HARD
 from srel_hub.storage.files import format_bytes, read_json
@@ -166,7 +163,9 @@ def table(rows: Sequence[Result]) -> Iterator[str]:
     protocols = list(dict.fromkeys(result.protocol for result in rows))
     letters = {protocol: f"P{index + 1}" for index, protocol in enumerate(protocols)}
     header = ["dataset", "student", "trained on", "images", "soft labels", *letters.values(), "n"]
-    yield from markdown_table(header, [_line(result, protocols) for result in rows], {3, *range(5, len(header))})
+    yield from tables.markdown_table(
+        header, [_line(result, protocols) for result in rows], {3, *range(5, len(header))}
+    )
     yield ""
     yield "top-1 %, mean +- standard deviation over n seeds, after the last epoch; one column per protocol:"
     yield from (f"  {letter}: {protocol}" for protocol, letter in letters.items())
@@ -178,9 +177,9 @@ def _line(result: Result, protocols: Sequence[str]) -> list[str]:
     return [result.dataset, result.student, result.row, f"{result.images:,}", labels, *cells, str(result.n)]
 
 
-def write_results(file: Path, rows: Sequence[Result]) -> None:
+def write_csv(rows: Sequence[Result], file: Path) -> None:
     """Write the results as CSV, with the fields of `Result` as columns."""
-    write_csv(file, [field.name for field in fields(Result)], [astuple(result) for result in rows])
+    tables.write_csv(file, [field.name for field in fields(Result)], [astuple(result) for result in rows])
 
 
 def plot(rows: Sequence[Result], file: Path) -> None:
@@ -222,21 +221,3 @@ def _draw(axes: Any, rows: Sequence[Result], field: str) -> None:
         if kind == kinds[0] and field == "label_bytes":
             for result, *point in zip(points, x, y, strict=True):
                 axes.annotate(result.labels, point, (0, -12), textcoords="offset points", fontsize=6, ha="center")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("srel-hub compare", description="Condensed datasets side by side.")
-    parser.add_argument("paths", metavar="RUN_OR_REPO", nargs="+", help="a run, a folder, org/name")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all results as CSV")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against images and label bytes")
-    asked = parser.parse_args(arguments)
-    return status_of(lambda: _show(asked))
-
-
-def _show(asked: argparse.Namespace) -> None:
-    found = results(asked.paths)
-    print("\n".join(table(found)))
-    if asked.csv:
-        write_results(asked.csv, found)
-    if asked.plot:
-        plot(found, asked.plot)

@@ -11,6 +11,7 @@ from conftest import SMALL, branch, execute, make_source, small_recipe, write_re
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from srel_hub.commands.program import main
 from srel_hub.config import Network, Recipe, load_recipe
 from srel_hub.core.metrics import forward_flops
 from srel_hub.evaluate import evaluate
@@ -235,11 +236,11 @@ def test_the_command_changes_nothing(finished: Path, tmp_path: Path, capsys: pyt
         return {str(file): file.stat().st_mtime_ns for file in sorted(finished.rglob("*"))}
 
     before = state()
-    assert run_plan.main([str(finished), "relabel.epochs=5", "--device-tflops", "2", "--devices", "3"]) == 0
+    assert main(["plan", str(finished), "relabel.epochs=5", "--device-tflops", "2", "--devices", "3"]) == 0
     said = capsys.readouterr().out
     assert "float16, 5 epochs" in said and "3 x cpu at 2 TFLOP/s" in said and "estimate" not in said
     assert state() == before
-    assert run_plan.main(["quickstart", f"run.root={tmp_path / 'runs'}"]) == 0
+    assert main(["plan", "quickstart", f"run.root={tmp_path / 'runs'}"]) == 0
     assert "an estimate: 30% of" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
@@ -255,7 +256,7 @@ def test_the_command_changes_nothing(finished: Path, tmp_path: Path, capsys: pyt
     ],
 )
 def test_a_mistake_is_told(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_plan.main(arguments) == 2
+    assert main(["plan", *arguments]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and told in said.err and not said.out
 

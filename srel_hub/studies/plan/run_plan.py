@@ -1,22 +1,19 @@
 """studies.plan.run_plan."""
 
-import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import psutil
 import torch
 from torch import nn
 
+from srel_hub.config import Recipe
 from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
 from srel_hub.runs.machine import total_memory
 from srel_hub.runs.run import Run
-from srel_hub.runs.stage_cli import named, status_of
 from srel_hub.stages.preflight.prepare import Prepared, first_size, prepare, teachers
 from srel_hub.studies.plan.price import Facts, Machine, Plan, plan
-from srel_hub.studies.plan.text import plan_lines
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.cost_model import (
     build_on_meta,
@@ -79,23 +76,19 @@ def _machine(run: Run, devices: int | None, tflops: float | None) -> Machine:
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="srel-hub plan", description="The price of a run.")
-    parser.add_argument("recipe", metavar="RECIPE_OR_RUN")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--devices", type=int, metavar="N", help="GPUs or processes that share the work")
-    parser.add_argument(
-        "--device-tflops", type=float, metavar="X", help="TFLOP/s in the run's precision that each sustains"
-    )
-    arguments = parser.parse_intermixed_args(argv)
-    return status_of(lambda: print("\n".join(plan_lines(_planned(arguments)))))
+def plan_recipe(recipe: Recipe, devices: int | None = None, tflops: float | None = None) -> Plan:
+    """Return the price of a recipe's run. Nothing is written.
 
+    Args:
+        devices: GPUs or processes that share the work; None: as many as this launch has processes.
+        tflops: 10^12 operations a second that each sustains; None: measured here.
 
-def _planned(arguments: argparse.Namespace) -> Plan:
-    for option, value in (("--devices", arguments.devices), ("--device-tflops", arguments.device_tflops)):
+    Raises:
+        UserError: if the recipe cannot be run on this data.
+    """
+    for option, value in (("--devices", devices), ("--device-tflops", tflops)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{option}={value}: must be a number above 0")
-    recipe = named(arguments.recipe, arguments.overrides)
     # Nothing is written, so that neither another launch nor another recipe's results are in the way.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
-    return describe(run, prepare(run, writes=False), arguments.devices, arguments.device_tflops)
+    return describe(run, prepare(run, writes=False), devices, tflops)
