@@ -16,15 +16,6 @@ from srel_hub.storage.condensed_table import thumbnail
 from srel_hub.storage.files import atomic
 
 
-LEGEND = {  # short names of training sets
-    "condensed": "condensed",
-    "random-real": "random real, soft labels",
-    "random-real-hard": "random real, hard labels",
-    "condensed-hard": "condensed, hard labels",
-    "real-hard": "all real, hard labels",
-    "condensed-whole": "condensed, not augmented",
-    "random-real-whole": "random real, not augmented",
-}
 LONGEST_NAME = 14  # letters of a class name; longer ones overlap their neighbors
 FRAME_MS, LAST_FRAME_MS = 180, 1500
 GAP = 2  # white pixels between the images of an animation
@@ -90,6 +81,24 @@ CAPTIONS = {  # by file name, in the order in which a card shows them
         "The size is that of the images as PNG and of the labels. Up and to the left is better.",
     ),
 }
+
+
+def legend_of(hard: bool) -> dict[str, str]:
+    """Return short titles for legends, by training set.
+
+    Args:
+        hard: Whether evaluate uses hard labels only.
+    """
+    labels = "hard labels" if hard else "soft labels"
+    return {
+        "condensed": "condensed",
+        "random-real": f"random real, {labels}",
+        "random-real-hard": "random real, hard labels",
+        "condensed-hard": "condensed, hard labels",
+        "real-hard": "all real, hard labels",
+        "condensed-whole": "condensed, not augmented",
+        "random-real-whole": "random real, not augmented",
+    }
 
 
 def short_name(name: str) -> str:
@@ -228,14 +237,14 @@ def draw_students(curves: Mapping[str, Mapping[str, Tensor]], file: Path) -> Non
     """Plot the training loss over epochs, one panel per student and one line per training set.
 
     Args:
-        curves: Losses float32 [seeds, epochs], by student and then by training set.
+        curves: Losses float32 [seeds, epochs], by student and then by training set, both as titles.
         file: Where to write the picture.
     """
     with plot_style.panels(file, 1, len(curves), 3.8, 3.0) as panels:
         for panel, (student, rows) in zip(panels[0], curves.items(), strict=True):
             for (row, losses), (color, style) in zip(rows.items(), _lines(), strict=False):
                 mean = losses.mean(0)
-                panel.plot(range(1, len(mean) + 1), mean, color=color, linestyle=style, label=LEGEND[row])
+                panel.plot(range(1, len(mean) + 1), mean, color=color, linestyle=style, label=row)
             panel.set(xlabel="epoch", ylabel="training loss")
             plot_style.log_ticks(panel.yaxis)
             panel.set_title(student)
@@ -254,14 +263,14 @@ class Point:
 
     Attributes:
         student: The title of the student.
-        row: The training set, a key of LEGEND.
+        trained_on: The title of the training set.
         size: Bytes of its images and labels.
         mean: Mean top-1 accuracy in [0, 1].
         std: Sample standard deviation over the seeds; None with one seed.
     """
 
     student: str
-    row: str
+    trained_on: str
     size: int
     mean: float
     std: float | None
@@ -269,7 +278,8 @@ class Point:
 
 def draw_bytes(points: Sequence[Point], file: Path) -> None:
     """Plot accuracy over bytes, with one color per training set and one marker per student."""
-    students, rows = (list(dict.fromkeys(getattr(point, name) for point in points)) for name in ("student", "row"))
+    students = list(dict.fromkeys(point.student for point in points))
+    rows = list(dict.fromkeys(point.trained_on for point in points))
     with plot_style.panels(file, 1, 1, 4.6, 3.2) as panels:
         panel = panels[0][0]
         for point in points:
@@ -278,11 +288,11 @@ def draw_bytes(points: Sequence[Point], file: Path) -> None:
                 point.size,
                 100 * point.mean,
                 100 * (point.std or 0),
-                color=plot_style.COLORS[rows.index(point.row) % len(plot_style.COLORS)],
+                color=plot_style.COLORS[rows.index(point.trained_on) % len(plot_style.COLORS)],
                 marker=plot_style.MARKERS[students.index(point.student) % len(plot_style.MARKERS)],
                 linestyle="none",
                 capsize=3,
-                label=f"{LEGEND[point.row]}{student}",
+                label=f"{point.trained_on}{student}",
             )
         panel.set(xlabel="images and labels", ylabel="top-1 %")
         plot_style.log_ticks(panel.xaxis, "B")
