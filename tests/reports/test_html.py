@@ -54,18 +54,18 @@ def test_it_shows_the_numbers_of_the_run(reported: Path) -> None:
 
 def test_its_soft_labels_are_those_of_the_views(reported: Path) -> None:
     condensed = load_condensed(reported / "dataset")
-    classes = list(report.by_class(condensed))
+    classes = list(report.images_by_class(condensed))
     assert [len(each.images) for each in classes] == [3, 3, 3]
     for label, of_class in enumerate(classes):
         for image in of_class.images:
             assert condensed.labels[image.row] == label
-            for epoch, view in zip(condensed, image.views, strict=True):
+            for epoch, crop in zip(condensed, image.crops, strict=True):
                 shares = epoch[image.row]["logits"].softmax(0)
                 best = int(shares.argmax())
-                assert view.labels[0] == report.Label(NAMES[best], pytest.approx(float(shares[best])))
-                assert view.image == report.data_uri(epoch.shown(torch.tensor([image.row]))[0])
+                assert crop.labels[0] == report.Label(NAMES[best], pytest.approx(float(shares[best])))
+                assert crop.image == report.data_uri(epoch.shown(torch.tensor([image.row]))[0])
                 partner = int(epoch.views.partners[image.row])
-                assert view.mixed_with == (None if partner == image.row else NAMES[condensed.labels[partner]])
+                assert crop.mixed_with == (None if partner == image.row else NAMES[condensed.labels[partner]])
 
 
 def test_a_large_dataset_is_shown_in_part(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_mistakes_are_told_and_nothing_is_written(
     assert "there is no folder" in capsys.readouterr().err
     shutil.copytree(reported / "dataset", tmp_path / "odd")
     (tmp_path / "odd" / "metrics.json").write_text('{"measured": true, "students": [{}]}')
-    with pytest.raises(UserError, match="metrics.json is none of srel_hub's"):
+    with pytest.raises(UserError, match="metrics.json is not in the form that srel_hub writes"):
         report.report(str(tmp_path / "odd"))
     assert not list(tmp_path.rglob("*.html"))
 
@@ -166,7 +166,7 @@ def test_in_a_browser_the_keyboard_reaches_everything(browser: Any, reported: Pa
             assert page.evaluate("document.activeElement.parentElement.open")
             page.keyboard.press("Enter")
     assert page.evaluate("document.querySelectorAll('summary').length") == 5  # classes, animation, recipe
-    assert {NAMES[0], NAMES[1][:12], "Play the ani", "Recipe, ever"} <= reached
+    assert {NAMES[0], NAMES[1][:12], "Play the ani", "Recipe with "} <= reached
     page.close()
 
 
