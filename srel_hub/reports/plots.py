@@ -248,7 +248,8 @@ def draw_students(curves: Mapping[str, Mapping[str, Tensor]], file: Path) -> Non
             panel.set(xlabel="epoch", ylabel="training loss")
             plot_style.log_ticks(panel.yaxis)
             panel.set_title(student)
-        plot_style.legend_below(panels[0][0], 3)
+        # Three columns are wider than one panel, and matplotlib would cut them off.
+        plot_style.legend_below(panels[0][0], 3 if len(curves) > 1 else 2)
 
 
 def _lines() -> Iterator[tuple[str, str]]:

@@ -192,7 +192,7 @@ def test_what_ddranking_does_not_take_is_refused(
 ) -> None:
     asked = [str(finished / "dataset"), "ddranking", str(tmp_path / "no")]
     assert main(["export", *asked]) == 2
-    assert "--dataset: ddranking knows only CIFAR10" in capsys.readouterr().err
+    assert "--dataset: missing; ddranking supports CIFAR10" in capsys.readouterr().err
     assert main(["export", *asked, "--dataset", "CIFAR10"]) == 2
     assert "the teacher is a SrelConvNetForImageClassification; only ResNet" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()

@@ -48,7 +48,7 @@ def test_a_stranger_loads_images_labels_and_teacher_by_id(
     )
     relabel(run)
     evaluate(run)
-    dataset, teacher_repo = assemble(run, run.folder)
+    dataset, teacher_repo = assemble(run.folder, run.recipe, run.folder)
     hub.put("datasets", "org/colors", dataset)
     hub.put("models", "org/colors-teacher", teacher_repo)
     done = as_user(tmp_path / "home", None, "-c", STRANGER, cwd=tmp_path)
