@@ -38,7 +38,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from srel_hub.condense import condense  # noqa: E402
 from srel_hub.config.loading import load_recipe  # noqa: E402
-from srel_hub.config.schema import Recipe  # noqa: E402
+from srel_hub.config.recipe import Recipe  # noqa: E402
 from srel_hub.recover import recover  # noqa: E402
 from srel_hub.runs.run import Run  # noqa: E402
 from srel_hub.runs.stage_cli import cli  # noqa: E402

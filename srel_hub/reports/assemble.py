@@ -8,7 +8,7 @@ from pathlib import Path
 from srel_hub import __version__
 from srel_hub.config import Recipe, RunSettings, as_dict, fingerprint, published
 from srel_hub.config.yaml_io import to_yaml
-from srel_hub.data.sources import described
+from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import UserError
 from srel_hub.labels.manifest import OtherFile, read_manifest
 from srel_hub.reports.card import dataset_card, teacher_card, write_class_table
@@ -16,7 +16,7 @@ from srel_hub.reports.plot_style import MOST_BYTES
 from srel_hub.reports.run_pictures import drawing_of
 from srel_hub.runs.run import Run
 from srel_hub.storage.condensed_table import class_grid, read_rows, write_split
-from srel_hub.storage.files import atomic, read_json, sha256, write_json
+from srel_hub.storage.files import atomic_write, read_json, sha256, write_json
 
 
 GRID_COLUMNS, GRID_ROWS = 20, 10  # classes and images per class, at most
@@ -43,9 +43,9 @@ def assemble(run_folder: Path, recipe: Recipe, target: Path) -> tuple[Path, Path
     if missing:
         raise UserError(f"{run_folder}: {', '.join(missing)} missing; run condense on it first")
     teacher_repo, dataset = target / "teacher_repo", target / "dataset"
-    with atomic(teacher_repo) as tree:
+    with atomic_write(teacher_repo) as tree:
         assemble_teacher(run_folder, recipe, tree)
-    with atomic(dataset) as tree:
+    with atomic_write(dataset) as tree:
         assemble_dataset(run_folder, recipe, tree)
     return dataset, teacher_repo
 
@@ -102,7 +102,7 @@ def assemble_dataset(run_folder: Path, recipe: Recipe, tree: Path) -> None:
     _write_grid(tree / "assets" / "grid.png", run_folder / "images", min(GRID_COLUMNS, manifest.num_classes), rows)
     if recipe.pictures and (run_folder / "pictures").is_dir():
         _link_tree(run_folder / "pictures", tree / "assets")
-    described_recipe = replace(recipe, source=described(recipe.source))
+    described_recipe = replace(recipe, source=add_builtin_metadata(recipe.source))
     (tree / "recipe.yaml").write_text(to_yaml(published(described_recipe)), encoding="utf-8")
     write_class_table(tree / "classes.csv", run_folder, recipe)
     _link(run_folder / "evaluate" / "summary.json", tree / "metrics.json")

@@ -20,13 +20,13 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from srel_hub.config import Recipe, published
 from srel_hub.config.protocols import protocol_title
 from srel_hub.config.resources import CARDS
-from srel_hub.data.sources import described
+from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.labels.manifest import Manifest, read_manifest
 from srel_hub.reports.plots import CAPTIONS, REAL_PICTURE
 from srel_hub.reports.tables import write_csv
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.stages.recover.optimize import stages
-from srel_hub.storage.condensed_table import quiet
+from srel_hub.storage.condensed_table import hide_progress_bars
 from srel_hub.storage.files import format_bytes, read_json, total_bytes
 
 
@@ -154,7 +154,7 @@ def card_facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
     squeezed, *matched = (_teacher_facts(run_folder / folder) for folder in recipe.recover_folders)
     teacher, *committee = (_teacher_facts(run_folder / folder) for folder in recipe.label_folders)
     local = f"runs/{recipe.name}"  # not the real place: a card holds no path of the machine
-    source = described(recipe.source)
+    source = add_builtin_metadata(recipe.source)
     return {
         "recipe": recipe,
         "source": source,
@@ -247,7 +247,7 @@ def stage_flops(
 def dataset_info(data: Path) -> datasets.DatasetInfo:
     """Return what `load_dataset` reads from the parquet files in `data`: features, split sizes and bytes."""
     # In a temporary cache, so that no second copy of the images stays in the user's.
-    with tempfile.TemporaryDirectory() as cache, quiet():
+    with tempfile.TemporaryDirectory() as cache, hide_progress_bars():
         files = sorted(str(file) for file in data.glob("*.parquet"))
         loaded = datasets.load_dataset("parquet", data_files={"train": files}, cache_dir=cache)
         info = loaded["train"].info

@@ -22,7 +22,7 @@ from srel_hub.errors import UserError
 from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.load import load_condensed
 from srel_hub.storage.condensed_table import encode_png
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.torchvision_weights import torchvision_name
 
 
@@ -38,7 +38,7 @@ def to_rethinkdc(source: Path, target: Path) -> None:
         target: The folder to write: `data/train-*.parquet` with the columns image and label, and a card that
             declares them.
     """
-    with atomic(target) as tree:
+    with atomic_write(target) as tree:
         shutil.copytree(source / "data", tree / "data")
         files = [{"split": "train", "path": "data/train-*"}]
         data = DatasetCardData(configs=[{"config_name": "default", "data_files": files}])
@@ -60,7 +60,7 @@ def to_ddranking(condensed: Condensed, recipe: Recipe, dataset: str, target: Pat
         UserError: If the teacher is not a ResNet-18, -34, -50 or -101.
     """
     state, model = torchvision_state(condensed.teacher())
-    with atomic(target) as tree:
+    with atomic_write(target) as tree:
         for index in range(condensed.manifest.num_classes):
             (tree / "images" / f"{index:05d}").mkdir(parents=True)
         for row, (image, label) in enumerate(zip(condensed.pixels, condensed.labels.tolist(), strict=True)):

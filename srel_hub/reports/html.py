@@ -26,7 +26,8 @@ from srel_hub.errors import UserError
 from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.epochs import Epoch
-from srel_hub.labels.load import MANIFEST, load_condensed
+from srel_hub.labels.load import load_condensed
+from srel_hub.labels.manifest import MANIFEST
 from srel_hub.reports.card import row_titles
 from srel_hub.reports.plots import CAPTIONS, Caption
 from srel_hub.stages.evaluate.summary import percent, student_title
@@ -240,7 +241,7 @@ def images_by_class(condensed: Condensed) -> Iterator[ClassImages]:
 
 def _crops(epoch: Epoch, rows: Tensor, condensed: Condensed) -> list[Crop]:
     """Return the crops of these rows in one epoch."""
-    pixels, names = epoch.shown(rows), condensed.manifest.class_names
+    pixels, names = epoch.render(rows), condensed.manifest.class_names
     shares = epoch.logits_of(rows, pixels).float().softmax(1)
     # Without mixing, each image is its own partner.
     partners = rows if epoch.views.partners is None else epoch.views.partners[rows].long()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from srel_hub.reports import plot_style
 from srel_hub.storage.condensed_table import thumbnail
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 
 
 LONGEST_NAME = 14  # letters of a class name; longer ones overlap their neighbors
@@ -181,7 +181,7 @@ def animate(frames: Iterable[Tensor], file: Path) -> None:
     The images are 64 pixels high, or less if the file would exceed MOST_BYTES.
     """
     moments = list(frames)
-    with atomic(file) as temporary:
+    with atomic_write(file) as temporary:
         for side in (64, 48, 32):
             strips = [_strip(images, side) for images in moments]
             times = [FRAME_MS] * (len(strips) - 1) + [LAST_FRAME_MS]  # the last frame is the result; pause on it

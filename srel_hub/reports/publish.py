@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from srel_hub.config import Publish
-from srel_hub.data.sources import described
+from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import ErrorCollector, UserError
-from srel_hub.hub.client import LOGIN, account, retried, url
-from srel_hub.hub.push import Plan, collect, part_of, push, require_license, require_permission
-from srel_hub.hub.push import plan as make_plan
+from srel_hub.hub.client import LOGIN, Kind, account, retried, url
+from srel_hub.hub.permission import require_license, require_permission
+from srel_hub.hub.push import collect, push
+from srel_hub.hub.push_plan import Plan, part_of
+from srel_hub.hub.push_plan import plan as make_plan
 from srel_hub.hub.read_back import read_back
 from srel_hub.reports.assemble import assemble, ensure_assembled
 from srel_hub.reports.plots import REAL_PICTURE
@@ -43,7 +45,7 @@ def publish(run: Run) -> tuple[Path, Path]:
             _plan(run, *assemble(run.folder, run.recipe, Path(folder)))
         run.print("publish: dry run, nothing was changed or pushed")
         return run.path("dataset"), run.path("teacher_repo")
-    require_permission(spec, described(run.recipe.source).license)
+    require_permission(spec, add_builtin_metadata(run.recipe.source).license)
     run.begin()  # stores settings that the cards show, such as source.terms
     dataset, teacher_repo = ensure_assembled(run)
     run.print(f"publish: {dataset} and {teacher_repo} are complete")
@@ -70,7 +72,7 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
         return
     plans = _plan(run, dataset, teacher_repo)
     if (dataset / "assets" / REAL_PICTURE).is_file():
-        license = described(run.recipe.source).license
+        license = add_builtin_metadata(run.recipe.source).license
         run.print(
             f"note: assets/{REAL_PICTURE} shows real images, which source.license={license} allows; "
             "set pictures=false to leave it out"
@@ -83,7 +85,8 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
     dataset_commit = push(plans[1], f"Teacher: {spec.teacher} at {teacher_commit}", run.print, run.progress)
     parts = [plan.part for plan in plans]
     retried(partial(collect, spec, parts), run.print)
-    read_back(run, parts[1], parts[0], {"model": teacher_commit, "dataset": dataset_commit})
+    commits: dict[Kind, str] = {"model": teacher_commit, "dataset": dataset_commit}
+    read_back(parts[1], parts[0], commits, run.folder, run.print, run.progress)
     print(closing(spec, teacher_commit, dataset_commit))
 
 
@@ -111,8 +114,8 @@ def _require(run: Run, plans: Sequence[Plan]) -> None:
     spec = run.recipe.publish
     collector = ErrorCollector()
     with collector.collect():
-        require_license(spec, described(run.recipe.source).license)
-    faults = [*collector.found, *(fault for plan in plans for fault in plan.faults())]
+        require_license(spec, add_builtin_metadata(run.recipe.source).license)
+    faults = [*collector.messages, *(fault for plan in plans for fault in plan.faults())]
     user = retried(account, run.print)
     if user is None:
         faults.append(f"you are not logged in on the Hub; {LOGIN}, role write")

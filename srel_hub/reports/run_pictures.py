@@ -20,7 +20,7 @@ from srel_hub.config import Recipe, fingerprint
 from srel_hub.core.augment import normalize
 from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.seeds import generator
-from srel_hub.data.sources import Source, described, open_source
+from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.data.splits import Images, Split, random_subset
 from srel_hub.reports import plots
 from srel_hub.runs.decoded_images import condensed_images, source_images
@@ -29,7 +29,7 @@ from srel_hub.stages.evaluate.summary import Training, student_title
 from srel_hub.stages.recover.trace import Way, read_history
 from srel_hub.storage.condensed_table import encode_png
 from srel_hub.storage.decode import Frame
-from srel_hub.storage.files import atomic, read_json, total_bytes
+from srel_hub.storage.files import atomic_write, read_json, total_bytes
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.classifier import Classifier
 
@@ -85,7 +85,7 @@ def draw(run: Run, source: Source | None = None) -> Path | None:
 
 
 def _draw_all(run: Run, source: Source, target: Path) -> None:
-    with atomic(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.mkdir()
         read = partial(source_images, run)
         album = Album(run.folder, run.recipe, run.device, source, condensed_images(run), read)
@@ -96,7 +96,7 @@ def _draw_all(run: Run, source: Source, target: Path) -> None:
 def drawing_of(run: Run) -> str:
     """Return the name of the unit of work that draws the pictures of the present results."""
     keys = [run.stage_key(stage) for stage in ("squeeze", "recover", "relabel", "evaluate")]
-    license = described(run.recipe.source).license  # decides whether real images are shown
+    license = add_builtin_metadata(run.recipe.source).license  # decides whether real images are shown
     results = [run.marks.digests("relabel", "manifest"), read_json(run.path("evaluate", "summary.json"))]
     return f"pictures-{fingerprint([keys, license, results])[:16]}"
 
@@ -120,7 +120,7 @@ class Album:
         self._train, self._real = source.train, source.train or source.eval
         self._classifier = teacher.load(run_folder / recipe.label_folder, device)
         self._condensed = condensed
-        self._may_show = described(recipe.source).license in SHOWABLE
+        self._may_show = add_builtin_metadata(recipe.source).license in SHOWABLE
         self._names = self._classifier.class_names[:CLASSES]
         self._legend = plots.legend_of(hard=recipe.evaluate.loss == "hard")
 

@@ -100,9 +100,9 @@ def usable(asked: Settings) -> list[tuple[Network, nn.Module]]:
     faults, found = ErrorCollector(), []
     for option, least in (("size", 1), ("batch", 2), ("classes", 2), ("iterations", 1)):
         if getattr(asked, option) < least:
-            faults.found.append(f"--{option}={getattr(asked, option)}: must be at least {least}")
+            faults.messages.append(f"--{option}={getattr(asked, option)}: must be at least {least}")
     if asked.batch > asked.classes:
-        faults.found.append(
+        faults.messages.append(
             f"--batch={asked.batch}: must be at most --classes={asked.classes}, for a batch has an image of each of "
             "its classes; lower --batch, or raise --classes"
         )

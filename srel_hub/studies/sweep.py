@@ -119,7 +119,7 @@ def read_sweep(path: str, arguments: Sequence[str]) -> Sweep:
         try:
             points.append(Point(labels, validated(copy.deepcopy(mapping), overrides, path)))
         except RecipeError as error:
-            faults |= dict.fromkeys(error.faults)
+            faults |= dict.fromkeys(error.messages)
     if faults:
         raise RecipeError(path, list(faults))
     _require_different(points)

@@ -7,7 +7,8 @@ from pydantic import TypeAdapter
 
 from srel_hub import config
 from srel_hub.config import Recipe, RecipeError, load_recipe
-from srel_hub.config.yaml_io import RECIPES, Loader, to_yaml
+from srel_hub.config.resources import RECIPES
+from srel_hub.config.yaml_io import Loader, to_yaml
 from srel_hub.errors import UserError
 
 
@@ -107,19 +108,19 @@ def test_every_fault_is_named_at_once(file: Path) -> None:
     lines = str(caught.value).splitlines()
     for expected in wrong.values():
         assert any(line.strip().startswith(expected) for line in lines), (expected, lines)
-    assert len(caught.value.faults) == len(wrong)
+    assert len(caught.value.messages) == len(wrong)
     assert "(nearest: resnet18)" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n- b\n", "a recipe is a mapping of sections, got list"),
+        ("- a\n- b\n", "a recipe must be a mapping of sections, got list"),
         ("source: {builtin: digits\n", "not valid YAML"),
-        ("seed: 1\nseed: 2\n", "the key 'seed' stands twice"),
+        ("seed: 1\nseed: 2\n", "duplicate key 'seed'"),
         ("source: !!python/object:os.system {}\n", "not valid YAML"),
         ("extends: nowhere.yaml\n", "there is no file"),
-        ("seed: 1\n", "source: must be set"),
+        ("seed: 1\n", "source: is required"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:

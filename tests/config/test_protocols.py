@@ -15,7 +15,7 @@ from srel_hub.commands.program import main
 from srel_hub.config import Augment, Cooling, Evaluate, Network, Optimizer, as_dict
 from srel_hub.config.loading import RecipeError, load_recipe
 from srel_hub.config.protocols import TRAININGS, deviations, protocol_of, protocol_title
-from srel_hub.config.yaml_io import protocols
+from srel_hub.config.recipe_files import protocol_names
 from srel_hub.core.augment import Views, render, sample_views, shuffle_patches
 from srel_hub.core.losses import soft_loss, teacher_temperature
 from srel_hub.core.optim import learning_rate
@@ -29,7 +29,7 @@ NAMES = ["edc", "fadrm", "hard", "lpqld", "rded", "sre2l-300", "sre2l-tiny", "sr
 
 
 def test_these_are_shipped(capsys: pytest.CaptureFixture[str]) -> None:
-    assert protocols() == NAMES
+    assert protocol_names() == NAMES
     assert main(["recipe", "protocols"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told] == NAMES and all(len(line.split()) > 4 for line in told)
@@ -87,8 +87,8 @@ def test_seeds_and_students_are_no_part_of_a_protocol() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (["evaluate.loss=hard", "evaluate.hard_weight=0.5"], "with loss=hard there is no other loss"),
-        (["evaluate.groups=true"], "a batch must be of whole groups; relabel.group_size=None"),
+        (["evaluate.loss=hard", "evaluate.hard_weight=0.5"], "loss=hard is already the cross-entropy alone"),
+        (["evaluate.groups=true"], "must be a multiple of relabel.group_size=None"),
         (["relabel.group_size=8", "evaluate.groups=true", "evaluate.batch_size=20"], "evaluate.batch_size=20"),
         (["relabel.augment.patches=2"], "labels of shuffled patches cannot be stored; set encoding: none"),
         (["evaluate.scores=true", "evaluate.baselines=false"], "evaluate.scores=true: needs"),

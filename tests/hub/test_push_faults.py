@@ -155,7 +155,7 @@ def test_a_retry_waits_as_long_as_the_hub_asks(alice: Hub, own: Path, monkeypatc
 def test_a_hub_that_stays_down_stops_the_push_with_a_message(alice: Hub, own: Path, path: str) -> None:
     alice.faults({"kind": "503", "path": path, "times": 999})
     stopped = push(own)
-    assert stopped is not None and "the Hub answers 503" in stopped and "colors-ipc3" in stopped, stopped
+    assert stopped is not None and "the Hub responded with status 503" in stopped and "colors-ipc3" in stopped, stopped
     require_nothing_half(alice, own)
     already = set(sent(alice.log()))
     alice.faults()
@@ -224,7 +224,7 @@ def test_every_request_failing_in_every_way_and_ten_kills(alice: Hub, own: Path)
 def sources() -> str:
     """What the results depend on."""
     digest = hashlib.sha256()
-    for name in ("hub/client", "hub/push", "hub/read_back", "hub/compare_rows", "reports/publish"):
+    for name in ("hub/client", "hub/push", "hub/push_plan", "hub/read_back", "hub/compare_rows", "reports/publish"):
         digest.update((ROOT / "srel_hub" / f"{name}.py").read_bytes())
     return digest.hexdigest()
 

@@ -151,5 +151,5 @@ def test_an_unknown_format_is_refused_by_name(
     folder = relabel(branch(recovered, tmp_path))
     manifest = read_json(folder / "manifest.json") | {key: value}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=f"{key} {value!r} is unknown here"):
+    with pytest.raises(UserError, match=f"{key} {value!r} is not supported"):
         read_manifest(folder / "manifest.json")

@@ -152,13 +152,13 @@ def test_what_is_no_condensed_dataset_is_refused(recovered: tuple[Path, Path], t
         load_condensed(run.folder)
     with pytest.raises(UserError, match="nowhere: no local folder, and no dataset on the Hub that you may read"):
         load_condensed("nowhere")
-    with pytest.raises(UserError, match=r"epochs=0: give the number of epochs to train \(stored: 2\)"):
+    with pytest.raises(UserError, match=r"epochs=0: must be a positive number of epochs to train \(stored: 2\)"):
         load_condensed(dataset, epochs=0)
     labels = dataset / "soft_labels" / "epoch-00000.safetensors"
     content = labels.read_bytes()
     labels.unlink()
     labels.write_bytes(content[:-10])
-    with pytest.raises(UserError, match=f"{len(content) - 10} bytes, the manifest says {len(content)}"):
+    with pytest.raises(UserError, match=f"{len(content) - 10} bytes, but the manifest says {len(content)}"):
         load_condensed(dataset)[0]
 
 

@@ -23,11 +23,13 @@ from srel_hub.commands.program import main
 from srel_hub.errors import UserError
 from srel_hub.evaluate import evaluate
 from srel_hub.hub.repository import Folder
-from srel_hub.labels.manifest import read_manifest
-from srel_hub.labels.verify import MANIFEST, Claim, replay, verify
+from srel_hub.labels.checks import Subject
+from srel_hub.labels.manifest import MANIFEST, read_manifest
+from srel_hub.labels.replay import replay
+from srel_hub.labels.verify import verify
 from srel_hub.relabel import relabel
 from srel_hub.reports.assemble import assemble
-from srel_hub.storage.condensed_table import features, quiet, read_parquet, write_parquet
+from srel_hub.storage.condensed_table import hide_progress_bars, read_parquet, table_features, write_parquet
 from srel_hub.storage.files import read_json, sha256
 
 
@@ -41,7 +43,7 @@ def results(path: Path | str, revision: str | None = None, fast: bool = False) -
 
 def failures(path: Path | str) -> dict[str, str]:
     """What failed, by the check's name, and why."""
-    return {name: check.told for name, check in results(path).items() if check.passed is False}
+    return {name: check.message for name, check in results(path).items() if check.passed is False}
 
 
 def change(file: Path, content: bytes) -> None:
@@ -224,11 +226,11 @@ TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {
         "not the teacher that labeled this dataset (the sha256 of model.safetensors differs)",
     ),
     swapped_and_resealed_teacher: ("replay", "the stored logits differ from the teacher's by up to"),
-    one_flipped_byte: ("soft labels", "epoch-00001.safetensors: its sha256 is not the manifest's"),
+    one_flipped_byte: ("soft labels", "epoch-00001.safetensors: its sha256 differs from the manifest's"),
     a_missing_epoch: ("files", "soft_labels/epoch-00001.safetensors is missing"),
     one_swapped_image: ("images", "sha256 of the image table differs"),
     labels_of_another_view: ("replay", "epoch 0, image"),
-    a_changed_result: ("files", "metrics.json is another file: its sha256 is not the manifest's"),
+    a_changed_result: ("files", "metrics.json is another file: its sha256 differs from the manifest's"),
     an_image_too_many: ("files", "data/train-extra.parquet is not named by the manifest"),
     a_card_with_another_count: ("card", "dataset_info counts [('train', 8)], the manifest has 9 images"),
     classes_swapped_on_the_card: ("card", "dataset_info names the features"),
@@ -272,11 +274,11 @@ def test_a_line_stays_a_line(own: Path) -> None:
 
 def test_which_labels_are_computed_again_nobody_knows_beforehand(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of 18 labels is wrong and one is looked at: now and then it is that one."""
-    monkeypatch.setattr("srel_hub.labels.verify.SAMPLED_EPOCHS", 1)
-    monkeypatch.setattr("srel_hub.labels.verify.SAMPLED_IMAGES", 1)
+    monkeypatch.setattr("srel_hub.labels.replay.SAMPLED_EPOCHS", 1)
+    monkeypatch.setattr("srel_hub.labels.replay.SAMPLED_IMAGES", 1)
     epoch_with(logits=set_row(4, [9, -9, 9]))(own)
     store = Folder(own / "dataset")
-    claim = Claim(store, read_manifest(store.fetch(MANIFEST)), fast=False)
+    claim = Subject(store, read_manifest(store.fetch(MANIFEST)), fast=False)
 
     def passes() -> bool:
         try:
@@ -339,8 +341,8 @@ def huge_png(run: Path) -> None:
     rows = list(read_parquet(run / "dataset" / DATA))
     rows[4] = (bomb, rows[4][1])
     table = {"image": [{"bytes": png, "path": None} for png, _ in rows], "label": [label for _, label in rows]}
-    with quiet():
-        datasets.Dataset.from_dict(table, features=features(["red", "green", "blue"])).to_parquet(
+    with hide_progress_bars():
+        datasets.Dataset.from_dict(table, features=table_features(["red", "green", "blue"])).to_parquet(
             run / "dataset" / DATA
         )
     reseal(run)
@@ -392,12 +394,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
 )
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a name above": (file_named("../../../etc/passwd"), "'../../../etc/passwd' is no name of a label file"),
-    "an absolute name": (file_named("/etc/passwd"), "'/etc/passwd' is no name of a label file"),
-    "a name with backslashes": (file_named("..\\x.safetensors"), "is no name of a label file"),
+    "a name above": (file_named("../../../etc/passwd"), "'../../../etc/passwd' is not the name of a label file"),
+    "an absolute name": (file_named("/etc/passwd"), "'/etc/passwd' is not the name of a label file"),
+    "a name with backslashes": (file_named("..\\x.safetensors"), "is not the name of a label file"),
     "another file above": (
         manifest_with(others=[{"name": "../x", "bytes": 1, "sha256": ""}]),
-        "others: '../x' is no path inside the repository",
+        "others: '../x' is not a path inside the repository",
     ),
     "a teacher's file above": (
         manifest_with(teacher={"repo_id": None, "tag": None, "sha256": {"../../x": ""}, "accuracy": 1.0}),
@@ -405,7 +407,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "too many epochs": (manifest_with(epochs=2**31 - 1), "epochs: 2147483647, but there are 2 files of labels"),
     "an unheard-of precision": (manifest_with(precision="any"), "precision 'any': must be one of float32"),
-    "faults beyond counting": (manifest_with(files=[{}] * 100_000), "files.0.name: must be set"),
+    "faults beyond counting": (manifest_with(files=[{}] * 100_000), "files.0.name: is required"),
     "a teacher on the reader's disk": (
         manifest_with(
             teacher={
@@ -417,23 +419,23 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         "teacher.repo_id '/home/me': must be namespace/name",
     ),
-    "YAML of a wrong type": (card_with("a: !!int ''"), "its metadata is no plain YAML"),
+    "YAML of a wrong type": (card_with("a: !!int ''"), "its metadata is not plain YAML"),
     "too many images": (manifest_with(num_images=2**40), "out of range"),
     "more images than there are": (manifest_with(num_images=10), "not all of [0, 10)"),
     "images of a gigapixel": (manifest_with(image_size=[32767, 32767]), "must be an RGB PNG of 32767 x 32767"),
     "images too large": (manifest_with(image_size=[10**9, 10**9]), "image_size [1000000000, 1000000000]"),
     "K and names disagree": (manifest_with(num_classes=4), "num_classes: 4, but class_names has 3 names"),
     "a name twice": (manifest_with(class_names=["red", "red", "blue"]), "3 names, 2 of them different"),
-    "a normalization by nothing": (manifest_with(std=[0.2, 0.0, 0.2]), "no normalization"),
-    "no number": (manifest_text('{"format": NaN}'), "format nan is unknown here"),
-    "no mapping": (manifest_text("[1, 2]"), "not a manifest, but list"),
-    "no JSON": (manifest_text("\x00\x01"), "not a manifest, since it is no JSON"),
-    "a nest of lists": (manifest_text("[" * 100_000), "not a manifest, since it is no JSON"),
-    "a YAML bomb": (card_with(BOMB), "its metadata unfolds to more than 1000000 values"),
-    "YAML that holds itself": (card_with("a: &a [*a]"), "its metadata unfolds to more than 1000000 values"),
-    "YAML that makes objects": (card_with("a: !!python/object/apply:os.getcwd []"), "its metadata is no plain YAML"),
-    "a nest of YAML": (card_with("[" * 100_000), "its metadata is no plain YAML"),
-    "a card too large": (card_with("a: " + "x" * 3_000_000), "more than 2000000: not a card of ours"),
+    "a normalization by nothing": (manifest_with(std=[0.2, 0.0, 0.2]), "std positive"),
+    "no number": (manifest_text('{"format": NaN}'), "format nan is not supported"),
+    "no mapping": (manifest_text("[1, 2]"), "not a manifest: it must be a JSON object, not list"),
+    "no JSON": (manifest_text("\x00\x01"), "not a manifest: it is not valid JSON"),
+    "a nest of lists": (manifest_text("[" * 100_000), "not a manifest: it is not valid JSON"),
+    "a YAML bomb": (card_with(BOMB), "its metadata expands to more than 1000000 values"),
+    "YAML that holds itself": (card_with("a: &a [*a]"), "its metadata expands to more than 1000000 values"),
+    "YAML that makes objects": (card_with("a: !!python/object/apply:os.getcwd []"), "its metadata is not plain YAML"),
+    "a nest of YAML": (card_with("[" * 100_000), "its metadata is not plain YAML"),
+    "a card too large": (card_with("a: " + "x" * 3_000_000), "more than 2000000: not a card of srel_hub"),
     "no card": (lambda run: change(run / "dataset/README.md", b"# Hello"), "does not begin with metadata"),
     "a PNG of 60,000 x 60,000": (huge_png, "image 4: must be an RGB PNG of 8 x 8 pixels, is"),
     "a cut safetensors file": (cut_safetensors, "epoch-00000.safetensors: not a safetensors file"),
@@ -471,7 +473,10 @@ def test_hostile_files_give_an_error_and_nothing_else(own: Path, case: str, hub:
 @pytest.mark.parametrize(("tensor", "row", "value"), [("order", 3, 0), ("logits", 2, float("nan"))])
 def test_what_only_a_check_would_notice_is_noticed(own: Path, tensor: str, row: int, value: float) -> None:
     epoch_with(**{tensor: set_row(row, value)})(own)
-    told = {"order": "epoch 0: its order is no permutation", "logits": "epoch 0: the logits of image 2 are not all"}
+    told = {
+        "order": "epoch 0: its order is not a permutation",
+        "logits": "the logits of image 2 are not finite",
+    }
     assert told[tensor] in failures(own / "dataset")["soft labels"]
 
 
@@ -498,7 +503,7 @@ def test_a_hostile_dataset_on_the_hub_writes_nothing_but_its_cache(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     file_named("../../../../escaped.safetensors")(own)
     hub.put("datasets", "alice/harm", own / "dataset")
-    with pytest.raises(UserError, match="is no name of a label file"):
+    with pytest.raises(UserError, match="is not the name of a label file"):
         load_condensed("alice/harm")
     assert not list(tmp_path.rglob("escaped*"))
     assert all("cache" in path.parts or "runs" in path.parts for path in tmp_path.rglob("*") if path.is_file())
@@ -545,7 +550,7 @@ def test_hostile_teachers_are_refused(own: Path, file: str, fields: dict[str, An
     path = own / "teacher_repo" / file
     path.write_text(json.dumps(read_json(path) | fields))
     reseal(own)
-    with pytest.raises(UserError, match="no classifier that transformers can load"):
+    with pytest.raises(UserError, match="transformers cannot load a classifier"):
         load_condensed(own / "dataset").teacher()
     assert "teacher" in failures(own / "dataset")
 

@@ -92,7 +92,7 @@ def test_a_large_image_is_for_the_stem_of_large_images() -> None:
         (["convnet:0"], "MODEL=convnet:0: width: input should be greater than 0"),
         (
             ["org/net:0.5"],
-            "MODEL=org/net:0.5: width=0.5: org/net is as wide as its config.json says; leave it out",
+            "MODEL=org/net:0.5: width=0.5: the width of org/net is set by its config.json; remove it",
         ),
         (["deit_tiny:0.1"], "MODEL=deit_tiny:0.1: ViTForImageClassification has no BatchNorm2d layer"),
         (["convnet", "--batch=20", "--classes=10"], "--batch=20: must be at most --classes=10"),

@@ -18,7 +18,7 @@ from runs import arguments, bytes_of, finish, world
 
 from srel_hub.commands.program import main
 from srel_hub.config import load_recipe
-from srel_hub.config.yaml_io import SWEEPS
+from srel_hub.config.recipe_files import SWEEPS
 from srel_hub.errors import UserError
 from srel_hub.runs.shared_stages import borrow, is_finished, lendable
 from srel_hub.storage.files import read_json

@@ -178,12 +178,18 @@ def test_bn_vit_is_squeezed_and_students_of_any_kind_are_trained(tmp_path: Path,
     [
         (["squeeze.network.model=resnet19"], "(nearest: resnet18), got 'resnet19'"),
         (["squeeze.network.model=deit_tiny"], "ViTForImageClassification has no BatchNorm2d layer"),
-        (["evaluate.students=[{model: resnet18, revision: main}]"], "resnet18 is not on the Hub and has none"),
-        (["evaluate.students=[{model: org/x, width: 0.5}]"], "org/x is as wide as its config.json says"),
-        (["evaluate.students=[{model: deit_tiny, stem: imagenet}]"], "only a ResNet has one to choose"),
-        (["evaluate.students=[{model: org/nowhere}]"], "evaluate.students.0.model=org/nowhere: neither local nor a"),
+        (
+            ["evaluate.students=[{model: resnet18, revision: main}]"],
+            "resnet18 is not on the Hub, so it has no",
+        ),
+        (["evaluate.students=[{model: org/x, width: 0.5}]"], "the width of org/x is set by its config.json"),
+        (["evaluate.students=[{model: deit_tiny, stem: imagenet}]"], "only ResNets have this option"),
+        (
+            ["evaluate.students=[{model: org/nowhere}]"],
+            "evaluate.students.0.model=org/nowhere: not a local folder or file, and not a",
+        ),
         (["evaluate.students=[{model: ./nowhere}]"], "evaluate.students.0.model=./nowhere: there is no such folder"),
-        (["evaluate.students=[{model: convnextv2_tiny}]", "source.image_size=16"], "cannot take images of 16 x 16"),
+        (["evaluate.students=[{model: convnextv2_tiny}]", "source.image_size=16"], "cannot process images of 16 x 16"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -198,9 +204,9 @@ def test_a_network_that_cannot_be_trained_is_refused_first(
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ('{"model_type": "bert"}', "no image classifier can be made of its config"),
-        ('{"model_type": "nonsense"}', "is none that transformers can read"),
-        ("{", "is none that transformers can read"),
+        ('{"model_type": "bert"}', "transformers cannot build an image classifier from its config"),
+        ('{"model_type": "nonsense"}', "transformers cannot read its config.json"),
+        ("{", "transformers cannot read its config.json"),
         ('{"model_type": "vit", "auto_map": {"AutoConfig": "evil.Config"}, "hidden_size": 7}', "image classifier"),
     ],
     ids=["of text", "unknown", "no JSON", "impossible"],

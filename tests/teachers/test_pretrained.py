@@ -27,7 +27,7 @@ from srel_hub.stages.preflight.data_checks import agree, mean_recall
 from srel_hub.storage.decode import Frame, fit
 from srel_hub.storage.files import read_json
 from srel_hub.teachers import classifier as teacher
-from srel_hub.teachers.pretrained import at_size, load_pretrained, require_batchnorm, try_out
+from srel_hub.teachers.pretrained import load_pretrained, require_batchnorm, require_usable_classifier, with_size
 
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_timms_settings_are_read_and_a_bare_file_is_taken_as_torchvisions(tmp_pa
     timm, _ = load_pretrained(Pretrained(path=str(tmp_path)), "x")
     assert timm.frame == Frame((64, 64), 80) and timm.mean == (0.5, 0.4, 0.3) and timm.std == (0.2, 0.2, 0.1)
     assert timm.class_names == tuple("abcdefg")
-    assert at_size(timm, 32).frame == Frame((32, 32), 40)
+    assert with_size(timm, 32).frame == Frame((32, 32), 40)
 
 
 def settings(file_name: str = "config.json", **changed: Any) -> Callable[[Path], object]:
@@ -130,23 +130,29 @@ CODE = {"auto_map": {"AutoConfig": "x.Y", "AutoModelForImageClassification": "x.
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut off": (cut, "Error while deserializing header"),
     "an impossible setting": (settings(layer_type="nonsense"), "layer_type=nonsense is not one of basic,bottleneck"),
-    "another shape": (settings(hidden_sizes=[8, 8, 16, 24]), r"classifier.1.weight with the shape \[5, 16\], its"),
-    "settings that are no JSON": (lambda f: (f / "config.json").write_text("{"), "its config.json is no JSON"),
+    "another shape": (settings(hidden_sizes=[8, 8, 16, 24]), r"classifier.1.weight with the shape \[5, 16\], but"),
+    "settings that are no JSON": (
+        lambda f: (f / "config.json").write_text("{"),
+        "its config.json is not a JSON object",
+    ),
     "no settings": (
         lambda f: (f / "config.json").unlink(),
         "there is no config.json with a model_type of transformers",
     ),
-    "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "not known: no preprocessor_config.json$"),
+    "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "is unknown: no preprocessor_config.json$"),
     "a broken processor": (lambda f: (f / "preprocessor_config.json").write_text("{"), "is not a valid JSON"),
     "code of its own": (settings(**CODE), "unknown architecture 'custom'"),
     "one mean for three channels": (processing(image_mean=[0.5]), "mean must have 3 elements"),
-    "no deviation": (processing(image_std=[0, 0, 0]), "normalizes to infinity or not at all"),
-    "no head": (weights(lambda t: t.pop("classifier.1.weight")), "lack classifier.1.weight; it is no trained"),
+    "no deviation": (processing(image_std=[0, 0, 0]), "each must be positive and finite"),
+    "no head": (weights(lambda t: t.pop("classifier.1.weight")), "lack classifier.1.weight; choose a trained"),
     "not numbers": (
         weights(lambda t: t["classifier.1.bias"].fill_(torch.nan)),
-        "classifier.1.bias hold NaN or infinity",
+        "classifier.1.bias contain NaN or infinity",
     ),
-    "pickled": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled ones are never loaded"),
+    "pickled": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "pickled weights are never loaded",
+    ),
 }
 
 
@@ -157,7 +163,7 @@ def test_a_damaged_teacher_is_refused_by_what_is_wrong(tmp_path: Path, case: str
     change(folder)
     with pytest.raises(UserError, match=message):
         classifier, _ = load_pretrained(Pretrained(path=str(folder)), "squeeze.pretrained")
-        try_out(classifier, "squeeze.pretrained")
+        require_usable_classifier(classifier, "squeeze.pretrained")
 
 
 def test_weights_in_bfloat16_are_used_in_float32(tmp_path: Path) -> None:
@@ -192,11 +198,11 @@ def test_class_names_that_agree(
         (
             tuple("dabc"),
             tuple("abcd"),
-            "the same class names in another order than the dataset: class 0 is 'd' there, 'a' in the dataset; class "
+            "the same class names as the dataset, in another order: class 0 is 'd' there, 'a' in the dataset; class "
             "1 is 'a' there, 'b' in the dataset; class 2 is 'b' there, 'c' in the dataset. Labels would",
         ),
-        (("x", "b"), ("a", "b"), r"other class names \(1 of 2\) than the dataset: class 0 is 'x' there, 'a' in"),
-        (("a", "b", "c"), ("a", "b"), "has 3 classes, the dataset 2"),
+        (("x", "b"), ("a", "b"), r"than the dataset \(1 of 2 differ\): class 0 is 'x' there, 'a' in"),
+        (("a", "b", "c"), ("a", "b"), "has 3 classes, the dataset has 2"),
         (("class1", "class2"), ("class2", "class1"), "in another order"),
         (("LABEL_0", "LABEL_1"), None, "set squeeze.pretrained.class_names"),
     ],
@@ -210,7 +216,7 @@ def test_class_names_that_contradict_are_refused_with_the_first_three_difference
 
 def test_trust_overrules_order_but_not_count() -> None:
     assert agree(("b", "a"), ("a", "b"), "squeeze.pretrained=x", trust=True) == (("a", "b"), False)
-    with pytest.raises(UserError, match="has 3 classes, the dataset 2"):
+    with pytest.raises(UserError, match="has 3 classes, the dataset has 2"):
         agree(("a", "b", "c"), ("a", "b"), "squeeze.pretrained=x", trust=True)
 
 
@@ -220,9 +226,9 @@ def test_imagenets_names_agree_with_a_dataset_that_numbers_its_second_crane() ->
     names = list(pretrained.class_names)
     assert len(names) == len(set(names)) == 1000
     names[517], names[639] = "crane2", "maillot, tank suit"
-    assert classes.differences(pretrained.class_names, names) == []
+    assert classes.differing_indices(pretrained.class_names, names) == []
     names[0], names[1] = names[1], names[0]
-    assert classes.differences(pretrained.class_names, names) == [0, 1]
+    assert classes.differing_indices(pretrained.class_names, names) == [0, 1]
 
 
 def test_the_score_of_a_constant_answer_is_chance_however_uneven_the_classes() -> None:

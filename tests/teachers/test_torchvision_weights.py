@@ -44,7 +44,7 @@ def test_a_missing_an_extra_and_a_misshapen_key_are_named_at_once(convolutions: 
     told = str(caught.value).splitlines()
     assert told == [
         "weights: the key layer2.1.conv1.weight is missing",
-        "weights: the key layer1.0.se.weight is none of a ResNet's",
+        "weights: the key layer1.0.se.weight is not part of a ResNet",
         "weights: the key layer3.0.bn2.bias has the shape [5], expected [32]",
     ]
 

@@ -146,7 +146,7 @@ def test_a_whole_run_tells_it(tmp_path: Path) -> None:
 
 
 def test_without_a_training_split_it_is_refused() -> None:
-    with pytest.raises(RecipeError, match="are measured on the training split"):
+    with pytest.raises(RecipeError, match="statistics=class: needs the training split"):
         load_recipe("in1k_ipc50", ["recover.statistics=class", "source.train_split=null"])
 
 
