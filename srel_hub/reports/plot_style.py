@@ -53,7 +53,9 @@ def panels(file: Path, rows: int, columns: int, width: float, height: float) -> 
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("matplotlib is missing, which draws the plots; run pip install 'srel_hub[viz]'") from None
+        raise UserError(
+            "matplotlib is not installed, so plots cannot be drawn; run pip install 'srel_hub[viz]'"
+        ) from None
     with rc_context(STYLE):
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False)
