@@ -18,7 +18,8 @@ import yaml
 from srel_hub.commands.program import main
 from srel_hub.config import Recipe
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import recipe_units, synthesize
+from srel_hub.stages.recover.optimize import synthesize
+from srel_hub.stages.recover.units import recipe_units
 from srel_hub.storage.files import read_json
 from srel_hub.studies.sweep import read_sweep, rows_of
 from srel_hub.teachers import classifier as teacher

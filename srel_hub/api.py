@@ -47,7 +47,7 @@ class StudentResult:
     """How well one student trains on one training set.
 
     Attributes:
-        student: the student's network, such as 'convnet' or 'resnet18 x 0.25'.
+        student: the student's network, such as 'convnet x 1' or 'resnet18 x 0.25'.
         row: the training set, such as 'condensed' or 'random-real'.
         train_images: how many images the training set has.
         top1, top5: the accuracy on the test images.
@@ -125,9 +125,9 @@ def condense_dataset(recipe: str | Path | Recipe, overrides: Mapping[str, Any] |
         runs/quickstart/dataset
         >>> result = run.result("condensed")
         >>> result.student, result.train_images, result.top1.n
-        ('convnet', 50, 3)
-        >>> print(result.top1)
-        ... % +- ...
+        ('convnet x 1', 50, 3)
+        >>> print("top-1 accuracy:", result.top1)
+        top-1 accuracy: ... % +- ...
     """
     loaded = _load(recipe, _as_texts(overrides))
     threads = torch.get_num_threads()  # a run sets its own number

@@ -1,7 +1,7 @@
 """Errors that users can fix: the exception, and a collector that reports several of them together."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -9,18 +9,21 @@ class UserError(Exception):
     """An error that the user can fix, with a message that says how.
 
     Commands print the message without a traceback and exit with status 2.
+
+    Example:
+        >>> from srel_hub import UserError, load_condensed
+        >>> try:
+        ...     load_condensed("./nowhere")
+        ... except UserError as error:
+        ...     print(error)
+        ./nowhere: there is no such folder; a dataset on the Hub is named namespace/name
     """
 
 
 class ErrorCollector:
     """Collects the errors of several checks, so that a user sees all of them at once.
 
-    Example:
-        errors = ErrorCollector()
-        for path in paths:
-            with errors.collect():
-                check(path)
-        errors.raise_all()
+    Run each check inside `with errors.collect():`, then call `errors.raise_all()`.
 
     Attributes:
         messages: The collected messages, in order.
@@ -36,6 +39,10 @@ class ErrorCollector:
             yield
         except UserError as error:
             self.messages.append(str(error))
+
+    def extend(self, messages: Iterable[str]) -> None:
+        """Add messages that a check returned instead of raising."""
+        self.messages.extend(messages)
 
     def raise_all(self) -> None:
         """Raise all collected errors as one; do nothing if there are none.

@@ -88,6 +88,7 @@ def _message(detail: Mapping[str, Any], path: Sequence[str], known: Sequence[str
         return f"must be a section (a mapping of fields to values), got {detail['input']!r}"
     # pydantic speaks of tuples, but YAML has lists.
     message = (detail["msg"][0].lower() + detail["msg"][1:]).replace("tuple", "list")
+    message = message.split(", unable to parse")[0]  # the value says it
     if detail["type"] == "string_type" and detail["input"] is not None:
         message += " (quote it)"
     if detail["type"] == "literal_error":

@@ -2,7 +2,8 @@
 
 A `Views` record stores, in integers, how each image of an epoch is augmented. `render` applies it. Squeeze, relabel
 and the consumer's loader call the same function, so a student sees bit for bit the image that its teacher labeled:
-alone or in any batch, with any number of threads, on any device. docs/format.md specifies the arithmetic.
+alone or in any batch, with any number of threads, on any device. docs/reference/label-format.md specifies the
+arithmetic.
 """
 
 import math

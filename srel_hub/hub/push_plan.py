@@ -65,7 +65,8 @@ def part_of(repo_id: str, kind: Kind, folder: Path, progress: Progress) -> Part:
     """Hash every file of a folder.
 
     Args:
-        repo_id, kind: the repository to push to.
+        repo_id: namespace/name of the repository.
+        kind: 'dataset' or 'model'.
         folder: the folder.
         progress: shows a progress bar.
     """

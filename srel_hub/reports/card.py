@@ -92,9 +92,7 @@ def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
     splits = [{"split": "train", "path": "data/train-*"}]
     MetadataConfigs({"default": {"data_files": splits}}).to_dataset_card_data(data)
     DatasetInfosDict({"default": dataset_info(tree / "data")}).to_dataset_card_data(data)
-    pictures = [
-        (f"assets/{name}", caption) for name, caption in CAPTIONS.items() if (tree / "assets" / name).is_file()
-    ]
+    pictures = [(f"assets/{name}", caption) for name, caption in CAPTIONS.items() if (tree / "assets" / name).is_file()]
     has_real = (tree / "assets" / REAL_PICTURE).is_file()
     body = {**facts, "pictures": pictures, "has_real_picture": has_real, "sizes": sizes}
     return _render("dataset.md.jinja", data.to_yaml(), body)

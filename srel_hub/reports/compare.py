@@ -18,7 +18,6 @@ from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.manifest import MANIFEST, read_manifest
 from srel_hub.reports import plot_style, tables
 from srel_hub.stages.evaluate.summary import percent, student_title
-from srel_hub.stages.evaluate.training_sets import CONDENSED_HARD, RANDOM_HARD, REAL_HARD
 from srel_hub.storage.files import format_bytes, read_json
 
 
@@ -138,7 +137,7 @@ def _recipe(store: Store) -> Recipe:
 
 def _is_hard(recipe: Recipe, row: str) -> bool:
     """Return whether a training set needs no soft labels."""
-    return recipe.evaluate.loss == "hard" or row in (CONDENSED_HARD, RANDOM_HARD, REAL_HARD)
+    return recipe.evaluate.loss == "hard" or row in ("condensed-hard", "random-real-hard", "real-hard")
 
 
 def _key(recipe: Recipe) -> str:
@@ -162,9 +161,7 @@ def table(rows: Sequence[Result]) -> Iterator[str]:
     protocols = list(dict.fromkeys(result.protocol for result in rows))
     letters = {protocol: f"P{index + 1}" for index, protocol in enumerate(protocols)}
     header = ["dataset", "student", "trained on", "images", "soft labels", *letters.values(), "n"]
-    yield from tables.markdown_table(
-        header, [_line(result, protocols) for result in rows], {3, *range(5, len(header))}
-    )
+    yield from tables.markdown_table(header, [_line(result, protocols) for result in rows], {3, *range(5, len(header))})
     yield ""
     yield "top-1 %, mean +- standard deviation over n seeds, after the last epoch; one column per protocol:"
     yield from (f"  {letter}: {protocol}" for protocol, letter in letters.items())

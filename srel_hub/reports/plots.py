@@ -125,9 +125,7 @@ def draw_terms(iterations: Sequence[int], terms: Mapping[str, Tensor], file: Pat
             panel.set_title(titles[name])
 
 
-def draw_recovery(
-    frames: Mapping[int, Tensor], names: Sequence[str], file: Path, rows: int = 5, most: int = 8
-) -> None:
+def draw_recovery(frames: Mapping[int, Tensor], names: Sequence[str], file: Path, rows: int = 5, most: int = 8) -> None:
     """Draw images while they are optimized, one class per row and one moment per column.
 
     Args:

@@ -26,7 +26,7 @@ from srel_hub.reports import plots
 from srel_hub.runs.decoded_images import condensed_images, source_images
 from srel_hub.runs.run import Run
 from srel_hub.stages.evaluate.summary import Training, student_title
-from srel_hub.stages.recover.trace import Way, read_history
+from srel_hub.stages.recover.trace import History, read_history
 from srel_hub.storage.condensed_table import encode_png
 from srel_hub.storage.decode import Frame
 from srel_hub.storage.files import atomic_write, read_json, total_bytes
@@ -149,7 +149,7 @@ class Album:
         plots.draw_real(real, condensed, self._names, target / plots.REAL_PICTURE)
         return plots.REAL_PICTURE
 
-    def _draw_history(self, history: Way, target: Path) -> Iterator[str]:
+    def _draw_history(self, history: History, target: Path) -> Iterator[str]:
         plots.draw_terms(history.iterations, history.terms, target / "terms.png")
         yield "terms.png"
         frames = dict(history.frames)

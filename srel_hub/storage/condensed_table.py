@@ -24,7 +24,7 @@ from srel_hub.errors import UserError, first_line
 
 ROW_GROUP_BYTES = 16_000_000  # to read one row, a reader reads its whole row group
 SHARD_BYTES = 250_000_000  # of images in one file; while it is written, all of them are in memory
-READ_BYTES = 1 << 20  # buffer of each file; `read_rows` reads many files in parallel
+READ_BYTES = 1 << 20  # buffer of each file; `read_rows` has many files open at once
 
 
 def encode_png(image: Tensor) -> bytes:
@@ -108,11 +108,25 @@ def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:
                 yield row["image"]["bytes"], row["label"]
 
 
+def read_rows_of(path: Path, rows: range) -> Iterator[tuple[bytes, int]]:
+    """Yield the PNG bytes and label of some rows of a file, reading only the row groups that hold them."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            first, last = max(rows.start, start), min(rows.stop, stop)
+            if first < last:
+                table = file.read_row_group(group, columns=["image", "label"])
+                for row in table.slice(first - start, last - first).to_pylist():
+                    yield row["image"]["bytes"], row["label"]
+            start = stop
+
+
 def read_rows(shards: Path) -> Iterator[tuple[bytes, int]]:
     """Yield the PNG bytes and label of every condensed image of a run, in row order.
 
-    A shard `ipc-00000-class-00000.parquet` contains a block of classes, ipc index by ipc index. Shards of the same
-    stack of ipc indices are therefore read in parallel.
+    A shard `ipc-00000-class-00000.parquet` contains a block of classes, ipc index by ipc index. The shards of a
+    stack of ipc indices are therefore interleaved.
 
     Args:
         shards: the folder `images` of a run.

@@ -29,7 +29,8 @@ from srel_hub.runs.launch import make_accelerator
 from srel_hub.runs.machine import fair_threads, machine_facts, peak_resident
 from srel_hub.runs.progress import Bar
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import Unit, synthesize
+from srel_hub.stages.recover.optimize import synthesize
+from srel_hub.stages.recover.units import Unit
 from srel_hub.storage.files import format_bytes
 from srel_hub.studies.plan.price import iteration
 from srel_hub.teachers.architectures import build, require_usable
@@ -147,7 +148,7 @@ def paper_figures(network: Network, size: int, batch: int) -> dict[str, float] |
 
 
 def forecast(hollow: nn.Module, asked: Settings, kind: str) -> int:
-    """Peak bytes as srel_hub.plan foretells them, of a network on the meta device."""
+    """Peak bytes as `srel-hub plan` predicts them, of a network on the meta device."""
     spec, unit = _work(asked, iterations=2)
     found = iteration(spec, unit, hollow, asked.classes, (asked.size, asked.size), asked.precision, kind)
     return state_bytes(hollow) + found.memory + int(HEAP_FACTOR * found.heap)
@@ -221,7 +222,7 @@ def lines(found: Measured) -> Iterator[str]:
         f"{found['device']}, threads: {found['threads']}, torch {found['versions']['torch']}, {found['precision']}"
         f"{compiled}; {found['batch']} images of {found['size']} x {found['size']} pixels at a time, of "
         f"{found['classes']} classes; median of {found['iterations']} iterations. The forecast is that of "
-        "srel_hub.plan."
+        "srel-hub plan."
     )
     if any(row["paper"] for row in found["results"]):
         yield (

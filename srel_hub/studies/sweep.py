@@ -36,11 +36,8 @@ from srel_hub.runs.decoded_images import clear
 from srel_hub.runs.run import Run
 from srel_hub.runs.shared_stages import LENT, borrow
 from srel_hub.runs.stage_cli import execute
-from srel_hub.stages.evaluate.stage import evaluate
+from srel_hub.stages.pipeline import evaluate, recover, relabel, squeeze
 from srel_hub.stages.preflight.prepare import prepare
-from srel_hub.stages.recover.stage import recover
-from srel_hub.stages.relabel import relabel
-from srel_hub.stages.squeeze import squeeze
 from srel_hub.storage.files import format_bytes, read_json, write_text
 
 
@@ -214,7 +211,7 @@ def _stages(run: Run) -> None:
     recover(run)
     relabel(run)
     evaluate(run)
-    if run.presence is not None:
+    if run.heartbeat is not None:
         with run.locked("cache"):
             clear(run)
 
@@ -279,7 +276,8 @@ def write_csv(asked: Sweep, rows: Sequence[Row], file: Path) -> None:
 
 def plot(asked: Sweep, rows: Sequence[Row], file: Path) -> None:
     """A panel a student: accuracy over the axis of most numbers, a line for each of the other axes' combinations, and
-    dashed the random real images under the same labels."""
+    dashed the random real images under the same labels.
+    """
     students = list(dict.fromkeys(row.student for row in rows))
     across = max(range(len(asked.axes)), key=lambda index: _numbers(asked.axes[index]))
     axis = asked.axes[across]

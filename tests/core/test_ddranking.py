@@ -16,14 +16,12 @@ from srel_hub.core.ddranking import (
     label_robust_score,
 )
 from srel_hub.evaluate import evaluate
-from srel_hub.reports import compare as compare
-from srel_hub.reports import export as export
 from srel_hub.runs.run import Run
 from srel_hub.stages.evaluate.summary import scores
 from srel_hub.storage.files import read_json
 
 
-# Accuracies of an imagined method: all real 0.90, condensed hard 0.50, condensed soft 0.70, random soft 0.60, not
+# Accuracies of an invented method: all real 0.90, condensed hard 0.50, condensed soft 0.70, random soft 0.60, not
 # augmented 0.55 and 0.50. HLR 0.4, IOR 0.1; w IOR - (1 - w) HLR = -0.15;
 # (e^-0.15 - e^-1) / (e - e^-1) = (0.860708 - 0.367879) / 2.350402 = 0.209679; (0.1 + 0.05) / 2 = 0.075;
 # (e^0.075 - e^-1) / 2.350402 = (1.077884 - 0.367879) / 2.350402 = 0.302078.
@@ -33,8 +31,13 @@ BY_HAND = {"hlr": 0.4, "ior": 0.1, "lrs": 0.209679, "ars": 0.302078}
 def test_scores_are_those_of_a_calculation_by_hand() -> None:
     hlr, ior = hard_label_recovery(0.90, 0.50), improvement_over_random(0.70, 0.60)
     whole = improvement_over_random(0.55, 0.50)
-    found = {"hlr": hlr, "ior": ior, "lrs": label_robust_score(hlr, ior), "ars": augmentation_robust_score(ior, whole)}
-    assert found == pytest.approx(BY_HAND, abs=1e-6)
+    computed = {
+        "hlr": hlr,
+        "ior": ior,
+        "lrs": label_robust_score(hlr, ior),
+        "ars": augmentation_robust_score(ior, whole),
+    }
+    assert computed == pytest.approx(BY_HAND, abs=1e-6)
     accuracies = {"real-hard": 0.9, "condensed-hard": 0.5, "condensed": 0.7, "random-real": 0.6}
     accuracies |= {"condensed-whole": 0.55, "random-real-whole": 0.5}
     rows = [{"row": name, "top1": {"mean": value}} for name, value in accuracies.items()]
@@ -46,8 +49,8 @@ def test_scores_lie_in_0_to_1() -> None:
     assert label_robust_score(0.3, 0.2, w=1) == pytest.approx((math.exp(0.2) - math.exp(-1)) / (math.e - math.exp(-1)))
 
 
-def test_the_rows_of_the_scores_are_trained_and_told(finished: Path, tmp_path: Path) -> None:
-    """Asked for later, they need no overwriting: the trainings that are there stay."""
+def test_the_rows_of_the_scores_are_trained_and_reported(finished: Path, tmp_path: Path) -> None:
+    """Scores that are requested later need no overwriting: finished trainings are kept."""
     shutil.copytree(finished, tmp_path / finished.name)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / finished.name / "evaluate").rglob("metrics.json")}
     options = [*FINISHED, "evaluate.scores=true"]

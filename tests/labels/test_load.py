@@ -1,4 +1,4 @@
-"""The downloader's side: only what is needed, when it is needed, checked, and never an older state in silence."""
+"""Loading from the Hub: only what is needed, when it is needed, checked, and never an older state in silence."""
 
 import shutil
 import time
@@ -29,7 +29,7 @@ DATASET = "alice/colors"
 
 @pytest.fixture(scope="module")
 def assembled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished run's two folders as they are to be published, with four epochs of labels."""
+    """Return the finished run with its two folders to publish and four epochs of labels."""
     run_folder = tmp_path_factory.mktemp("assembled") / "colors"
     for part in ("teacher", "images", "units/squeeze", "units/recover"):
         shutil.copytree(finished / part, run_folder / part)
@@ -43,7 +43,7 @@ def assembled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shared(hub: Hub, assembled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """A Hub that has the dataset and its teacher; the cache is empty."""
+    """Return a Hub with the dataset and its teacher; the cache is empty."""
     put(hub, assembled)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     hub.faults()
@@ -58,7 +58,7 @@ def put(hub: Hub, run_folder: Path) -> None:
 
 
 def downloaded(hub: Hub) -> list[str]:
-    """The files that were asked for by name, each once."""
+    """Return the files that were requested, without repetitions."""
     paths = [
         entry["path"].split("/resolve/")[1].split("/", 1)[1] for entry in hub.log() if "/resolve/" in entry["path"]
     ]
@@ -97,9 +97,7 @@ def test_the_price_is_told_before_anything_large_comes(
     shared: Hub, assembled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = {path.name: path.stat().st_size for path in (assembled / "dataset").rglob("*.*")}
-    labels = sum(
-        size for name, size in sizes.items() if name in ("epoch-00000.safetensors", "epoch-00001.safetensors")
-    )
+    labels = sum(size for name, size in sizes.items() if name in ("epoch-00000.safetensors", "epoch-00001.safetensors"))
     condensed = load_condensed(DATASET, epochs=2)
     assert condensed.download_bytes == labels + sizes["train-00000-of-00001.parquet"]
     said = capsys.readouterr().err
@@ -141,7 +139,7 @@ def test_what_was_cached_works_without_the_hub_and_says_which_commit_it_is(share
 
 
 def test_an_older_state_is_never_served_in_silence(shared: Hub) -> None:
-    """The Hub has moved on and is down: what is in the cache is another revision than the one asked for."""
+    """The Hub has moved on and is down: the cache has another revision than the one requested."""
     load_condensed(DATASET, revision="v1.0")
     shared.put_file("datasets", DATASET, "README.md", b"---\nlicense: mit\n---\n# Newer\n")
     shared.faults({"kind": "503", "times": 999})
@@ -181,7 +179,7 @@ def test_a_damaged_cache_is_told_as_such_without_the_hub(shared: Hub, tmp_path: 
     with pytest.warns(UserWarning), pytest.raises(UserError, match="epoch-00000.safetensors is damaged in the cache"):
         load_condensed(DATASET)[0]
     shared.faults()
-    assert load_condensed(DATASET)[0] is not None  # fetched anew
+    assert load_condensed(DATASET)[0] is not None  # downloaded again
 
 
 def test_a_page_in_between_is_no_answer_of_a_hub(shared: Hub) -> None:

@@ -17,7 +17,7 @@ from srel_hub.reports import run_pictures as pictures
 from srel_hub.reports.plot_style import MOST_BYTES
 from srel_hub.reports.plots import CAPTIONS
 from srel_hub.runs.run import Run
-from srel_hub.stages.recover.trace import FRAMES, frame_moments, read_history
+from srel_hub.stages.recover.trace import FRAMES, frame_iterations, read_history
 from srel_hub.storage.condensed_table import class_grid, encode_png, read_rows
 from srel_hub.storage.condensed_table import decode_image as decoded
 from srel_hub.storage.files import read_json
@@ -89,7 +89,7 @@ def test_the_history_begins_with_noise_and_ends_with_the_stored_images(pictured:
     way = read_history(folder / "history")
     assert way is not None
     stored = [decoded(png) for png, _ in read_rows(folder / "images")][:4]
-    assert list(way.frames) == frame_moments(recipe.recover.iterations)
+    assert list(way.frames) == frame_iterations(recipe.recover.iterations)
     assert torch.equal(way.frames[recipe.recover.iterations], torch.stack(stored))
     assert way.frames[0].float().std() > way.frames[recipe.recover.iterations].float().std() / 10
     assert way.iterations[0] == 1 and way.iterations[-1] == recipe.recover.iterations
@@ -99,7 +99,7 @@ def test_the_history_begins_with_noise_and_ends_with_the_stored_images(pictured:
 
 @pytest.mark.parametrize("iterations", [1, 2, 15, 500, 4000, 100_000])
 def test_moments_begin_at_0_and_end_at_the_last_iteration(iterations: int) -> None:
-    moments = frame_moments(iterations)
+    moments = frame_iterations(iterations)
     assert moments[0] == 0 and moments[-1] == iterations and len(moments) <= FRAMES + 1
     gaps = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
     assert all(gap > 0 for gap in gaps) and gaps[-1] == max(gaps)

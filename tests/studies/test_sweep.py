@@ -82,9 +82,7 @@ def test_the_table_the_csv_and_the_runs_agree(swept: Path) -> None:
     assert (swept / "runs" / "world-sweep" / "iterations-epochs.png").stat().st_size < 2**20
 
 
-def test_done_it_does_nothing_and_another_sweep_shares_with_it(
-    swept: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_done_it_does_nothing_and_another_sweep_shares_with_it(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = read_sweep(*_split(sweep_of(swept)))
     before = {point.folder: (point.folder / "metrics.jsonl").read_bytes() for point in asked.points}
     assert main(["sweep", *sweep_of(swept)]) == 0
@@ -142,7 +140,7 @@ def test_a_shipped_sweep_spans_its_points(file: Path) -> None:
     ("more", "says"),
     [
         ([], "nothing to vary"),
-        (["recover.iterations=5,x", "squeeze.epohs=1,2"], "unable to parse string as an integer, got 'x'"),
+        (["recover.iterations=5,x", "squeeze.epohs=1,2"], "input should be a valid integer, got 'x'"),
         (["recover.iterations=5,x", "squeeze.epohs=1,2"], "did you mean epochs?"),
         (["recover.iterations=5,5"], "are the same run"),
         (["seed=" + ",".join(map(str, range(1001)))], "1,001 points; at most 1,000"),

@@ -23,7 +23,8 @@ KNOWLEDGE: Mapping[Labels, str] = {
 
 def summarize(setting: Setting, memories: Sequence[str], folder: Path) -> dict[str, Any]:
     """Mean and sample standard deviation over the seeds, of every memory after every step, and of each seed's mean
-    over the steps; accuracies are in [0, 1]."""
+    over the steps; accuracies are in [0, 1].
+    """
     rows, classes = {}, []
     for memory in memories:
         told = [

@@ -30,15 +30,14 @@ import torch
 from srel_hub.config import fingerprint
 from srel_hub.data.sources import Source, open_source
 from srel_hub.errors import UserError
-from srel_hub.runs.claims import others
 from srel_hub.runs.completion import STAGES
 from srel_hub.runs.decoded_images import clear
-from srel_hub.runs.resume import deciding
+from srel_hub.runs.heartbeat import other_processes
+from srel_hub.runs.resume import fields_that_decide
 from srel_hub.runs.run import Run
 from srel_hub.runs.shared_stages import is_finished
-from srel_hub.runs.work_queue import Work
-from srel_hub.stages.preflight.data_checks import require_same_data
-from srel_hub.stages.preflight.prepare import stage_of
+from srel_hub.runs.work_queue import WorkQueue
+from srel_hub.stages.inputs import require_same_data, stage_of
 from srel_hub.studies.continual.protocol import Setting, memories, rows_of
 from srel_hub.studies.continual.results import conclude, summarize
 from srel_hub.studies.continual.trainer import World
@@ -69,7 +68,7 @@ def continual(run: Run, setting: Setting) -> Path:
     if setting.labels == "step":
         world.teachers.train_missing()
     found = {f"{folder.name}-{each.name}": each for each in setting.trainings(memories(run.recipe.evaluate))}
-    with Work(run, "continual", dict.fromkeys(found, run.recipe.evaluate.epochs), "epoch") as work:
+    with WorkQueue(run, "continual", dict.fromkeys(found, run.recipe.evaluate.epochs), "epoch") as work:
         for name in work:
             world.train(found[name], work)
     if run.is_main:
@@ -81,17 +80,22 @@ def continual(run: Run, setting: Setting) -> Path:
 
 def folder_of(run: Run, setting: Setting) -> Path:
     """Where results are kept, whatever the number of seeds: by all else that decides them, which is the recipe, the
-    student, the order, and the files that squeeze and recover left."""
+    student, the order, and the files that squeeze and recover left.
+    """
     made = {
-        unit: run.marks.digests(stage, unit) for stage in ("squeeze", "recover") for unit in sorted(run.marked(stage))
+        unit: run.marks.digests(stage, unit)
+        for stage in ("squeeze", "recover")
+        for unit in sorted(run.marks.units(stage))
     }
-    key = fingerprint([deciding(run.recipe), asdict(run.recipe.evaluate.students[0]), made, setting.order])[:8]
+    key = fingerprint([fields_that_decide(run.recipe), asdict(run.recipe.evaluate.students[0]), made, setting.order])[
+        :8
+    ]
     return run.path("continual", f"{setting.steps}-steps-{setting.labels}-{key}")
 
 
 def _clear(run: Run) -> None:
     """Remove decoded images, unless an unfinished stage or another launch may need them."""
-    alone = all(other.get("launch") == run.launch for other in others(run.folder))
+    alone = all(other.get("launch") == run.launch for other in other_processes(run.folder))
     if alone and all(is_finished(run.folder, stage) for stage in STAGES):
         with run.locked("cache"):
             clear(run)
@@ -112,14 +116,12 @@ def _require(run: Run, setting: Setting, source: Source, class_names: tuple[str,
         raise UserError(f"--order={setting.order}: must be 0 to {LARGEST_ORDER}")
     if source.eval is None or source.train is None:
         raise UserError("continual learning needs source.train_split, for random real memories, and source.eval_split")
-    require_same_data(run, source, class_names)
+    require_same_data(run.path("teacher"), source, class_names)
     count = len(class_names)
     if count < 4:
         raise UserError(f"continual learning needs 4 classes, for two steps of two; there are {count}")
     if not 2 <= setting.steps <= count // 2:
-        raise UserError(
-            f"--steps={setting.steps}: must be 2 to {count // 2}, for {count} classes, two at least a step"
-        )
+        raise UserError(f"--steps={setting.steps}: must be 2 to {count // 2}, for {count} classes, two at least a step")
     first = setting.seen(count)[0]
     if not len(rows_of(source.eval.labels, torch.tensor(first))):
         named = ", ".join(class_names[index] for index in first[:3])

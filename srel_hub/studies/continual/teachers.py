@@ -13,7 +13,7 @@ from srel_hub.data.splits import Images, Split, channel_statistics
 from srel_hub.runs.checkpoint import Checkpoint
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
-from srel_hub.runs.work_queue import Work
+from srel_hub.runs.work_queue import WorkQueue
 from srel_hub.stages.squeeze import train
 from srel_hub.storage.files import atomic_write
 from srel_hub.studies.continual.protocol import Setting, remapped, rows_of
@@ -48,7 +48,7 @@ class StepTeachers:
             name: spec.epochs * batch_count(len(rows_of(self.split.labels, self._seen(step))), spec.batch_size)
             for name, step in names.items()
         }
-        with Work(self.run, "continual", batches, "batch") as work:
+        with WorkQueue(self.run, "continual", batches, "batch") as work:
             for name in work:
                 self._train(names[name], name, work)
 
@@ -81,7 +81,7 @@ class StepTeachers:
         (r, g, b), (dr, dg, db) = mean, std
         return Classifier(model.to(self.run.device), (r, g, b), (dr, dg, db), names, self.like.size)
 
-    def _train(self, step: int, name: str, work: Work) -> None:
+    def _train(self, step: int, name: str, work: WorkQueue) -> None:
         run, spec, seed = self.run, self.run.recipe.squeeze, self._seed(step)
         images = self.images(step)
         mean, std = channel_statistics(images.pixels)

@@ -17,9 +17,9 @@ from srel_hub.labels.labeller import Labeller, make_labeller
 from srel_hub.runs.checkpoint import Checkpoint
 from srel_hub.runs.decoded_images import condensed_images, source_images
 from srel_hub.runs.run import Run
-from srel_hub.runs.work_queue import Work
-from srel_hub.stages.evaluate.student import Trained, train_student
-from srel_hub.stages.evaluate.training_sets import Row
+from srel_hub.runs.work_queue import WorkQueue
+from srel_hub.stages.evaluate.student import Student, train_student
+from srel_hub.stages.evaluate.training_sets import TrainingSet
 from srel_hub.storage.files import write_json
 from srel_hub.storage.mapped_images import to_device_if_it_fits
 from srel_hub.studies.continual.protocol import Setting, Training, only, remapped, restricted, rows_of
@@ -54,12 +54,12 @@ class World:
         """int64 [K'']: the class of each of a student's logits."""
         return torch.arange(len(self._names)) if self.setting.labels == "all" else self.seen(step)
 
-    def train(self, training: Training, work: Work) -> None:
+    def train(self, training: Training, work: WorkQueue) -> None:
         """One student: train it, score it, keep the numbers."""
         spec, run, labeller = self.run.recipe.evaluate, self.run, self.labeller(training.step)
         test, row = self.test(training.step), self._row(training, labeller)
         model = self.student(training).to(run.device)
-        trained = Trained(model, spec)
+        trained = Student(model, spec)
         file = run.path("checkpoints", f"continual-{self.folder.name}-{training.name}")
         checkpoint = Checkpoint(file, trained.state, make_optimizer(model, spec.optimizer))
         checkpoint.restore()
@@ -91,7 +91,8 @@ class World:
 
     def memory(self, training: Training) -> Images:
         """What is kept of the classes seen, their labels as places among the known; what was kept of a class at a step
-        stays kept at later ones."""
+        stays kept at later ones.
+        """
         images = condensed_images(self.run) if training.is_condensed else self._random_real(training.seed)
         return remapped(only(images, self.seen(training.step)), self.known(training.step))
 
@@ -101,7 +102,7 @@ class World:
         chosen = random_subset(self._train.labels, self.run.recipe.recover.ipc, len(self._names), draw)
         return source_images(self.run, self._train, self._frame, chosen)
 
-    def _row(self, training: Training, labeller: Labeller) -> Row:
+    def _row(self, training: Training, labeller: Labeller) -> TrainingSet:
         images, augment, seed = self.memory(training), self.run.recipe.relabel.augment, self._seed(training)
         pixels = to_device_if_it_fits(images.pixels, self.run.device)
 
@@ -109,7 +110,7 @@ class World:
             return sampled_epoch(pixels, labeller, augment, seed, index)
 
         hard = training.memory.endswith("hard") or self.run.recipe.evaluate.loss == "hard"
-        return Row(images.labels, epoch, hard)
+        return TrainingSet(images.labels, epoch, hard)
 
     def labeller(self, step: int) -> Labeller:
         """Who labels after a step: float32 [B, K''], a logit for each known class."""

@@ -21,19 +21,11 @@ from srel_hub.core.metrics import forward_flops
 from srel_hub.core.optim import batch_count
 from srel_hub.labels.epoch_files import epoch_file_bytes
 from srel_hub.stages.evaluate.summary import trainings
-from srel_hub.stages.evaluate.training_sets import (
-    CONDENSED,
-    CONDENSED_HARD,
-    CONDENSED_WHOLE,
-    KEPT_BYTES,
-    RANDOM,
-    REAL_HARD,
-    kept_bytes,
-    row_names,
-)
+from srel_hub.stages.evaluate.training_sets import KEPT_BYTES, TRAINING_SETS, kept_bytes, training_set_names
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import Unit, recipe_units, stages, synthesize
-from srel_hub.stages.relabel import KL_IMAGES, label_files
+from srel_hub.stages.recover.optimize import stages, synthesize
+from srel_hub.stages.recover.units import Unit, recipe_units
+from srel_hub.stages.relabel import KL_IMAGES, label_parts
 from srel_hub.storage.condensed_table import SHARD_BYTES
 from srel_hub.storage.mapped_images import MOST_OF_DEVICE
 from srel_hub.teachers.classifier import Classifier
@@ -156,7 +148,7 @@ def plan(facts: Facts) -> Plan:
             ".": ROOT_FILES,
             "assets": 1,
             "data": max(1, -(-png // SHARD_BYTES)),
-            "soft_labels": 1 + len(label_files(recipe.relabel, count, K)),
+            "soft_labels": 1 + len(label_parts(recipe.relabel, count, K)),
         },
         shards=len(recipe_units(recipe.recover, K, facts.size)),
         stages=(_squeeze(facts), _recover(facts), _relabel(facts), _evaluate(facts)),
@@ -174,7 +166,7 @@ def label_bytes(spec: Relabel, count: int, num_classes: int) -> dict[str, int]:
     for name in ("float16", "uint8", "topk"):
         asked = replace(spec, encoding=name)
         encoding = recipe_encoding(asked, num_classes)
-        files = label_files(asked, count, num_classes).values()
+        files = label_parts(asked, count, num_classes).values()
         found[name] = sum(epoch_file_bytes(file.epoch, file.rows, encoding, spec.augment.mix) for file in files)
     return found
 
@@ -261,10 +253,9 @@ def _relabel(facts: Facts) -> StagePlan:
     costs = [drawing_cost(spec.augment, count, facts.size), scoring_cost(labellers[0], count, facts.size, kind)]
     for network in labellers:
         computing = in_precision(network, facts.machine.precision)
-        costs.append(
-            measure_cost(inference_steps(computing, spec.augment, min(spec.batch_size, count), facts.size), kind)
-        )
-    files = label_files(spec, count, facts.num_classes)
+        batch = inference_steps(computing, spec.augment, min(spec.batch_size, count), facts.size)
+        costs.append(measure_cost(batch, kind))
+    files = label_parts(spec, count, facts.num_classes)
     asked = count * spec.epochs + min(count, KL_IMAGES) if files else 0  # the latter to tell what the encoding loses
     flops = asked * sum(forward_flops(network, facts.size) for network in labellers)
     flops += count * forward_flops(labellers[0], facts.size)  # the whole images, for the manifest
@@ -281,7 +272,7 @@ def _evaluate(facts: Facts) -> StagePlan:
         return StagePlan("evaluate", 0, 0, facts.machine.resident, 0.0)
     condensed, K, kind = facts.recipe.recover.ipc * facts.num_classes, facts.num_classes, facts.machine.kind
     augment, labellers = facts.recipe.relabel.augment, _labellers(facts)
-    rows = row_names(spec, True, facts.real_images is not None)
+    rows = training_set_names(spec, True, facts.real_images is not None)
     plans = []
     for network in spec.students:
         student = build_on_meta(network, K, size)
@@ -292,7 +283,7 @@ def _evaluate(facts: Facts) -> StagePlan:
         for row in rows:
             count = _row_images(facts, row)
             batch = -(-count // batch_count(count, spec.batch_size))
-            asks = row == RANDOM or (row == CONDENSED and facts.recipe.relabel.encoding == "none")
+            asks = row == "random-real" or (row == "condensed" and facts.recipe.relabel.encoding == "none")
             if (batch, asks) not in steps:
                 # Members of a committee are asked one after the other.
                 asked = in_precision(labellers[0], facts.machine.precision) if asks else None
@@ -306,16 +297,18 @@ def _evaluate(facts: Facts) -> StagePlan:
         units = spec.seeds * len(rows)
         plans.append(_stage(facts, "evaluate", units, spec.seeds * flops, costs, [student, *labellers], condensed))
     flops, units = sum(each.flops for each in plans), len(trainings(spec, rows))
-    kept = kept_bytes(facts.recipe, K, size, facts.real_images is not None)
+    stored = 0 if facts.recipe.relabel.encoding == "none" else facts.recipe.relabel.epochs
+    kept = kept_bytes(spec.epochs, stored, condensed, K, size, facts.real_images is not None)
     memory = max(each.memory for each in plans) + (kept if kept <= KEPT_BYTES else 0)
     return StagePlan("evaluate", units, flops, memory, _hours(facts.machine, flops, units))
 
 
 def _row_images(facts: Facts, row: str) -> int:
     """How many images a row has."""
-    if row in (CONDENSED, CONDENSED_HARD, CONDENSED_WHOLE):
+    images = TRAINING_SETS[row].images
+    if images == "condensed":
         return facts.recipe.recover.ipc * facts.num_classes
-    found = facts.train_images if row == REAL_HARD else facts.real_images
+    found = facts.train_images if images == "real" else facts.real_images
     assert found is not None, "there are no real rows without a training split"
     return found
 

@@ -49,10 +49,10 @@ def _price(plan: Plan) -> Iterator[str]:
     yield f"  while it works, images/ holds {plan.shards:,} files"
     yield f"  {'stage':<10} {'units':>8} {'FLOPs':>10} {'peak memory':>12} {'time':>10}"
     for stage in plan.stages:
-        told = f"{stage.units:>8,} {stage.flops:>10.2e} {format_bytes(stage.memory):>12} {_in_hours(stage.hours):>10}"
-        yield f"  {stage.name:<10} {told}"
+        memory, hours = format_bytes(stage.memory), format_hours(stage.hours)
+        yield f"  {stage.name:<10} {stage.units:>8,} {stage.flops:>10.2e} {memory:>12} {hours:>10}"
     total = f"{sum(stage.flops for stage in plan.stages):.2e}"
-    yield f"  {'all':<10} {'':>8} {total:>10} {'':>12} {_in_hours(plan.hours):>10}"
+    yield f"  {'all':<10} {'':>8} {total:>10} {'':>12} {format_hours(plan.hours):>10}"
     yield (
         f"  hours on {machine.devices} x {machine.kind} at {machine.tflops:.3g} TFLOP/s each"
         f"{f', an estimate: {machine.estimated}; --device-tflops says better' if machine.estimated else ''}"
@@ -66,8 +66,8 @@ def _price(plan: Plan) -> Iterator[str]:
         yield f"  evaluate trains on condensed images only: {why}"
 
 
-def _in_hours(hours: float) -> str:
-    """'3.2 h', '4.0 min', '12 s'."""
+def format_hours(hours: float) -> str:
+    """Return a time as text: '3.2 h', '4.0 min', '12 s'."""
     minutes, seconds = 60 * hours, 3600 * hours
     return f"{hours:,.1f} h" if hours >= 1 else f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.0f} s"
 
