@@ -207,7 +207,7 @@ def test_a_model_of_another_origin_is_not_overwritten(
 def test_the_folder_in_a_run_is_not_the_run(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli(publish, [str(own / "dataset")])
-    assert caught.value.code == 2 and f"lies in a run; give the run: {own}" in capsys.readouterr().err
+    assert caught.value.code == 2 and f"is inside a run; pass the run directory: {own}" in capsys.readouterr().err
 
 
 @pytest.mark.long
