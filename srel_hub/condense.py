@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from srel_hub.reports.assemble import assembled, assembly
+from srel_hub.reports.assemble import assembly_of, ensure_assembled
 from srel_hub.reports.publish import share
 from srel_hub.reports.run_pictures import can_draw, draw
 from srel_hub.runs.completion import STAGES
@@ -47,7 +47,7 @@ def condense(run: Run) -> None:
         relabel(run)
         evaluate(run, inputs.source)
         draw(run, inputs.source)
-        assembled(run)
+        ensure_assembled(run)
         with run.locked("cache"):
             clear(run)
     if run.is_main:
@@ -61,7 +61,7 @@ def condense(run: Run) -> None:
 
 def is_finished(run: Run) -> bool:
     """Return whether every stage is complete and the repositories are assembled from their results."""
-    return all(run.is_complete(stage) for stage in STAGES) and run.is_done("assemble", assembly(run))
+    return all(run.is_complete(stage) for stage in STAGES) and run.is_done("assemble", assembly_of(run))
 
 
 def closing(dataset: Path, summary: dict[str, Any]) -> str:
