@@ -1,82 +1,99 @@
-"""studies.plan.run_plan."""
+"""Plan a run: gather what decides its cost from the recipe, the opened data and teachers, and the machine."""
 
 import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import torch
 from torch import nn
 
+from srel_hub.config import Recipe
 from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
 from srel_hub.runs.machine import total_memory
 from srel_hub.runs.run import Run
 from srel_hub.runs.stage_cli import named, status_of
 from srel_hub.stages.preflight.prepare import Prepared, first_size, prepare, teachers
-from srel_hub.studies.plan.price import Facts, Machine, Plan, plan
+from srel_hub.studies.plan.facts import Facts, Machine, Plan
+from srel_hub.studies.plan.price import plan
 from srel_hub.studies.plan.text import plan_lines
-from srel_hub.teachers import classifier as teacher
-from srel_hub.teachers.cost_model import (
-    build_on_meta,
-    matmul_tflops,
-    on_meta,
-)
+from srel_hub.teachers import classifier
+from srel_hub.teachers.cost_model import build_on_meta, matmul_tflops, on_meta
 
 
-SUSTAINED = 0.3  # of a matrix product's speed; what small convolutions reach is measured nowhere before they run
+SUSTAINED = 0.3  # assumed share of a matrix product's speed; what convolutions reach is unknown before they run
 
 
 def describe(run: Run, prepared: Prepared, devices: int | None = None, tflops: float | None = None) -> Plan:
-    """The price of a run that is about to begin, all stages, whatever of it is done already.
+    """Compute the cost of a run, all stages, including those that are already complete.
 
     Args:
-        devices: that share the work; None: as many as this launch has processes.
-        tflops: that each sustains; None: measured here.
+        run: Where teachers of complete stages are read from, and the devices of this launch.
+        prepared: The opened data and pretrained teachers.
+        devices: Number of devices that share the work; None: the processes of this launch.
+        tflops: 10^12 operations per second that each device sustains; None: estimated on this machine.
     """
-    recipe, source = run.recipe, prepared.source
-    size = prepared.frame.size if prepared.frame else first_size(source)
-    return plan(
-        Facts(
-            recipe=recipe,
-            num_classes=len(prepared.class_names),
-            size=size,
-            train_images=len(source.train.labels) if source.train is not None else None,
-            real_images=_real_images(source.train, recipe.recover.ipc) if recipe.evaluate.baselines else None,
-            eval_images=len(source.eval.labels) if source.eval is not None else None,
-            networks={folder: _network(run, prepared, folder, size) for folder in teachers(recipe)},
-            machine=_machine(run, devices, tflops),
-        )
-    )
-
-
-def _real_images(train: Split | None, ipc: int) -> int | None:
-    """Of a random real subset, which takes all of a class that has fewer than `ipc` (split.random_subset)."""
-    return None if train is None else int(train.labels.bincount().clamp(max=ipc).sum())
-
-
-def _network(run: Run, prepared: Prepared, folder: str, size: tuple[int, int]) -> nn.Module:
-    if folder in prepared.adopted:
-        return on_meta(prepared.adopted[folder].classifier.model)
-    if teachers(run.recipe)[folder][0] is not None:
-        return on_meta(teacher.load(run.path(folder), torch.device("cpu")).model)
-    return build_on_meta(run.recipe.squeeze.network, len(prepared.class_names), size)
+    machine = _machine(run, devices, tflops)
+    return plan(gather_facts(run.recipe, prepared, run.folder, machine))
 
 
 def _machine(run: Run, devices: int | None, tflops: float | None) -> Machine:
-    kind = run.device.type
-    precision = run.engine.precision
-    speed = tflops or SUSTAINED * matmul_tflops(kind, precision)
+    kind, precision = run.device.type, run.engine.precision
     return Machine(
         devices=devices or run.accelerator.num_processes,
         precision=precision,
-        tflops=speed,
-        estimated=None if tflops else f"{SUSTAINED:.0%} of a {precision} matrix product's speed here",
+        tflops=tflops or SUSTAINED * matmul_tflops(kind, precision),
+        estimate=None if tflops else f"{SUSTAINED:.0%} of the speed of a {precision} matrix product on this machine",
         kind=kind,
         memory=torch.cuda.mem_get_info(run.device)[1] if kind == "cuda" else total_memory(),
+        # A process on a CPU has Python, torch and the data tables in the same memory as its tensors.
         resident=0 if kind == "cuda" else psutil.Process().memory_info().rss,
     )
+
+
+def gather_facts(recipe: Recipe, prepared: Prepared, folder: Path, machine: Machine) -> Facts:
+    """Return everything that decides the cost of a run.
+
+    Args:
+        recipe: The resolved recipe.
+        prepared: The opened data and pretrained teachers.
+        folder: The run, from which teachers are read that were adopted earlier.
+        machine: The devices to plan for.
+    """
+    source, num_classes = prepared.source, len(prepared.class_names)
+    size = prepared.frame.size if prepared.frame else first_size(source)
+    return Facts(
+        recipe=recipe,
+        num_classes=num_classes,
+        size=size,
+        train_images=None if source.train is None else len(source.train.labels),
+        real_images=_random_real_images(source.train, recipe.recover.ipc) if recipe.evaluate.baselines else None,
+        eval_images=None if source.eval is None else len(source.eval.labels),
+        networks=_networks_on_meta(recipe, prepared, folder, num_classes, size),
+        machine=machine,
+    )
+
+
+def _random_real_images(train: Split | None, ipc: int) -> int | None:
+    """Return the size of a random real subset, which has all images of a class with fewer than `ipc`."""
+    return None if train is None else int(train.labels.bincount().clamp(max=ipc).sum())
+
+
+def _networks_on_meta(
+    recipe: Recipe, prepared: Prepared, folder: Path, num_classes: int, size: tuple[int, int]
+) -> dict[str, nn.Module]:
+    networks = {}
+    for name, (pretrained, _) in teachers(recipe).items():
+        if name in prepared.adopted:
+            networks[name] = on_meta(prepared.adopted[name].classifier.model)
+        elif pretrained is not None:  # adopted by an earlier launch
+            networks[name] = on_meta(classifier.load(folder / name, torch.device("cpu")).model)
+        else:
+            networks[name] = build_on_meta(recipe.squeeze.network, num_classes, size)
+    return networks
 
 
 def main(argv: Sequence[str]) -> int:
@@ -96,6 +113,6 @@ def _planned(arguments: argparse.Namespace) -> Plan:
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{option}={value}: must be a number above 0")
     recipe = named(arguments.recipe, arguments.overrides)
-    # Nothing is written, so that neither another launch nor another recipe's results are in the way.
+    # Planning writes nothing, so another launch in the run, or results of another recipe, need not stop it.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
     return describe(run, prepare(run, writes=False), arguments.devices, arguments.device_tflops)
