@@ -59,14 +59,14 @@ def more(listed: Sequence[Any]) -> list[str]:
     return [f"... and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
 
 
-def of_column(feature: Any) -> Classes | None:
+def classes_of_column(feature: Any) -> Classes | None:
     """The classes that a ClassLabel column names itself; None for a column of plain values."""
     if not isinstance(feature, datasets.ClassLabel):
         return None
     return Classes(tuple(feature.names), {index: index for index in range(feature.num_classes)})
 
 
-def of_values(values: Iterable[Any]) -> Classes:
+def classes_of_values(values: Iterable[Any]) -> Classes:
     """The classes of a column of strings (sorted) or whole numbers (by size; a negative one is no class)."""
     known = {value for value in values if value is not None and (isinstance(value, str) or value >= 0)}
     return Classes(
@@ -74,18 +74,18 @@ def of_values(values: Iterable[Any]) -> Classes:
     )
 
 
-def nameless(names: Sequence[str]) -> bool:
+def are_numbered(names: Sequence[str]) -> bool:
     """Whether these are no names but numbers: LABEL_0, LABEL_1, ... or 0, 1, ..."""
     return all(re.fullmatch(rf"(LABEL_)?{index}", name) for index, name in enumerate(names))
 
 
-def differences(own: Sequence[str], other: Sequence[str]) -> list[int]:
+def differing_indices(own: Sequence[str], other: Sequence[str]) -> list[int]:
     """Indices at which two lists of equal length name different classes.
 
     Names are compared in lower case and up to the first comma. A name that one list has twice (ImageNet's two cranes)
     agrees with every name of the other list that begins with it.
     """
-    ours, theirs = [short(name) for name in own], [short(name) for name in other]
+    ours, theirs = [short_name(name) for name in own], [short_name(name) for name in other]
     our_count, their_count = Counter(ours), Counter(theirs)
     return [
         index
@@ -94,24 +94,24 @@ def differences(own: Sequence[str], other: Sequence[str]) -> list[int]:
     ]
 
 
-def unique(names: Sequence[str]) -> tuple[str, ...]:
+def make_unique(names: Sequence[str]) -> tuple[str, ...]:
     """The names with the index behind each that stands there twice: a ClassLabel needs them to differ."""
     count = Counter(names)
     return tuple(f"{name} ({index})" if count[name] > 1 else name for index, name in enumerate(names))
 
 
-def short(name: str) -> str:
+def short_name(name: str) -> str:
     return name.split(",")[0].strip().lower()
 
 
-def contradiction(own: Sequence[str], other: Sequence[str], who: str, whose: str) -> str | None:
+def describe_mismatch(own: Sequence[str], other: Sequence[str], who: str, whose: str) -> str | None:
     """What is wrong between two lists of class names, with the first three differences; None where they agree."""
     if len(own) != len(other):
         return f"{who} has {len(own)} classes, {whose} {len(other)}"
-    differing = differences(own, other)
+    differing = differing_indices(own, other)
     if not differing:
         return None
-    same = sorted(map(short, own)) == sorted(map(short, other))
+    same = sorted(map(short_name, own)) == sorted(map(short_name, other))
     kind = "the same class names in another order" if same else f"other class names ({len(differing)} of {len(own)})"
     shown = "; ".join(f"class {i} is {own[i]!r} there, {other[i]!r} in {whose}" for i in differing[:3])
     return f"{who} has {kind} than {whose}: {shown}"

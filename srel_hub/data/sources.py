@@ -15,7 +15,7 @@ from srel_hub import config
 from srel_hub.config import is_local
 from srel_hub.data import class_names as classes
 from srel_hub.data.folder_checks import check_folder, linked_folders
-from srel_hub.data.splits import DecodedSplit, Images, Progress, Split, TableSplit, label_values
+from srel_hub.data.splits import DecodedSplit, Images, Progress, Split, TableSplit, read_label_column
 from srel_hub.errors import ErrorCollector, UserError, first_line
 
 
@@ -52,7 +52,7 @@ class Source:
     remarks: tuple[str, ...] = ()
 
 
-def described(spec: config.Source) -> config.Source:
+def add_builtin_metadata(spec: config.Source) -> config.Source:
     """The section with what is known of a built-in dataset filled in, where the recipe does not say otherwise."""
     if spec.builtin is None:
         return spec
@@ -112,7 +112,7 @@ def _names_alone(spec: config.Source) -> tuple[str, ...] | None:
     tables, _ = _tables(replace(spec, streaming=True), [spec.train_split])
     features = tables[spec.train_split].features or {}
     _, label = _columns(spec, features, spec.train_split)
-    named = classes.of_column(features[label])
+    named = classes.classes_of_column(features[label])
     return None if named is None else named.names
 
 
@@ -294,14 +294,14 @@ def _splits(
     Raises:
         UserError: where the splits name different classes, or there are fewer than two.
     """
-    known = {name: classes.of_column(table.features[label]) for name, table in tables.items()}
+    known = {name: classes.classes_of_column(table.features[label]) for name, table in tables.items()}
     first, *others = tables
     named = known[first]
     if named is None:
-        named = classes.of_values(label_values(tables[first], label, progress))
+        named = classes.classes_of_values(read_label_column(tables[first], label, progress))
     for other in others:
         theirs = known[other]
-        wrong = theirs and classes.contradiction(
+        wrong = theirs and classes.describe_mismatch(
             theirs.names, named.names, f"{spec.path}, split {other}", f"split {first}"
         )
         if wrong or (theirs is None) != (known[first] is None):

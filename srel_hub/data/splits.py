@@ -15,7 +15,7 @@ from torch import Tensor
 from srel_hub.data.class_names import SHOWN, Classes, more
 from srel_hub.errors import UserError
 from srel_hub.storage.decode import LARGEST_SIDE, SMALLEST_SIDE, Frame, fit, read_picture
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.storage.mapped_images import Picture, in_memory, map_pixels, write_pixels
 
 
@@ -66,7 +66,7 @@ class Split(Protocol):
         """
 
 
-def label_values(table: Any, label: str, progress: Progress) -> list[Any]:
+def read_label_column(table: Any, label: str, progress: Progress) -> list[Any]:
     """All values of the label column."""
     if isinstance(table, datasets.Dataset):
         return list(table[label][:])
@@ -88,7 +88,7 @@ class TableSplit:
 
     @cached_property
     def labels(self) -> Tensor:
-        return self.classes.indices(label_values(self.table, self.label, self.progress), self.where)
+        return self.classes.indices(read_label_column(self.table, self.label, self.progress), self.where)
 
     def check(self, every_class: bool) -> None:
         """What can be known without decoding; a streamed split is not read for it.
@@ -121,7 +121,7 @@ class TableSplit:
         pictures = _pictures(zip(order.tolist(), rising.tolist(), encoded, strict=True), frame, self.where)
         if file is None:
             return Images(in_memory(len(wanted), pictures), self.labels[wanted])
-        with atomic(file) as temporary:
+        with atomic_write(file) as temporary:
             write_pixels(temporary, len(wanted), pictures)
         return Images(map_pixels(file), self.labels[wanted])
 
@@ -219,7 +219,7 @@ class DecodedSplit:
         return Images(pixels.permute(0, 3, 1, 2).contiguous(), chosen.labels)
 
 
-def statistics(pixels: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def channel_statistics(pixels: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation per RGB channel in [0, 1], to four places."""
     counts = torch.zeros(3, 256, dtype=torch.float64)
     for some in pixels.split(COUNTED):

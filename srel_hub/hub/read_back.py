@@ -25,7 +25,7 @@ from srel_hub.hub.client import Kind, UnavailableError, local_file, retried, spo
 from srel_hub.hub.compare_rows import DIFFERENT
 from srel_hub.hub.push import Part
 from srel_hub.runs.run import Run
-from srel_hub.storage.condensed_table import decode, read_parquet
+from srel_hub.storage.condensed_table import decode_image, read_parquet
 from srel_hub.teachers import classifier as teacher
 
 
@@ -98,7 +98,7 @@ def _compare_logits(run: Run, part: Part, commit: str, home: Path) -> None:
             part.repo_id, revision=commit, cache_dir=home / "hub", dtype=torch.float32, trust_remote_code=False
         )
     rows = read_parquet(next(iter(sorted(run.path("dataset", "data").glob("*.parquet")))))
-    pixels = torch.stack([decode(png) for (png, _), _ in zip(rows, range(SAMPLE), strict=False)])
+    pixels = torch.stack([decode_image(png) for (png, _), _ in zip(rows, range(SAMPLE), strict=False)])
     x = normalize(pixels, ours.table(torch.device("cpu")))
     if not torch.equal(ours.model(x).logits, theirs.eval()(x).logits):
         raise UserError(f"{part} at {commit}: its logits are not those of the teacher that was sent")

@@ -29,7 +29,7 @@ from srel_hub.labels.labeller import Labeller, make_labeller
 from srel_hub.labels.manifest import TEACHER_FILES, Manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.runs.machine import total_memory
-from srel_hub.storage.condensed_table import decode_stored, quiet, read_parquet
+from srel_hub.storage.condensed_table import decode_untrusted, hide_progress_bars, read_parquet
 from srel_hub.storage.files import sha256
 from srel_hub.storage.mapped_images import Picture, in_memory, spilled
 from srel_hub.teachers import classifier as classifiers
@@ -94,7 +94,7 @@ class Condensed:
             UserError: where they are not those that were labeled.
         """
         _ = self.pixels  # each image is of the right size, so that what is unpacked here is bounded
-        with quiet():
+        with hide_progress_bars():
             return datasets.load_dataset("parquet", data_files={"train": [str(file) for file in self._parquet]})
 
     @cached_property
@@ -118,7 +118,7 @@ class Condensed:
             if own is None or not 0 <= own < self.manifest.num_classes:
                 raise UserError(f"{where}: its class is {own}")
             labels[index] = own
-            yield index, decode_stored(content, self.manifest.image_size, where).permute(1, 2, 0).numpy()
+            yield index, decode_untrusted(content, self.manifest.image_size, where).permute(1, 2, 0).numpy()
 
     @property
     def pixels(self) -> Tensor:

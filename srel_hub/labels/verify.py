@@ -28,7 +28,7 @@ from srel_hub.labels.labeller import groups_of, make_labeller
 from srel_hub.labels.load import MANIFEST
 from srel_hub.labels.manifest import Manifest, read_manifest
 from srel_hub.labels.reader import SoftLabels
-from srel_hub.storage.condensed_table import features, image_table_sha256
+from srel_hub.storage.condensed_table import image_table_sha256, table_features
 from srel_hub.storage.files import format_bytes, sha256
 
 
@@ -145,7 +145,7 @@ def card(claim: Claim) -> str:
             f"README.md: dataset_info counts {counts}, the manifest has {claim.manifest.num_images} images"
         )
     named = datasets.Features._from_yaml_list(info.get("features") or []) if isinstance(info, dict) else None
-    if named != features(claim.manifest.class_names):
+    if named != table_features(claim.manifest.class_names):
         raise UserError(
             f"README.md: dataset_info names the features {str(named)[:200]}, not an image and these classes"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from srel_hub import __version__
 from srel_hub.config import Recipe, RunSettings, as_dict, fingerprint, published
 from srel_hub.config.yaml_io import to_yaml
-from srel_hub.data.sources import described
+from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import UserError
 from srel_hub.labels.manifest import OtherFile, read_manifest
 from srel_hub.reports.card import classes_csv, dataset_card, teacher_card
@@ -16,7 +16,7 @@ from srel_hub.reports.plot_style import MOST_BYTES
 from srel_hub.reports.run_pictures import drawing_of
 from srel_hub.runs.run import Run
 from srel_hub.storage.condensed_table import class_grid, read_rows, write_split
-from srel_hub.storage.files import atomic, read_json, sha256, write_json
+from srel_hub.storage.files import atomic_write, read_json, sha256, write_json
 
 
 GRID_COLUMNS, GRID_ROWS = 20, 10
@@ -41,14 +41,14 @@ def assemble(run: Run, place: Path) -> tuple[Path, Path]:
     if missing:
         raise UserError(f"{run.folder}: {', '.join(missing)} missing; run condense on it first")
     teacher_repo, dataset = place / "teacher_repo", place / "dataset"
-    with atomic(teacher_repo) as tree:
+    with atomic_write(teacher_repo) as tree:
         link_tree(run.path(run.recipe.label_folder), tree)
         if run.recipe.relabel.teacher is not None:
             link_tree(run.path("teacher"), tree / "recover")
         for folder in run.recipe.label_folders[1:]:
             link_tree(run.path(folder), tree / folder.removeprefix("label_"))
         (tree / "README.md").write_text(teacher_card(run.folder, run.recipe), encoding="utf-8")
-    with atomic(dataset) as tree:
+    with atomic_write(dataset) as tree:
         assemble_dataset(run.folder, run.recipe, tree)
     return dataset, teacher_repo
 
@@ -90,7 +90,7 @@ def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
             break
     if recipe.pictures and (folder / "pictures").is_dir():
         link_tree(folder / "pictures", tree / "assets")
-    told = replace(recipe, source=described(recipe.source))
+    told = replace(recipe, source=add_builtin_metadata(recipe.source))
     (tree / "recipe.yaml").write_text(to_yaml(published(told)), encoding="utf-8")
     (tree / "classes.csv").write_text(classes_csv(folder, recipe), encoding="utf-8")
     link(folder / "evaluate" / "summary.json", tree / "metrics.json")

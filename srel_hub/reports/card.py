@@ -17,13 +17,13 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from srel_hub.config import Recipe, published
 from srel_hub.config.protocols import protocol_title
 from srel_hub.config.resources import CARDS
-from srel_hub.data.sources import described
+from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.labels.manifest import Manifest, read_manifest
 from srel_hub.reports.plots import CAPTIONS, REAL_PICTURE
 from srel_hub.runs.machine import library_versions
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.stages.recover.optimize import stages
-from srel_hub.storage.condensed_table import quiet
+from srel_hub.storage.condensed_table import hide_progress_bars
 from srel_hub.storage.files import format_bytes, read_json, total_bytes
 
 
@@ -70,8 +70,8 @@ def facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
     local = f"runs/{recipe.name}"
     return {
         "recipe": recipe,
-        "source": described(recipe.source),
-        "title": described(recipe.source).title or published(recipe)["source"]["path"],
+        "source": add_builtin_metadata(recipe.source),
+        "title": add_builtin_metadata(recipe.source).title or published(recipe)["source"]["path"],
         "manifest": manifest,
         "squeezed": squeezed,
         "matched": others,
@@ -212,7 +212,7 @@ def is_hub_id(name: str) -> bool:
 
 def dataset_info(data: Path) -> datasets.DatasetInfo:
     """What `load_dataset` itself finds in the parquet files: features, split sizes, bytes."""
-    with tempfile.TemporaryDirectory() as cache, quiet():
+    with tempfile.TemporaryDirectory() as cache, hide_progress_bars():
         files = sorted(str(file) for file in data.glob("*.parquet"))
         loaded = datasets.load_dataset("parquet", data_files={"train": files}, cache_dir=cache)
         info = loaded["train"].info

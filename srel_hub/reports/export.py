@@ -24,7 +24,7 @@ from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.load import load_condensed
 from srel_hub.runs.stage_cli import status_of
 from srel_hub.storage.condensed_table import encode_png
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.torchvision_weights import torchvision_name
 
 
@@ -34,7 +34,7 @@ DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101}
 
 def to_rethinkdc(source: Path, target: Path) -> None:
     """`data/train-*.parquet` with the columns image and label, and a card that says where they are."""
-    with atomic(target) as tree:
+    with atomic_write(target) as tree:
         shutil.copytree(source / "data", tree / "data")
         files = [{"split": "train", "path": "data/train-*"}]
         data = DatasetCardData(configs=[{"config_name": "default", "data_files": files}])
@@ -50,7 +50,7 @@ def to_ddranking(condensed: Condensed, recipe: Recipe, dataset: str, target: Pat
         UserError: for a teacher that is no ResNet.
     """
     state, model = torchvision_state(condensed.teacher())
-    with atomic(target) as tree:
+    with atomic_write(target) as tree:
         for index in range(condensed.manifest.num_classes):
             (tree / "images" / f"{index:05d}").mkdir(parents=True)
         for row, (image, label) in enumerate(zip(condensed.pixels, condensed.labels.tolist(), strict=True)):

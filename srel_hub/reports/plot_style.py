@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from srel_hub.errors import UserError
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito (2008)
@@ -46,7 +46,7 @@ def panels(file: Path, rows: int, columns: int, width: float, height: float) -> 
     with rc_context(STYLE):
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False)
-        with atomic(file) as temporary:
+        with atomic_write(file) as temporary:
             for dpi in (150, 100, 70, 50):
                 figure.savefig(temporary, format=file.suffix[1:], dpi=dpi, metadata=NAMELESS.get(file.suffix))
                 if temporary.stat().st_size <= MOST_BYTES:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from srel_hub.reports import plot_style as drawing
 from srel_hub.storage.condensed_table import thumbnail
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 
 
 SHORT = {  # names of training sets, for legends
@@ -143,7 +143,7 @@ def _sheet(cells: Sequence[Sequence[Tensor]], columns: Sequence[str], rows: Sequ
 def animate(frames: Iterable[Tensor], file: Path) -> None:
     """A GIF of images uint8 [n, 3, H, W] side by side, each frame a moment; smaller where it would be too large."""
     kept = list(frames)
-    with atomic(file) as temporary:
+    with atomic_write(file) as temporary:
         for side in (64, 48, 32):
             strips = [_strip(images, side) for images in kept]
             times = [FRAME_MS] * (len(strips) - 1) + [LAST_FRAME_MS]

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from srel_hub.config import Publish
-from srel_hub.data.sources import described
+from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import ErrorCollector, UserError
 from srel_hub.hub.client import LOGIN, account, retried, url
 from srel_hub.hub.push import Plan, collect, part_of, plan, push, require_license, require_permission
@@ -37,7 +37,7 @@ def publish(run: Run) -> tuple[Path, Path]:
             _plan(run, *assemble(run, Path(place)))
         run.print("publish: dry run, nothing was changed or pushed")
         return run.path("dataset"), run.path("teacher_repo")
-    require_permission(spec, described(run.recipe.source).license)
+    require_permission(spec, add_builtin_metadata(run.recipe.source).license)
     run.begin()  # what the cards say may have changed
     dataset, teacher_repo = assembled(run)
     run.print(f"publish: {dataset} and {teacher_repo} are complete")
@@ -59,7 +59,7 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
         return
     plans = _plan(run, dataset, teacher_repo)
     if (dataset / "assets" / REAL_PICTURE).is_file():
-        terms = f"source.license={described(run.recipe.source).license} lets anybody show them"
+        terms = f"source.license={add_builtin_metadata(run.recipe.source).license} lets anybody show them"
         run.print(f"note: assets/{REAL_PICTURE} shows real images; {terms}. pictures=false leaves it out")
     if spec.dry_run:
         run.print("publish: dry run, nothing was pushed")
@@ -96,7 +96,7 @@ def _require(run: Run, plans: Sequence[Plan]) -> None:
     spec = run.recipe.publish
     found = ErrorCollector()
     with found.collect():
-        require_license(spec, described(run.recipe.source).license)
+        require_license(spec, add_builtin_metadata(run.recipe.source).license)
     faults = [*found.found, *(fault for each in plans for fault in each.faults())]
     who = retried(account, run.print)
     if who is None:

@@ -19,7 +19,7 @@ from srel_hub.config import fingerprint
 from srel_hub.core.augment import normalize
 from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.seeds import generator
-from srel_hub.data.sources import Source, described, open_source
+from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.data.splits import Images, Split, random_subset
 from srel_hub.errors import UserError
 from srel_hub.reports import plots as figures
@@ -28,7 +28,7 @@ from srel_hub.runs.run import Run
 from srel_hub.stages.evaluate.summary import Training, student_title
 from srel_hub.stages.recover.trace import Way, read_history
 from srel_hub.storage.condensed_table import encode_png
-from srel_hub.storage.files import atomic, read_json, total_bytes
+from srel_hub.storage.files import atomic_write, read_json, total_bytes
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.classifier import Classifier
 
@@ -69,7 +69,7 @@ def draw(run: Run, source: Source | None = None) -> Path | None:
             if not run.is_done("pictures", unit):
                 if source is None:
                     source = open_source(run.recipe.source, run.progress, run.recipe.opens_train)
-                with atomic(folder) as temporary:
+                with atomic_write(folder) as temporary:
                     temporary.mkdir()
                     made = Album(run, source, temporary).draw()
                     for _ in run.progress(made, None, "pictures", "picture"):
@@ -81,7 +81,7 @@ def draw(run: Run, source: Source | None = None) -> Path | None:
 def drawing_of(run: Run) -> str:
     """The name of the pictures of these results."""
     keys = [run.stage_key(stage) for stage in ("squeeze", "recover", "relabel", "evaluate")]
-    told = described(run.recipe.source)
+    told = add_builtin_metadata(run.recipe.source)
     results = [run.marks.digests("relabel", "manifest"), read_json(run.path("evaluate", "summary.json"))]
     return f"pictures-{fingerprint([keys, told.license, results])[:16]}"
 
@@ -98,7 +98,7 @@ class Album:
         self._train, self._real = source.train, source.train or source.eval
         self._classifier = teacher.load(run.path(run.recipe.label_folder), run.device)
         self._condensed = condensed_images(run)
-        self._may_show = described(run.recipe.source).license in SHOWABLE
+        self._may_show = add_builtin_metadata(run.recipe.source).license in SHOWABLE
         self._names = self._classifier.class_names[:CLASSES]
 
     def draw(self) -> Iterator[str]:

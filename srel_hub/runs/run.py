@@ -28,7 +28,15 @@ from srel_hub.runs.launch import make_accelerator
 from srel_hub.runs.machine import library_versions
 from srel_hub.runs.progress import Bar
 from srel_hub.runs.resume import Settled, place_of, settle, to_keep
-from srel_hub.storage.files import format_bytes, process_name, read_json, sweep, total_bytes, write_json, write_text
+from srel_hub.storage.files import (
+    format_bytes,
+    process_name,
+    read_json,
+    remove_abandoned_files,
+    total_bytes,
+    write_json,
+    write_text,
+)
 
 
 NAP = 0.2  # seconds between two tries for a claim
@@ -119,7 +127,7 @@ class Run:
 
     def _begin(self) -> None:
         if not others(self.folder):
-            sweep(self.folder)
+            remove_abandoned_files(self.folder)
             forget_dead(self.folder)
         self._adopt(settle(self._asked, self.folder, self._is_begun()))
         self._require_none_hurt()

@@ -32,8 +32,8 @@ from srel_hub.runs.decoded_images import condensed_images
 from srel_hub.runs.run import Run
 from srel_hub.runs.work_queue import Work
 from srel_hub.storage.condensed_table import image_table_sha256
-from srel_hub.storage.files import atomic, format_bytes, sha256, write_json
-from srel_hub.storage.mapped_images import near
+from srel_hub.storage.files import atomic_write, format_bytes, sha256, write_json
+from srel_hub.storage.mapped_images import to_device_if_it_fits
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -64,7 +64,7 @@ class Asked:
         self.run, self.spec, self.before = run, run.recipe.relabel, before
         self.classifiers, self.images = classifiers, images
         self.labeller: Labeller = make_labeller(classifiers, run.engine, run.device, self.spec.group_size)
-        self.pixels = near(images.pixels, run.device)
+        self.pixels = to_device_if_it_fits(images.pixels, run.device)
         self.encoding = recipe_encoding(self.spec, len(classifiers[0].class_names))
 
     def answers(self, epoch: int, rows: range) -> Answers:
@@ -161,7 +161,7 @@ def _label_part(asked: Asked, part: Part, work: Work) -> None:
     file, spec = asked.run.path("soft_labels", part.name), asked.spec
     views, order = sample_epoch(spec.augment, asked.pixels, asked.run.recipe.seed, part.epoch)
     with (
-        atomic(file) as temporary,
+        atomic_write(file) as temporary,
         write_epoch_file(temporary, part.epoch, part.rows, views, order, asked.encoding) as write,
         Behind(lambda indices, logits: write(indices, logits.cpu())) as writer,
     ):

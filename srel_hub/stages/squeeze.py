@@ -32,14 +32,14 @@ from srel_hub.core.optim import (
 )
 from srel_hub.core.seeds import derive_seed, generator
 from srel_hub.data.class_names import SHOWN, more
-from srel_hub.data.splits import Images, require_every_class, statistics
+from srel_hub.data.splits import Images, channel_statistics, require_every_class
 from srel_hub.runs.checkpoint import Checkpoint, seed_epoch
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
 from srel_hub.runs.work_queue import Work
 from srel_hub.stages.preflight.prepare import Prepared, prepare, stage_of, teachers
-from srel_hub.storage.files import atomic, write_json
-from srel_hub.storage.mapped_images import near
+from srel_hub.storage.files import atomic_write, write_json
+from srel_hub.storage.mapped_images import to_device_if_it_fits
 from srel_hub.teachers import architectures as networks
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.classifier import Classifier
@@ -148,7 +148,7 @@ def train_teacher(run: Run, prepared: Prepared, work: Work) -> tuple[Classifier,
     assert split is not None
     require_every_class(split.labels, prepared.class_names)
     train_set = source_images(run, split, prepared.frame)
-    mean, std = statistics(train_set.pixels)
+    mean, std = channel_statistics(train_set.pixels)
     weights = derive_seed(seed, "squeeze", "weights")
     model = networks.build(spec.network, prepared.class_names, train_set.size, weights).to(run.device)
     classifier = Classifier(model, mean, std, prepared.class_names, train_set.size)
@@ -177,7 +177,7 @@ def save(run: Run, name: str, classifier: Classifier, facts: dict[str, Any], tes
     classifier = replace(classifier, model=classifier.model.to(run.device))
     metrics = {"architecture": type(classifier.model).__name__, **facts, **measure(classifier, test)}
     folder = run.path(name)
-    with atomic(folder) as temporary:
+    with atomic_write(folder) as temporary:
         teacher.save(classifier, temporary)
         write_json(temporary / "metrics.json", metrics)
     top1 = "not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
@@ -211,7 +211,7 @@ def train(
             warnings.simplefilter("ignore", FutureWarning)  # the option's new name is not known to older torch
             model = accelerator.prepare_model(model)
     network, table = engine.network(model), classifier.table(device)
-    pixels, labels = near(images.pixels, device), images.labels.to(device)
+    pixels, labels = to_device_if_it_fits(images.pixels, device), images.labels.to(device)
     for index in range(checkpoint.epochs, spec.epochs):
         seed_epoch(seed, index, rank)
         draw = generator(seed, "squeeze", index)

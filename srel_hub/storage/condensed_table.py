@@ -34,14 +34,14 @@ def encode_png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def decode(content: bytes) -> Tensor:
+def decode_image(content: bytes) -> Tensor:
     """The bytes of an RGB image file to uint8 [3, H, W]."""
     with Image.open(io.BytesIO(content)) as image:
         pixels = np.asarray(image.convert("RGB"))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
-def decode_stored(content: bytes | None, size: tuple[int, int], where: str) -> Tensor:
+def decode_untrusted(content: bytes | None, size: tuple[int, int], where: str) -> Tensor:
     """As `decode`, of bytes from whomever: only an RGB PNG of `size` (height, width) is unpacked.
 
     Raises:
@@ -50,14 +50,14 @@ def decode_stored(content: bytes | None, size: tuple[int, int], where: str) -> T
     try:
         with Image.open(io.BytesIO(content or b""), formats=["PNG"]) as image:
             if (image.height, image.width) == size and image.mode == "RGB":
-                return decode(content or b"")
+                return decode_image(content or b"")
             told = f"a PNG of {image.width} x {image.height} pixels, mode {image.mode}"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         told = f"no PNG that can be read: {first_line(error)}"
     raise UserError(f"{where}: must be an RGB PNG of {size[1]} x {size[0]} pixels, is {told}")
 
 
-def features(class_names: Sequence[str]) -> datasets.Features:
+def table_features(class_names: Sequence[str]) -> datasets.Features:
     return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(class_names))})
 
 
@@ -65,13 +65,13 @@ def write_parquet(path: Path, images: Iterable[bytes], labels: Iterable[int], cl
     """Write PNG bytes and labels as one parquet file with small row groups, readable by `load_dataset`."""
     rows: dict[str, list[Any]] = {"image": [{"bytes": png, "path": None} for png in images], "label": list(labels)}
     largest = max(len(row["bytes"]) for row in rows["image"])
-    dataset = datasets.Dataset.from_dict(rows, features=features(class_names))
-    with quiet():
+    dataset = datasets.Dataset.from_dict(rows, features=table_features(class_names))
+    with hide_progress_bars():
         dataset.to_parquet(path, batch_size=max(1, min(len(dataset), ROW_GROUP_BYTES // largest)))
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def hide_progress_bars() -> Iterator[None]:
     """No progress bar of `datasets`, for work that takes a moment."""
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
@@ -163,7 +163,7 @@ def class_grid(rows: Iterable[tuple[bytes, int]], columns: int, count: int, widt
     shown: dict[int, list[Tensor]] = {label: [] for label in range(columns)}
     for png, label in rows:
         if label < columns and len(shown[label]) < count:
-            shown[label].append(decode(png))
+            shown[label].append(decode_image(png))
         if all(len(column) == count for column in shown.values()):
             break
     _, H, W = shown[0][0].shape

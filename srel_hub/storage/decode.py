@@ -86,6 +86,6 @@ def fit(image: Image.Image, frame: Frame) -> Image.Image:
     return resized.crop((left, top, left + width, top + height))
 
 
-def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+def scale_shorter_side(size: tuple[int, int], side: int) -> tuple[int, int]:
     """(height, width) of the same shape, with this shorter side."""
     return round(size[0] * side / min(size)), round(size[1] * side / min(size))

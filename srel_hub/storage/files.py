@@ -19,7 +19,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 ABANDONED = 24 * 3600.0  # seconds after which another machine's temporary file is nobody's
 
 
-def machine() -> str:
+def machine_name() -> str:
     """Where this process's number is counted: a host, or a container of one that may share its name."""
     space = Path("/proc/self/ns/pid")
     return f"{socket.gethostname()}.{space.stat().st_ino % 10**6}" if space.exists() else socket.gethostname()
@@ -27,11 +27,11 @@ def machine() -> str:
 
 def process_name() -> str:
     """This process among all that may write to the same disk."""
-    return f"{machine()}-{os.getpid()}"
+    return f"{machine_name()}-{os.getpid()}"
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is there at the end (a file or a folder) is flushed and renamed.
 
     All files of a run are written through here, so that a name either holds all of its content or does not exist.
@@ -68,14 +68,14 @@ def _flush(file: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> None:
+def remove_abandoned_files(folder: Path) -> None:
     """Remove temporary files below `folder` that were left by processes which are gone."""
     for file in folder.rglob(".*.tmp"):
         named = re.search(r"-([0-9]+)\.tmp$", file.name)
         with contextlib.suppress(FileNotFoundError):
             if named is None:
                 continue
-            if file.name.endswith(f".{machine()}{named[0]}"):
+            if file.name.endswith(f".{machine_name()}{named[0]}"):
                 gone = int(named[1]) != os.getpid() and not psutil.pid_exists(int(named[1]))
             else:
                 gone = time.time() - file.stat().st_mtime > ABANDONED
@@ -84,7 +84,7 @@ def sweep(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -59,7 +59,7 @@ def spilled(count: int, images: Iterable[Picture]) -> Tensor:
         return map_pixels(Path(folder, "pixels"))
 
 
-def near(pixels: Tensor, device: torch.device) -> Tensor:
+def to_device_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
     """The images on the device where they fit, else as they are."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

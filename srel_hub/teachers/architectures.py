@@ -51,7 +51,7 @@ def build(network: Network, class_names: Sequence[str], size: tuple[int, int], s
     Raises:
         UserError: where there is no such classifier on the Hub or on disk, or its images cannot have this size.
     """
-    config = config_of(network, size)
+    config = make_config(network, size)
     for name, value in label_maps(class_names).items():
         setattr(config, name, value)
     with torch.random.fork_rng():
@@ -64,30 +64,32 @@ def build(network: Network, class_names: Sequence[str], size: tuple[int, int], s
             ) from None
 
 
-def config_of(network: Network, size: tuple[int, int]) -> PreTrainedConfig:
+def make_config(network: Network, size: tuple[int, int]) -> PreTrainedConfig:
     """The architecture as transformers describes it, without classes."""
     name, width = network.model, network.width
     if name == "convnet":
-        channels = scaled(CONVNET_WIDTH, width)
+        channels = scale_channels(CONVNET_WIDTH, width)
         return SrelConvNetConfig(hidden_size=channels, depth=convnet_depth(size), image_size=list(size))
     if name in RESNETS:
         return _resnet(network)
     if name in REGNETS:
         depths, channels_of, group, layer = REGNETS[name]
-        channels_of = [scaled(channels, width, min(group, channels)) for channels in channels_of]
+        channels_of = [scale_channels(channels, width, min(group, channels)) for channels in channels_of]
         return RegNetConfig(depths=depths, hidden_sizes=channels_of, groups_width=group, layer_type=layer)
     if name in VIT_HEADS:
         return _vit(name, width, size)
     if name == "swin_tiny":
         patch = 4 if min(size) >= 64 else 2 if min(size) >= 32 else 1
         window = max(1, min(7, min(size) // (8 * patch)))  # no wider than the last stage
-        return SwinConfig(embed_dim=scaled(96, width, 3), image_size=list(size), patch_size=patch, window_size=window)
+        return SwinConfig(
+            embed_dim=scale_channels(96, width, 3), image_size=list(size), patch_size=patch, window_size=window
+        )
     if name == "convnextv2_tiny":
-        return ConvNextV2Config(hidden_sizes=[scaled(channels, width) for channels in (96, 192, 384, 768)])
+        return ConvNextV2Config(hidden_sizes=[scale_channels(channels, width) for channels in (96, 192, 384, 768)])
     if name == "mobilenet_v2":
         return MobileNetV2Config(depth_multiplier=width)
     if name == "efficientnet_b0":
-        last = scaled(1280, width, 8)
+        last = scale_channels(1280, width, 8)
         return EfficientNetConfig(width_coefficient=width, depth_coefficient=1.0, hidden_dim=last, dropout_rate=0.2)
     return _foreign(network, size)
 
@@ -97,8 +99,8 @@ def _resnet(network: Network) -> PreTrainedConfig:
     kind = ResNetConfig if network.stem == "imagenet" else SrelResNetConfig
     return kind(
         depths=depths,
-        hidden_sizes=[scaled(channels, network.width) for channels in channels_of],
-        embedding_size=scaled(64, network.width),
+        hidden_sizes=[scale_channels(channels, network.width) for channels in channels_of],
+        embedding_size=scale_channels(64, network.width),
         layer_type=layer,
     )
 
@@ -106,7 +108,7 @@ def _resnet(network: Network) -> PreTrainedConfig:
 def _vit(name: str, width: float, size: tuple[int, int]) -> PreTrainedConfig:
     """DeiT (Touvron et al., 2021) is a ViT of other sizes; patches are 16 pixels at 224, 8 at 64, 4 at 32."""
     heads = VIT_HEADS[name]
-    hidden = scaled(64 * heads, width, heads)
+    hidden = scale_channels(64 * heads, width, heads)
     patch = min(16, 1 << max(0, (min(size) // 8).bit_length() - 1))
     kind = SrelBnVitConfig if name.startswith("bn_") else ViTConfig
     return kind(
@@ -126,7 +128,7 @@ def _foreign(network: Network, size: tuple[int, int]) -> PreTrainedConfig:
     return config
 
 
-def commit_of(network: Network) -> str | None:
+def hub_commit(network: Network) -> str | None:
     """The Hub's commit that an architecture was read at; None for what has a name here or lies on disk."""
     return None if network.is_named else _read(network.model, network.revision)[1]
 
@@ -148,7 +150,7 @@ def convnet_depth(size: tuple[int, int]) -> int:
     return max(1, min(size).bit_length() - 3)
 
 
-def scaled(channels: int, width: float, multiple: int = 4) -> int:
+def scale_channels(channels: int, width: float, multiple: int = 4) -> int:
     """A whole multiple: bottlenecks divide channels by 4, others by groups or heads."""
     return max(multiple, round(channels * width / multiple) * multiple)
 

@@ -61,7 +61,7 @@ def on_meta(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, hollow)
 
 
-def computing_in(network: nn.Module, precision: str) -> nn.Module:
+def in_precision(network: nn.Module, precision: str) -> nn.Module:
     """A copy whose weights, and so all it computes, are of this precision: autocast has no meta device."""
     return copy.deepcopy(network).to(DTYPES[precision])
 
@@ -113,7 +113,7 @@ class _Watch(TorchDispatchMode):
         self._now[small] -= size
 
 
-def cost(two_steps: Iterable[object], kind: str) -> Cost:
+def measure_cost(two_steps: Iterable[object], kind: str) -> Cost:
     """What one of two equal steps costs on a device of this kind ('cpu', 'cuda').
 
     The second finds the optimizer's state, so that the peak is a later one's.
@@ -125,7 +125,7 @@ def cost(two_steps: Iterable[object], kind: str) -> Cost:
     return Cost(watch.flops // 2, watch.peaks[False], watch.peaks[True])
 
 
-def training(
+def training_steps(
     network: nn.Module,
     optimizer: Optimizer,
     augment: Augment,
@@ -150,7 +150,9 @@ def training(
 
 
 @torch.no_grad()
-def forward(network: nn.Module, augment: Augment | None, batch: int, size: tuple[int, int]) -> Iterator[object]:
+def inference_steps(
+    network: nn.Module, augment: Augment | None, batch: int, size: tuple[int, int]
+) -> Iterator[object]:
     """Two batches of relabel, or of scoring, which shows images whole."""
     for _ in range(2):
         yield network.eval()(_shown(augment, batch, size).to(next(network.parameters()).dtype))
@@ -165,17 +167,17 @@ def _shown(augment: Augment | None, batch: int, size: tuple[int, int]) -> Tensor
     return normalize(images, torch.empty(3, 256, device=META))
 
 
-def drawing(augment: Augment, count: int, size: tuple[int, int]) -> Cost:
+def drawing_cost(augment: Augment, count: int, size: tuple[int, int]) -> Cost:
     """The drawing of an epoch's views."""
     some = min(count, SAMPLED_VIEWS)
-    found = cost((sample_views(augment, some, size, torch.Generator()) for _ in range(2)), kind="cpu")
+    found = measure_cost((sample_views(augment, some, size, torch.Generator()) for _ in range(2)), kind="cpu")
     return Cost(0, 0, found.memory * count // some)
 
 
-def scoring(network: nn.Module, count: int, size: tuple[int, int], kind: str) -> Cost:
+def scoring_cost(network: nn.Module, count: int, size: tuple[int, int], kind: str) -> Cost:
     """A batch of `count` whole images that a network is scored on (training.predictions)."""
     batch = min(count, prediction_batch(size))
-    return cost(forward(network, None, batch, size), kind)
+    return measure_cost(inference_steps(network, None, batch, size), kind)
 
 
 def state_bytes(network: nn.Module) -> int:

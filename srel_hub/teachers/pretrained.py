@@ -186,9 +186,9 @@ def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
         there = (folder / "preprocessor_config.json").is_file()
         reason = f" that transformers can read: {first_line(error)[:200]}" if there else ""
         raise UserError(f"{where}: its normalization is not known: no preprocessor_config.json{reason}") from None
-    frame = frame_of(processor)
+    frame = read_frame(processor)
     try:
-        mean, std, order = colors_of(processor)
+        mean, std, order = measure_colors(processor)
     except ValueError as error:
         raise UserError(f"{where}: its preprocessor_config.json: {first_line(error)}") from None
     if not all(0 < deviation < math.inf for deviation in std):
@@ -209,7 +209,7 @@ def _why_not(model_type: str, error: Exception) -> str:
     return f"no classifier that transformers can load: {' '.join(str(error).split())[:300]}"
 
 
-def frame_of(processor: Any) -> Frame:
+def read_frame(processor: Any) -> Frame:
     """Size and resize rule of a transformers image processor; a picture is never stretched here."""
     size, crop, resample = processor.size or {}, processor.crop_size or {}, int(processor.resample or BILINEAR)
     short = size.get("shortest_edge") or min(size.get("height") or 224, size.get("width") or 224)
@@ -221,7 +221,7 @@ def frame_of(processor: Any) -> Frame:
     return Frame((size.get("height") or short, size.get("width") or short), None, resample)
 
 
-def colors_of(processor: Any) -> tuple[Color, Color, tuple[int, ...]]:
+def measure_colors(processor: Any) -> tuple[Color, Color, tuple[int, ...]]:
     """What a processor does to colors: mean and std per RGB channel, and the RGB channel in each of its own."""
     pictures = [Image.new("RGB", (32, 32), color) for color in COLORS]
     values = torch.as_tensor(processor(pictures, return_tensors="pt")["pixel_values"]).double()
@@ -245,14 +245,14 @@ def reorder_input(model: nn.Module, order: tuple[int, ...]) -> None:
     first.weight.copy_(first.weight[:, [order.index(channel) for channel in range(3)]].clone())
 
 
-def at_size(classifier: Classifier, side: int) -> Classifier:
+def with_size(classifier: Classifier, side: int) -> Classifier:
     """The same resize rule at another size."""
     resize = classifier.resize and round(classifier.resize * side / min(classifier.size))
     return replace(classifier, size=(side, side), resize=resize)
 
 
 @torch.no_grad()
-def try_out(classifier: Classifier, where: str) -> None:
+def require_usable_classifier(classifier: Classifier, where: str) -> None:
     """One forward pass on an image of zeros.
 
     Raises:

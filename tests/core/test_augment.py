@@ -98,14 +98,14 @@ def test_boxes_follow_torchvisions_rule(size: tuple[int, int], scale: tuple[floa
     assert boxes.tolist() == [reference_box(scale, ratio, size, draws[:, :, i]) for i in range(count)]
 
 
-def test_the_centerd_fallback_is_reached() -> None:
+def test_the_centered_fallback_is_reached() -> None:
     boxes = augment.random_resized_boxes((0.99, 1.0), (3 / 4, 4 / 3), 20, (8, 64), generator(0, "fallback"))
     assert boxes.tolist() == [[0, (64 - 11) // 2, 8, 11]] * 20
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 1000.0])
 def test_mix_shares_are_beta_distributed(alpha: float) -> None:
-    shares = augment._sample_beta(alpha, 50_000, generator(0, "beta"))
+    shares = augment.sample_beta(alpha, 50_000, generator(0, "beta"))
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(shares.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
     assert float(shares.min()) >= 0 and float(shares.max()) <= 1

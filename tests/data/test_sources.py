@@ -16,7 +16,7 @@ from srel_hub.condense import condense
 from srel_hub.config import Source, load_recipe
 from srel_hub.core.engine import FLOAT32
 from srel_hub.data import sources as source
-from srel_hub.data.splits import DecodedSplit, Images, random_subset, statistics
+from srel_hub.data.splits import DecodedSplit, Images, channel_statistics, random_subset
 from srel_hub.errors import UserError
 from srel_hub.labels.labeller import make_labeller
 from srel_hub.labels.manifest import read_manifest
@@ -145,7 +145,7 @@ def test_class_folders_are_a_dataset(tmp_path: Path) -> None:
 
 def test_statistics_are_the_mean_and_standard_deviation_of_the_pixels() -> None:
     pixels = torch.randint(0, 256, (20, 3, 5, 7), dtype=torch.uint8)
-    mean, std = statistics(pixels)
+    mean, std = channel_statistics(pixels)
     values = pixels.double() / 255
     assert mean == pytest.approx(values.mean((0, 2, 3)).tolist(), abs=1e-4)
     assert std == pytest.approx(values.std((0, 2, 3), correction=0).tolist(), abs=1e-4)

@@ -26,7 +26,7 @@ from srel_hub.labels.manifest import read_manifest
 from srel_hub.labels.verify import MANIFEST, Claim, main, replay, verify
 from srel_hub.relabel import relabel
 from srel_hub.reports.assemble import assemble
-from srel_hub.storage.condensed_table import features, quiet, read_parquet, write_parquet
+from srel_hub.storage.condensed_table import hide_progress_bars, read_parquet, table_features, write_parquet
 from srel_hub.storage.files import read_json, sha256
 
 
@@ -336,8 +336,8 @@ def huge_png(run: Path) -> None:
     rows = list(read_parquet(run / "dataset" / DATA))
     rows[4] = (bomb, rows[4][1])
     table = {"image": [{"bytes": png, "path": None} for png, _ in rows], "label": [label for _, label in rows]}
-    with quiet():
-        datasets.Dataset.from_dict(table, features=features(["red", "green", "blue"])).to_parquet(
+    with hide_progress_bars():
+        datasets.Dataset.from_dict(table, features=table_features(["red", "green", "blue"])).to_parquet(
             run / "dataset" / DATA
         )
     reseal(run)

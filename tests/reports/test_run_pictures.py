@@ -19,7 +19,7 @@ from srel_hub.reports.plots import CAPTIONS
 from srel_hub.runs.run import Run
 from srel_hub.stages.recover.trace import FRAMES, frame_moments, read_history
 from srel_hub.storage.condensed_table import class_grid, encode_png, read_rows
-from srel_hub.storage.condensed_table import decode as decoded
+from srel_hub.storage.condensed_table import decode_image as decoded
 from srel_hub.storage.files import read_json
 from srel_hub.teachers import classifier as teacher
 

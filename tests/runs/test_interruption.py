@@ -504,7 +504,7 @@ def other_bits() -> None:
 
 def test_a_temporary_folder_of_a_process_of_the_same_number(tmp_path: Path) -> None:
     (tmp_path / f".place.{files.process_name()}.tmp" / "left").mkdir(parents=True)
-    with files.atomic(tmp_path / "place") as temporary:
+    with files.atomic_write(tmp_path / "place") as temporary:
         temporary.mkdir()
         (temporary / "new").touch()
     assert [path.name for path in (tmp_path / "place").iterdir()] == ["new"]

@@ -21,7 +21,7 @@ from srel_hub.condense import condense
 from srel_hub.config import Evaluate, load_recipe
 from srel_hub.data.sources import open_source
 from srel_hub.data.splits import DecodedSplit, Images
-from srel_hub.data.splits import statistics as pixel_statistics
+from srel_hub.data.splits import channel_statistics as pixel_statistics
 from srel_hub.labels.labeller import make_labeller, run_classifiers
 from srel_hub.recover import recover
 from srel_hub.runs.run import Run

@@ -27,7 +27,7 @@ from srel_hub.stages.preflight.data_checks import agree, mean_recall
 from srel_hub.storage.decode import Frame, fit
 from srel_hub.storage.files import read_json
 from srel_hub.teachers import classifier as teacher
-from srel_hub.teachers.pretrained import at_size, load_pretrained, require_batchnorm, try_out
+from srel_hub.teachers.pretrained import load_pretrained, require_batchnorm, require_usable_classifier, with_size
 
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_timms_settings_are_read_and_a_bare_file_is_taken_as_torchvisions(tmp_pa
     timm, _ = load_pretrained(Pretrained(path=str(tmp_path)), "x")
     assert timm.frame == Frame((64, 64), 80) and timm.mean == (0.5, 0.4, 0.3) and timm.std == (0.2, 0.2, 0.1)
     assert timm.class_names == tuple("abcdefg")
-    assert at_size(timm, 32).frame == Frame((32, 32), 40)
+    assert with_size(timm, 32).frame == Frame((32, 32), 40)
 
 
 def settings(file_name: str = "config.json", **changed: Any) -> Callable[[Path], object]:
@@ -157,7 +157,7 @@ def test_a_damaged_teacher_is_refused_by_what_is_wrong(tmp_path: Path, case: str
     change(folder)
     with pytest.raises(UserError, match=message):
         classifier, _ = load_pretrained(Pretrained(path=str(folder)), "squeeze.pretrained")
-        try_out(classifier, "squeeze.pretrained")
+        require_usable_classifier(classifier, "squeeze.pretrained")
 
 
 def test_weights_in_bfloat16_are_used_in_float32(tmp_path: Path) -> None:
@@ -220,9 +220,9 @@ def test_imagenets_names_agree_with_a_dataset_that_numbers_its_second_crane() ->
     names = list(pretrained.class_names)
     assert len(names) == len(set(names)) == 1000
     names[517], names[639] = "crane2", "maillot, tank suit"
-    assert classes.differences(pretrained.class_names, names) == []
+    assert classes.differing_indices(pretrained.class_names, names) == []
     names[0], names[1] = names[1], names[0]
-    assert classes.differences(pretrained.class_names, names) == [0, 1]
+    assert classes.differing_indices(pretrained.class_names, names) == [0, 1]
 
 
 def test_the_score_of_a_constant_answer_is_chance_however_uneven_the_classes() -> None:

@@ -29,7 +29,7 @@ from srel_hub.stages.evaluate.student import Trained, train_student
 from srel_hub.stages.evaluate.summary import Training, results_table, summarize, trainings
 from srel_hub.stages.evaluate.training_sets import KEPT_BYTES, Rows, Shared, kept_bytes, row_names
 from srel_hub.stages.preflight.data_checks import require_same_data
-from srel_hub.storage.files import atomic, read_json, write_json
+from srel_hub.storage.files import atomic_write, read_json, write_json
 from srel_hub.teachers import architectures as networks
 
 
@@ -102,14 +102,14 @@ def _train(run: Run, train: Split | None, eval_split: Split, training: Training,
         checkpoint.add(True, epoch=epoch, loss=loss, lr=learning_rate(spec.optimizer, epoch, spec.epochs))
     top1, top5 = accuracy(trained.scored, test.pixels, test.labels, classifier.table(run.device))
     metrics = {"top1": top1, "top5": top5}
-    told = {**metrics, "train_images": len(row.labels), "revision": networks.commit_of(student)}
+    told = {**metrics, "train_images": len(row.labels), "revision": networks.hub_commit(student)}
     work.done(save_training(run, training, told, checkpoint.curve), **metrics)
     checkpoint.remove()
 
 
 def save_training(run: Run, training: Training, metrics: dict[str, Any], curve: list[dict[str, Any]]) -> list[Path]:
     folder = run.path("evaluate", training.name)
-    with atomic(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         write_json(temporary / "metrics.json", metrics)
         (temporary / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve), encoding="utf-8")

@@ -106,7 +106,7 @@ def _loss(
 
 def _hard_loss(output: Tensor, epoch: Epoch, part: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy with the classes of what is shown, by their shares."""
-    views = epoch.views.of(part)
+    views = epoch.views.select(part)
     here = part.to(labels.device)
     partners = here if views.partners is None else views.partners.to(labels.device).long()
     shares = views.own_share((epoch.images.shape[2], epoch.images.shape[3])).to(labels.device)

@@ -20,7 +20,7 @@ from srel_hub.labels.reader import SoftLabels
 from srel_hub.runs.decoded_images import condensed_images, source_images
 from srel_hub.runs.run import Run
 from srel_hub.storage.decode import Frame
-from srel_hub.storage.mapped_images import near
+from srel_hub.storage.mapped_images import to_device_if_it_fits
 
 
 CONDENSED, RANDOM, RANDOM_HARD = "condensed", "random-real", "random-real-hard"
@@ -142,12 +142,12 @@ class Rows:
         return source_images(self._run, self._train, self._frame, chosen)
 
     def _replayed(self, images: Images) -> Callable[[int], Epoch]:
-        pixels, table = near(images.pixels, self._run.device), self._labeller.table
+        pixels, table = to_device_if_it_fits(images.pixels, self._run.device), self._labeller.table
         return lambda epoch: stored_epoch(pixels, table, self._stored, epoch)
 
     def _sampled(self, images: Images, augment: Augment, seed: int) -> Callable[[int], Epoch]:
         """Epochs that the labeller is asked about, their labels encoded as stored ones are."""
-        pixels, coding = near(images.pixels, self._run.device), self._manifest.coding
+        pixels, coding = to_device_if_it_fits(images.pixels, self._run.device), self._manifest.coding
 
         def make(epoch: int) -> Epoch:
             found = sampled_epoch(pixels, self._labeller, augment, seed, epoch)

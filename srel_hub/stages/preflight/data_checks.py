@@ -32,21 +32,21 @@ def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: 
         UserError: where they contradict each other, with the first three differences.
     """
     if names is None:
-        if classes.nameless(own):
+        if classes.are_numbered(own):
             field = who.split("=")[0]
             raise UserError(
                 f"{who}: it does not name its classes, and no split is opened that would; set {field}.class_names, or "
                 "source.eval_split"
             )
-        return classes.unique(own), False
-    wrong = classes.contradiction(own, names, who, "the dataset")
+        return classes.make_unique(own), False
+    wrong = classes.describe_mismatch(own, names, who, "the dataset")
     if wrong is None:
         return names, False
     if len(own) != len(names):
         raise UserError(wrong)
-    if classes.nameless(names):
-        return classes.unique(own), not trust
-    if classes.nameless(own) or trust:
+    if classes.are_numbered(names):
+        return classes.make_unique(own), not trust
+    if classes.are_numbered(own) or trust:
         return names, not trust
     raise UserError(f"{wrong}. Labels would be of the wrong classes; choose another teacher or dataset; {TRUST}")
 
@@ -107,8 +107,8 @@ def require_same_data(run: Run, source: Source, class_names: tuple[str, ...]) ->
     began = read_json(run.path("teacher", "metrics.json"))
     counts = began.get("class_images")  # not kept before version 0.2.0
     faults = []
-    if source.class_names is not None and not classes.nameless(source.class_names):
-        wrong = classes.contradiction(source.class_names, class_names, "the dataset", "this run")
+    if source.class_names is not None and not classes.are_numbered(source.class_names):
+        wrong = classes.describe_mismatch(source.class_names, class_names, "the dataset", "this run")
         faults += [wrong] if wrong else []
     if not faults and counts and source.train is not None:
         same = source.train.labels.bincount(minlength=len(class_names)).tolist() == counts

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from srel_hub.config import Pretrained, Publish, Recipe, Squeeze
 from srel_hub.core.optim import batch_count
-from srel_hub.data.sources import Source, described, open_source
+from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.errors import ErrorCollector, UserError, first_line
 from srel_hub.hub.push import require_permission
 from srel_hub.runs.completion import Stage
@@ -22,12 +22,18 @@ from srel_hub.stages.preflight.data_checks import (
     require_same_data,
 )
 from srel_hub.stages.recover.patches import require_enough
-from srel_hub.storage.decode import Frame, scaled
+from srel_hub.storage.decode import Frame, scale_shorter_side
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.architectures import require_usable
 from srel_hub.teachers.classifier import Classifier
 from srel_hub.teachers.cost_model import build_on_meta, on_meta, weights_bytes
-from srel_hub.teachers.pretrained import Origin, at_size, load_pretrained, require_batchnorm, try_out
+from srel_hub.teachers.pretrained import (
+    Origin,
+    load_pretrained,
+    require_batchnorm,
+    require_usable_classifier,
+    with_size,
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Prepared:
     faults = ErrorCollector()
     with faults.collect():
         publish = run.recipe.publish if pushes else Publish()
-        for remark in require_permission(publish, described(run.recipe.source).license):
+        for remark in require_permission(publish, add_builtin_metadata(run.recipe.source).license):
             tqdm.write(remark, file=sys.stderr)
     source, opened = _open(run, faults)
     begun = run.is_done("squeeze", "teacher")
@@ -102,7 +108,7 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Prepared:
             who = f"{teachers(run.recipe)[folder][1]}={origin.path}"
             names, unproven = agree(classifier.class_names, names, who, run.recipe.squeeze.trust_class_order)
             fitted = framed(replace(classifier, class_names=names), frame or Frame(first_size(source)))
-            try_out(fitted, who)
+            require_usable_classifier(fitted, who)
             adopted[folder] = Adopted(fitted, origin)
             assumed |= {who: fitted} if unproven else {}
     with faults.collect():
@@ -203,7 +209,7 @@ def require_sizes(run: Run, adopted: dict[str, Adopted], num_classes: int, size:
             else:
                 network = on_meta(teacher.load(run.path(folder), torch.device("cpu")).model)
             try:
-                network.eval()(torch.empty(1, 3, *scaled(size, side), device="meta"))
+                network.eval()(torch.empty(1, 3, *scale_shorter_side(size, side), device="meta"))
             except (RuntimeError, ValueError) as error:
                 who = "squeeze.network" if spec is None else f"{field}={spec.path}"
                 raise UserError(
@@ -247,7 +253,7 @@ def image_frame(recipe: Recipe, opened: tuple[Classifier, Origin] | None) -> Fra
     side = recipe.source.image_size
     if opened is None:
         return None if side is None else Frame((side, side))
-    return opened[0].frame if side is None else at_size(opened[0], side).frame
+    return opened[0].frame if side is None else with_size(opened[0], side).frame
 
 
 def framed(classifier: Classifier, frame: Frame) -> Classifier:

@@ -19,7 +19,7 @@ from srel_hub.data.splits import Split, random_subset
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
 from srel_hub.runs.work_queue import Work
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -92,7 +92,7 @@ def _moments(layers: Sequence[nn.BatchNorm2d]) -> Iterator[list[tuple[Tensor, Te
 def save(file: Path, classes: Sequence[Sequence[Tensor]]) -> None:
     """Classes as `of_each_class` gives them, in one file: of each layer float32 [K, 2, C]."""
     layers = [torch.stack(list(each)).float() for each in zip(*classes, strict=True)]
-    with atomic(file) as temporary:
+    with atomic_write(file) as temporary:
         save_file({f"layer-{index:04d}": layer for index, layer in enumerate(layers)}, temporary)
 
 

@@ -46,7 +46,7 @@ class Member:
         (mean, std), (own_mean, own_std) = channel_statistics(space), channel_statistics(classifier)
         self._scale, self._shift = std / own_std, (mean - own_mean) / own_std
         self._is_native = (classifier.mean, classifier.std) == (space.mean, space.std)
-        self.terms = engine.fast(self._terms)
+        self.terms = engine.compile_if_enabled(self._terms)
 
     def __call__(self, x: Tensor, labels: Tensor, moves: Moves) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss [G], and its terms."""

@@ -15,7 +15,7 @@ from srel_hub.core.optim import descend
 from srel_hub.core.seeds import blocks, generator
 from srel_hub.stages.recover.objective import Objective, channel_statistics
 from srel_hub.stages.recover.trace import CLASSES
-from srel_hub.storage.decode import scaled
+from srel_hub.storage.decode import scale_shorter_side
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -109,7 +109,7 @@ def stages(spec: config.Recover, size: tuple[int, int]) -> list[Stage]:
     """The recipe's stages: as equal as they can be, and one where it names no sizes."""
     sides = spec.sizes or (min(size),)
     ends = [spec.iterations * k // len(sides) for k in range(len(sides) + 1)]
-    return [Stage(range(*ends[k : k + 2]), scaled(size, side)) for k, side in enumerate(sides)]
+    return [Stage(range(*ends[k : k + 2]), scale_shorter_side(size, side)) for k, side in enumerate(sides)]
 
 
 def synthesize(objective: Objective, unit: Unit, seed: int, patches: Tensor | None = None) -> Iterator[Step]:

@@ -25,8 +25,8 @@ from srel_hub.errors import UserError
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
 from srel_hub.runs.work_queue import Work
-from srel_hub.storage.condensed_table import decode, encode_png, read_parquet, write_parquet
-from srel_hub.storage.files import atomic
+from srel_hub.storage.condensed_table import decode_image, encode_png, read_parquet, write_parquet
+from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -149,9 +149,9 @@ def _save(
     by_index = [each for index in zip(*chosen, strict=True) for each in index]
     labels = list(classes) * (len(by_index) // len(classes))
     table, origins = folder / f"{name}.parquet", folder / f"{name}.json"
-    with atomic(table) as temporary:
+    with atomic_write(table) as temporary:
         write_parquet(temporary, [encode_png(image) for image, _ in by_index], labels, classifier.class_names)
-    with atomic(origins) as temporary:
+    with atomic_write(origins) as temporary:
         temporary.write_text(json.dumps([[asdict(patch) for patch in told] for _, told in by_index]), encoding="utf-8")
     return [table, origins]
 
@@ -162,7 +162,9 @@ def read_patches(folder: Path, ipcs: range, classes: range) -> Tensor:
     wanted = [
         png for row, (png, _) in enumerate(read_parquet(folder / f"{unit_name(classes)}.parquet")) if row in rows
     ]
-    return torch.stack([decode(png) for png in wanted]).view(len(ipcs), len(classes), *decode(wanted[0]).shape)
+    return torch.stack([decode_image(png) for png in wanted]).view(
+        len(ipcs), len(classes), *decode_image(wanted[0]).shape
+    )
 
 
 def require_enough(labels: Tensor, class_names: Sequence[str], spec: Patches, ipc: int) -> None:

@@ -24,7 +24,7 @@ from srel_hub.stages.recover.patches import FOLDER as PATCHES
 from srel_hub.stages.recover.patches import cut_patches, read_patches
 from srel_hub.stages.recover.trace import History
 from srel_hub.storage.condensed_table import encode_png, write_parquet
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.classifier import Classifier
 
@@ -102,5 +102,5 @@ def _settle_stack(run: Run, classifier: Classifier) -> None:
 def save_unit(file: Path, x: Tensor, unit: Unit, classifier: Classifier) -> None:
     pixels = unit.turned(to_uint8(x, classifier)).flatten(0, 1)
     labels = list(unit.classes) * len(unit.ipcs)
-    with atomic(file) as temporary:
+    with atomic_write(file) as temporary:
         write_parquet(temporary, [encode_png(image) for image in pixels], labels, classifier.class_names)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 
 
 POINTS = 200  # at most, of a unit's terms
@@ -65,7 +65,7 @@ class History:
         terms = torch.stack(self._terms).cpu()
         told = {name: terms[:, index].contiguous() for index, name in enumerate(TERMS)}
         file.parent.mkdir(exist_ok=True)
-        with atomic(file) as temporary:
+        with atomic_write(file) as temporary:
             save_file(
                 {"iterations": torch.tensor(self._iterations, dtype=torch.int32), **told, **self._seen}, temporary
             )

@@ -34,13 +34,13 @@ from srel_hub.teachers.cost_model import (
     HEAP_FACTOR,
     Cost,
     build_on_meta,
-    computing_in,
-    cost,
-    drawing,
-    forward,
-    scoring,
+    drawing_cost,
+    in_precision,
+    inference_steps,
+    measure_cost,
+    scoring_cost,
     state_bytes,
-    training,
+    training_steps,
 )
 
 
@@ -49,16 +49,16 @@ def plan_squeeze(facts: Facts) -> StagePlan:
     spec, machine, networks = facts.recipe.squeeze, facts.machine, list(facts.networks.values())
     scored = facts.eval_images or 0
     flops = scored * sum(forward_flops(network, facts.size) for network in networks)
-    costs = [scoring(network, scored, facts.size, machine.kind) for network in networks if scored]
+    costs = [scoring_cost(network, scored, facts.size, machine.kind) for network in networks if scored]
     count = facts.train_images
     if spec.pretrained is not None or count is None:
         return _stage_plan(facts, "squeeze", len(networks), flops, costs, networks)
     batch = -(-count // batch_count(count, spec.batch_size))
     share = max(2, -(-batch // machine.devices))  # squeeze is the one stage in which devices share each batch
-    teacher = computing_in(facts.networks["teacher"], machine.precision)
-    step = cost(training(teacher, spec.optimizer, spec.augment, share, facts.size), machine.kind)
+    teacher = in_precision(facts.networks["teacher"], machine.precision)
+    step = measure_cost(training_steps(teacher, spec.optimizer, spec.augment, share, facts.size), machine.kind)
     flops += spec.epochs * (step.flops * count // share)
-    costs += [step, drawing(spec.augment, count, facts.size)]
+    costs += [step, drawing_cost(spec.augment, count, facts.size)]
     stage = _stage_plan(facts, "squeeze", 1, flops, costs, networks, count)
     return replace(stage, hours=flops / (machine.devices * _flops_per_hour(machine)))
 
@@ -84,7 +84,7 @@ def plan_recover(facts: Facts) -> StagePlan:
     costs = list(costs_by_shape.values())
     if spec.reads_real:
         assert facts.train_images is not None
-        costs += [scoring(network, facts.train_images, facts.size, facts.machine.kind) for network in networks]
+        costs += [scoring_cost(network, facts.train_images, facts.size, facts.machine.kind) for network in networks]
     if spec.patches is not None:
         images = _real_images_read(facts, spec.patches.images)
         flops += spec.patches.crops * images * forward_flops(networks[0], facts.size)
@@ -122,12 +122,12 @@ def recover_iteration_cost(
         kind: Device to plan for, 'cpu' or 'cuda'.
     """
     names = tuple(str(index) for index in range(num_classes))
-    classifier = Classifier(computing_in(network, precision), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, size)
+    classifier = Classifier(in_precision(network, precision), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, size)
     # Only what changes the arithmetic of an iteration stays. Patches, residual and class statistics need real images,
     # which the meta device does not have; the weight 1 avoids a measurement of the automatic one.
     plain = replace(spec, iterations=2, sizes=(), patches=None, residual=0.0, bn_weight=1.0, statistics="dataset")
     with Objective([classifier], plain) as objective:
-        return cost(synthesize(objective, unit, seed=0), kind)
+        return measure_cost(synthesize(objective, unit, seed=0), kind)
 
 
 def _real_images_read(facts: Facts, per_class: int) -> int:
@@ -140,10 +140,10 @@ def plan_relabel(facts: Facts) -> StagePlan:
     """Plan the labeling of all stored epochs, and of the whole images once."""
     spec, count, kind = facts.recipe.relabel, facts.condensed_images, facts.machine.kind
     labellers = facts.labellers
-    costs = [drawing(spec.augment, count, facts.size), scoring(labellers[0], count, facts.size, kind)]
+    costs = [drawing_cost(spec.augment, count, facts.size), scoring_cost(labellers[0], count, facts.size, kind)]
     for network in labellers:
-        model = computing_in(network, facts.machine.precision)
-        costs.append(cost(forward(model, spec.augment, min(spec.batch_size, count), facts.size), kind))
+        model = in_precision(network, facts.machine.precision)
+        costs.append(measure_cost(inference_steps(model, spec.augment, min(spec.batch_size, count), facts.size), kind))
     files = label_files(spec, count, facts.num_classes)
     views = count * spec.epochs + min(count, KL_IMAGES) if files else 0  # KL_IMAGES measure the encoding's loss
     flops = views * sum(forward_flops(network, facts.size) for network in labellers)
@@ -170,8 +170,8 @@ def _plan_student(facts: Facts, network: Network, rows: Sequence[str], eval_imag
     spec, relabel, machine, size = facts.recipe.evaluate, facts.recipe.relabel, facts.machine, facts.size
     labellers, condensed = facts.labellers, facts.condensed_images
     student = build_on_meta(network, facts.num_classes, size)
-    model = computing_in(student, machine.precision)
-    costs = [scoring(student, eval_images, size, machine.kind), drawing(relabel.augment, condensed, size)]
+    model = in_precision(student, machine.precision)
+    costs = [scoring_cost(student, eval_images, size, machine.kind), drawing_cost(relabel.augment, condensed, size)]
     steps: dict[tuple[int, bool], Cost] = {}
     flops = len(rows) * eval_images * forward_flops(student, size)
     for row in rows:
@@ -180,9 +180,9 @@ def _plan_student(facts: Facts, network: Network, rows: Sequence[str], eval_imag
         is_labeled = row == RANDOM or (row == CONDENSED and relabel.encoding == "none")  # during training
         if (batch, is_labeled) not in steps:
             # Members of a committee run one after the other, so that memory peaks with one of them.
-            labeller = computing_in(labellers[0], machine.precision) if is_labeled else None
-            step = training(model, spec.optimizer, relabel.augment, batch, size, labeller)
-            steps[batch, is_labeled] = cost(step, machine.kind)
+            labeller = in_precision(labellers[0], machine.precision) if is_labeled else None
+            step = training_steps(model, spec.optimizer, relabel.augment, batch, size, labeller)
+            steps[batch, is_labeled] = measure_cost(step, machine.kind)
         flops += spec.epochs * (steps[batch, is_labeled].flops * count // batch)
         others = labellers[1:] if is_labeled else []
         flops += spec.epochs * count * sum(forward_flops(other, size) for other in others)

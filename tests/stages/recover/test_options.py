@@ -35,7 +35,7 @@ from srel_hub.stages.recover import patches as patches
 from srel_hub.stages.recover import stage as recover
 from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.optimize import resized, stages, synthesize
-from srel_hub.storage.condensed_table import decode, read_parquet, read_rows
+from srel_hub.storage.condensed_table import decode_image, read_parquet, read_rows
 from srel_hub.teachers import architectures as networks
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.classifier import Classifier
@@ -296,12 +296,12 @@ def test_recover_begins_with_the_pixels_of_the_source(patched: Run) -> None:
         assert len(told) == spec.patches.tiles**2
         assert [int(train.labels[each["row"]]) for each in told] == [label] * len(told)
         cuts = [train.images(kept.frame, torch.tensor([each["row"]])).pixels[0] for each in told]
-        assert torch.equal(decode(png), patches.tiled(cuts, [each["box"] for each in told], spec.patches.tiles))
+        assert torch.equal(decode_image(png), patches.tiled(cuts, [each["box"] for each in told], spec.patches.tiles))
     start = patches.read_patches(patched.path("patches"), range(1, 2), range(3))
     with Objective([kept], spec) as objective:
         first = next(synthesize(objective, optimize.Unit(range(1, 2), range(3)), 0, start))
     assert torch.equal(optimize.to_uint8(first.x, kept), start)
-    assert torch.equal(start[0, 1], decode(rows[4][0]))
+    assert torch.equal(start[0, 1], decode_image(rows[4][0]))
 
 
 def test_the_first_images_are_those_of_a_smaller_set(patched: Run, tmp_path: Path) -> None:
