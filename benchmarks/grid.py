@@ -15,11 +15,12 @@ import measured
 import torch
 import yaml
 
+from srel_hub.commands.program import main
 from srel_hub.config import Recipe
 from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.optimize import recipe_units, synthesize
 from srel_hub.storage.files import read_json
-from srel_hub.studies.sweep import main, read_sweep, rows_of
+from srel_hub.studies.sweep import read_sweep, rows_of
 from srel_hub.teachers import classifier as teacher
 
 
@@ -94,7 +95,7 @@ def keep(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     line = command(sys.argv[1])
-    status = main(line)
+    status = main(["sweep", *line])
     if status:
         sys.exit(status)
     keep(line)

@@ -1,10 +1,21 @@
 """Run the evaluate stage alone: `accelerate launch -m srel_hub.evaluate RECIPE_OR_RUN`."""
 
+from srel_hub.runs.run import Run
 from srel_hub.runs.stage_cli import cli
-from srel_hub.stages.evaluate.stage import evaluate, main
+from srel_hub.stages.evaluate.stage import evaluate
+from srel_hub.stages.evaluate.summary import results_table
+from srel_hub.storage.files import read_json
 
 
 __all__ = ["evaluate", "main"]
+
+
+def main(run: Run) -> None:
+    """Run the stage and print the table of results."""
+    folder = evaluate(run)
+    if run.is_main:
+        print("\n".join(results_table(read_json(folder / "summary.json"))))
+
 
 if __name__ == "__main__":
     cli(main)

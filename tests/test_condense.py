@@ -297,8 +297,8 @@ from transformers import pipeline
 classify = pipeline("image-classification", model=condensed.manifest.teacher.repo_id, revision="v1.0")
 train = load_dataset(name, split="train")
 print("teacher", sum(classify(row["image"])[0]["label"] == str(row["label"]) for row in train) / len(train))
-from srel_hub.labels.verify import main
-sys.exit(main([name, "--revision", "v1.0"]))
+from srel_hub.commands.program import main
+sys.exit(main(["verify", name, "--revision", "v1.0"]))
 """
 
 

@@ -29,6 +29,7 @@ ORDER = [
     "relabel",
     "evaluate",
     "publish",
+    "commands",
     "__main__",
 ]
 STAGES = {"squeeze", "recover", "relabel", "evaluate"}  # below `stages`; preflight comes before all four

@@ -10,9 +10,7 @@ change single values (`key=value`; the value is text where the field is, else YA
 only its own section.
 """
 
-import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from srel_hub.config.fields import public_name
-from srel_hub.config.plain import as_dict, fingerprint
-from srel_hub.config.reference import reference
+from srel_hub.config.plain import as_dict
 from srel_hub.config.schema import Recipe
 from srel_hub.config.validation import describe_errors, is_text
-from srel_hub.config.yaml_io import Loader, find, first_comment, protocols, read, to_yaml, with_protocol
+from srel_hub.config.yaml_io import Loader, find, read, with_protocol
 from srel_hub.errors import UserError
 
 
@@ -112,23 +109,3 @@ def published(recipe: Recipe) -> dict[str, Any]:
     ):
         shown["model"] = network.shown
     return plain
-
-
-def main(argv: Sequence[str]) -> int:
-    usage = "usage: srel-hub recipe show FILE [key=value ...] | schema | protocols | reference"
-    try:
-        if argv[:1] == ["schema"] and len(argv) == 1:
-            print(json.dumps(TypeAdapter(Recipe).json_schema(), indent=2))
-        elif argv == ["reference"]:
-            print(reference(Recipe), end="")
-        elif argv == ["protocols"]:
-            print("\n".join(f"{name:<12} {first_comment(name)}" for name in protocols()))
-        elif argv[:1] == ["show"] and len(argv) >= 2:
-            recipe = load_recipe(argv[1], argv[2:])
-            print(f"# fingerprint {fingerprint(recipe)}\n{to_yaml(as_dict(recipe))}", end="")
-        else:
-            raise UserError(usage)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0

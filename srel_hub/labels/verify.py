@@ -7,9 +7,7 @@ One line a check; the exit status is 0 where all pass. `--fast` downloads no lab
 whatever goes wrong in a check is that check's failure.
 """
 
-import argparse
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import datasets
@@ -312,28 +310,3 @@ CHECKS: "dict[str, Callable[[Claim], str | None]]" = {
     "accuracy": accuracy,
     "replay": replay,
 }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("srel-hub verify", description="Is it the dataset that it claims to be?")
-    parser.add_argument("path", metavar="REPO_OR_FOLDER", help="org/name on the Hub, or a folder")
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: main)")
-    parser.add_argument("--fast", action="store_true", help="download no labels")
-    asked = parser.parse_args(arguments)
-    datasets.disable_progress_bars()
-    failed = 0
-    try:
-        for check in verify(asked.path, asked.revision, asked.fast):
-            tqdm.write(str(check))
-            failed += check.passed is False
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if failed:
-        print(f"NOT what it claims: {failed} check{'s' if failed > 1 else ''} failed")
-    else:
-        print("as far as was checked, it is what it claims" if asked.fast else "it is what it claims")
-    return 1 if failed else 0

@@ -6,7 +6,6 @@ Numbers of different protocols never share a column or a picture's panel: a prot
 is trained and scored, whatever its name.
 """
 
-import argparse
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +19,6 @@ from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.load import MANIFEST
 from srel_hub.labels.manifest import read_manifest
 from srel_hub.reports import plot_style as drawing
-from srel_hub.runs.stage_cli import status_of
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.stages.evaluate.training_sets import CONDENSED_HARD, RANDOM_HARD, REAL_HARD
 from srel_hub.storage.files import format_bytes, read_json
@@ -191,21 +189,3 @@ def _draw(axes: Any, found: Sequence[Result], of: str) -> None:
         if row == rows[0] and of == "label_bytes":
             for result, *point in zip(here, x, y, strict=True):
                 axes.annotate(result.labels, point, (0, -12), textcoords="offset points", fontsize=6, ha="center")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("srel-hub compare", description="Condensed datasets side by side.")
-    parser.add_argument("paths", metavar="RUN_OR_REPO", nargs="+", help="a run, a folder, org/name")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all results as CSV")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against images and label bytes")
-    asked = parser.parse_args(arguments)
-    return status_of(lambda: _show(asked))
-
-
-def _show(asked: argparse.Namespace) -> None:
-    found = results(asked.paths)
-    print("\n".join(table(found)))
-    if asked.csv:
-        write_csv(found, asked.csv)
-    if asked.plot:
-        plot(found, asked.plot)

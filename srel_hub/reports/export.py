@@ -7,9 +7,7 @@
 teacher as `teacher_models/DATASET/MODEL/ckpt_best.pt` and a configuration. Neither tool was run on these.
 """
 
-import argparse
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from srel_hub.config.yaml_io import to_yaml
 from srel_hub.errors import UserError
 from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.load import load_condensed
-from srel_hub.runs.stage_cli import status_of
 from srel_hub.storage.condensed_table import encode_png
 from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.torchvision_weights import torchvision_name
@@ -128,17 +125,16 @@ def configuration(condensed: Condensed, recipe: Recipe, dataset: str, model: str
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("srel-hub export", description="Layouts of other evaluation tools.")
-    parser.add_argument("source", metavar="DATASET", type=Path, help="a dataset's folder")
-    parser.add_argument("layout", choices=("ddranking", "rethinkdc"))
-    parser.add_argument("target", metavar="FOLDER", type=Path, help="is made, and must not be there")
-    parser.add_argument("--dataset", choices=DDRANKING, help="ddranking's name of the real dataset")
-    asked = parser.parse_args(arguments)
-    return status_of(lambda: _write(asked.source, asked.layout, asked.dataset, asked.target))
+def export_dataset(source: Path, layout: str, target: Path, dataset: str | None = None) -> None:
+    """Write the dataset in a folder to a new folder, in another tool's layout.
 
+    Args:
+        layout: 'rethinkdc' or 'ddranking'.
+        dataset: DD-Ranking's name of the real dataset, one of DDRANKING; needed for that layout only.
 
-def _write(source: Path, layout: str, dataset: str | None, target: Path) -> None:
+    Raises:
+        UserError: if `target` exists, `source` is not the folder of a dataset, or the layout cannot hold it.
+    """
     if target.exists():
         raise UserError(f"{target}: is there already; name another folder")
     if not source.is_dir():
@@ -152,4 +148,3 @@ def _write(source: Path, layout: str, dataset: str | None, target: Path) -> None
     else:
         assert dataset is not None
         to_ddranking(condensed, load_recipe(source / "recipe.yaml"), dataset, target)
-    print(f"{target}: the layout that {layout} documents; not run with it")

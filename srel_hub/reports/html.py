@@ -7,7 +7,6 @@ Results with their baselines, images by class with crops and soft labels, pictur
 run, of a dataset's folder, or of a dataset on the Hub. Of a large one the page shows what MOST_BYTES has room for.
 """
 
-import argparse
 import base64
 import io
 import mimetypes
@@ -29,7 +28,6 @@ from srel_hub.labels.epochs import Epoch
 from srel_hub.labels.load import MANIFEST, load_condensed
 from srel_hub.reports.card import ROW_TITLES
 from srel_hub.reports.plots import CAPTIONS, Caption
-from srel_hub.runs.stage_cli import status_of
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.storage.condensed_table import thumbnail
 from srel_hub.storage.files import format_bytes, read_json, write_text
@@ -228,19 +226,18 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("srel-hub report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("path", metavar="RUN_OR_DATASET", help="a run, a dataset's folder, or a dataset on the Hub")
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="default: report.html, in the run or here")
-    asked = parser.parse_args(arguments)
-    return status_of(lambda: _write(asked.path, asked.revision, asked.out))
+def write_report(path: str, revision: str | None = None, out: Path | None = None) -> Path:
+    """Write the page, by default to report.html in the run, or in the current folder for a dataset.
 
+    Returns:
+        the file.
 
-def _write(path: str, revision: str | None, out: Path | None) -> None:
+    Raises:
+        UserError: for a path without a whole dataset, and for an `out` in a folder that does not exist.
+    """
     page = report(path, revision)
     file = out or (Path(path) / "report.html" if (Path(path) / "units").is_dir() else Path("report.html"))
     if not file.parent.is_dir():
         raise UserError(f"--out={file}: there is no folder {file.parent}")
     write_text(file, page)
-    print(f"{file} ({format_bytes(file.stat().st_size)})")
+    return file

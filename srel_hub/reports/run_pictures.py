@@ -21,7 +21,6 @@ from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.seeds import generator
 from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.data.splits import Images, Split, random_subset
-from srel_hub.errors import UserError
 from srel_hub.reports import plots as figures
 from srel_hub.runs.decoded_images import condensed_images, source_images
 from srel_hub.runs.run import Run
@@ -239,14 +238,3 @@ def tsne(points: Tensor) -> Tensor:
     with threadpool_limits(1):
         made = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(points.numpy())
     return torch.from_numpy(made)
-
-
-def main(run: Run) -> None:
-    if not can_draw():
-        raise UserError("matplotlib or scikit-learn is missing, which draw pictures: pip install 'srel_hub[viz]'")
-    if not run.recipe.pictures:
-        raise UserError("pictures=false: the recipe wants none; give pictures=true")
-    folder = draw(run)
-    if run.is_main and folder is not None:
-        told = "\n".join(f"{file.name}: {figures.CAPTIONS[file.name].title}" for file in sorted(folder.iterdir()))
-        print(f"{told}\nin {folder}; condense puts them on the card")

@@ -4,12 +4,10 @@ srel-hub status runs/quickstart
 srel-hub status runs/quickstart --json
 """
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,17 +141,3 @@ def told(status: Status) -> Iterator[str]:
 def _span(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.0f} s"
-
-
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="srel-hub status", description="How far a run is.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    arguments = parser.parse_args(argv)
-    try:
-        found = status(arguments.run)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    print(json.dumps(asdict(found), indent=2) if arguments.json else "\n".join(told(found)))
-    return 0

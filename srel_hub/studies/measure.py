@@ -7,14 +7,13 @@ Networks have random weights; nothing else is left out: the iteration is the sta
 process, so that each network is measured in a process of its own.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -24,17 +23,14 @@ from torch import nn
 
 from srel_hub.config import NETWORKS, Network, Recover
 from srel_hub.config.validation import describe_errors
-from srel_hub.core.engine import Engine, best_precision
+from srel_hub.core.engine import Engine, Precision
 from srel_hub.errors import ErrorCollector, UserError
-from srel_hub.runs import signals as stopping
 from srel_hub.runs.launch import make_accelerator
 from srel_hub.runs.machine import fair_threads, machine_facts, peak_resident
 from srel_hub.runs.progress import Bar
-from srel_hub.runs.signals import Stopped
-from srel_hub.runs.stage_cli import status_of
 from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.optimize import Unit, synthesize
-from srel_hub.storage.files import format_bytes, write_json
+from srel_hub.storage.files import format_bytes
 from srel_hub.studies.plan.price import iteration
 from srel_hub.teachers.architectures import build, require_usable
 from srel_hub.teachers.classifier import Classifier
@@ -57,6 +53,28 @@ WARM_UP = {"cpu": 1, "cuda": 5}  # iterations; the first ones allocate, choose k
 KILLED = (-9, 137)  # how a process ends that took more memory than there is
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        networks: MODEL[:WIDTH], each a recipe's network or a Hub id.
+        size: pixels of an image's side.
+        batch: images optimized together, each of another class.
+        classes: outputs of the networks.
+        iterations: timed, after some that warm up.
+        compile: as `run.compile` of a recipe.
+    """
+
+    networks: Sequence[str]
+    size: int
+    batch: int
+    classes: int
+    iterations: int
+    precision: Precision
+    compile: bool
+
+
 def network_of(text: str, side: int) -> Network:
     """The network that MODEL[:WIDTH] names, with a ResNet's stem for images of `side` pixels.
 
@@ -73,7 +91,7 @@ def network_of(text: str, side: int) -> Network:
         raise UserError(f"MODEL={text}: {'; '.join(describe_errors(error, Network))}") from None
 
 
-def usable(asked: argparse.Namespace) -> list[tuple[Network, nn.Module]]:
+def usable(asked: Settings) -> list[tuple[Network, nn.Module]]:
     """What is to be measured, each network also on the meta device.
 
     Raises:
@@ -88,8 +106,6 @@ def usable(asked: argparse.Namespace) -> list[tuple[Network, nn.Module]]:
             f"--batch={asked.batch}: must be at most --classes={asked.classes}, for a batch has an image of each of "
             "its classes; lower --batch, or raise --classes"
         )
-    if asked.json is not None and not asked.json.resolve().parent.is_dir():
-        faults.found.append(f"--json={asked.json}: there is no such folder; make it first")
     faults.raise_all()
     for text in asked.networks:
         with faults.collect():
@@ -102,7 +118,7 @@ def usable(asked: argparse.Namespace) -> list[tuple[Network, nn.Module]]:
     return found
 
 
-def report(asked: argparse.Namespace) -> Measured:
+def report(asked: Settings) -> Measured:
     """All rows, and what they were measured on.
 
     Raises:
@@ -130,18 +146,18 @@ def paper_figures(network: Network, size: int, batch: int) -> dict[str, float] |
     return PAPER.get(network.title) if (size, batch) == (PAPER_SIZE, PAPER_BATCH) else None
 
 
-def forecast(hollow: nn.Module, asked: argparse.Namespace, kind: str) -> int:
+def forecast(hollow: nn.Module, asked: Settings, kind: str) -> int:
     """Peak bytes as srel_hub.plan foretells them, of a network on the meta device."""
     spec, unit = _work(asked, iterations=2)
     found = iteration(spec, unit, hollow, asked.classes, (asked.size, asked.size), asked.precision, kind)
     return state_bytes(hollow) + found.memory + int(HEAP_FACTOR * found.heap)
 
 
-def _work(asked: argparse.Namespace, iterations: int) -> tuple[Recover, Unit]:
+def _work(asked: Settings, iterations: int) -> tuple[Recover, Unit]:
     return Recover(ipc=1, iterations=iterations, class_block=asked.batch), Unit(range(1), range(asked.batch))
 
 
-def _in_own_process(text: str, asked: argparse.Namespace) -> Measured:
+def _in_own_process(text: str, asked: Settings) -> Measured:
     """`ms` and `peak_bytes` of one network, measured in a process of its own; None where memory does not suffice."""
     options = [f"--{name}={getattr(asked, name)}" for name in ("size", "batch", "classes", "iterations", "precision")]
     command = [sys.executable, "-m", "srel_hub", "measure", text, *options, "--alone", *["--compile"] * asked.compile]
@@ -153,7 +169,7 @@ def _in_own_process(text: str, asked: argparse.Namespace) -> Measured:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measured(text: str, asked: argparse.Namespace) -> Measured:
+def measured(text: str, asked: Settings) -> Measured:
     """`ms` and `peak_bytes` of one network, measured in this process."""
     network, size, device = network_of(text, asked.size), (asked.size, asked.size), make_accelerator().device
     torch.set_num_threads(fair_threads())
@@ -172,7 +188,7 @@ def measured(text: str, asked: argparse.Namespace) -> Measured:
     return {"ms": round(1000 * statistics.median(seconds) / asked.batch, 4), "peak_bytes": peak}
 
 
-def _timed(classifier: Classifier, title: str, asked: argparse.Namespace, device: torch.device) -> list[float]:
+def _timed(classifier: Classifier, title: str, asked: Settings, device: torch.device) -> list[float]:
     """Seconds of each iteration after those that warm up; the device is waited for after each."""
     seconds, warm_up = [], WARM_UP[device.type]
     spec, unit = _work(asked, warm_up + asked.iterations)
@@ -213,35 +229,3 @@ def lines(found: Measured) -> Iterator[str]:
             "code computes in float32, 100 images at a time. MTT, as told there, takes 12.6 ms and 48.9 GB with the "
             "ConvNet."
         )
-
-
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="srel-hub measure", description="What an iteration costs here.")
-    parser.add_argument(
-        "networks", nargs="*", default=DEFAULTS, metavar="MODEL[:WIDTH]", help="a recipe's network, or a Hub id"
-    )
-    parser.add_argument("--size", type=int, default=PAPER_SIZE, help="pixels a side")
-    parser.add_argument("--batch", type=int, default=PAPER_BATCH, help="images at a time, each of another class")
-    parser.add_argument("--classes", type=int, default=200, help="that the network tells apart")
-    parser.add_argument("--iterations", type=int, default=10, help="that are timed, after some that warm up")
-    parser.add_argument("--precision", choices=("float32", "bfloat16", "auto"), default="auto")
-    parser.add_argument("--compile", action="store_true", help="as run.compile")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # in this process, as JSON
-    asked = parser.parse_intermixed_args(argv)
-    asked.precision = best_precision() if asked.precision == "auto" else asked.precision
-    with stopping.obeyed():
-        try:
-            return status_of(lambda: _tell(asked))
-        except Stopped as stopped:
-            return stopped.exit_status
-
-
-def _tell(asked: argparse.Namespace) -> None:
-    if asked.alone:
-        print(json.dumps(measured(asked.networks[0], asked)))
-        return
-    found = report(asked)
-    if asked.json is not None:
-        write_json(asked.json, found)
-    print("\n".join(lines(found)))

@@ -31,7 +31,6 @@ from srel_hub.config.yaml_io import Loader
 from srel_hub.errors import ErrorCollector, UserError
 from srel_hub.reports import plot_style as drawing
 from srel_hub.reports.compare import Result, results
-from srel_hub.runs import signals as stopping
 from srel_hub.runs.completion import STAGES
 from srel_hub.runs.decoded_images import clear
 from srel_hub.runs.run import Run
@@ -325,30 +324,24 @@ def _numbers(axis: Axis) -> int:
     return sum(bool(re.fullmatch(r"-?[0-9.]+(e-?[0-9]+)?", label)) for label, _ in axis.values)
 
 
-def main(argv: Sequence[str]) -> int:
-    if not argv or argv[0].startswith("-"):
-        print("usage: srel-hub sweep RECIPE [section.key=value,value,... ...] [section.key=value ...]")
-        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-    with stopping.obeyed():
-        try:
-            asked = read_sweep(argv[0], argv[1:])
-            status = run_points(asked)
-            if not status:
-                _conclude(asked)
-        except (UserError, OSError) as error:
-            tqdm.write(f"error: {error}", file=sys.stderr)
-            return 2 if isinstance(error, UserError) else 1
-        except stopping.Stopped as stopped:
-            return stopped.exit_status
-    return status
+def summarize(asked: Sweep) -> list[str]:
+    """Return the table as Markdown, with what its numbers are."""
+    return [*table(asked, rows_of(asked)), "", "top-1 %, mean +- standard deviation over n seeds, last epoch"]
 
 
-def _conclude(asked: Sweep) -> None:
+def write_results(asked: Sweep) -> Iterator[Path]:
+    """Write the table, the CSV file and the plot, and yield each file once it is written.
+
+    Raises:
+        UserError: without matplotlib; it is needed last, so that table and CSV are there.
+    """
     rows = rows_of(asked)
-    text = [*table(asked, rows), "", "top-1 %, mean +- standard deviation over n seeds, last epoch"]
-    print("\n".join([*text, f"stages made: {shared(asked)}; the others were shared"]))
-    files = [asked.folder / f"{asked.title}{suffix}" for suffix in (".md", ".csv", ".png")]
-    write_text(files[0], "\n".join(text) + "\n")
-    write_csv(asked, rows, files[1])
-    print(f"written: {', '.join(map(str, files))}")
-    plot(asked, rows, files[2])  # last: it may find matplotlib missing
+    file = asked.folder / f"{asked.title}.md"
+    write_text(file, "\n".join(summarize(asked)) + "\n")
+    yield file
+    file = asked.folder / f"{asked.title}.csv"
+    write_csv(asked, rows, file)
+    yield file
+    file = asked.folder / f"{asked.title}.png"
+    plot(asked, rows, file)
+    yield file

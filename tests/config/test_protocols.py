@@ -11,8 +11,9 @@ import yaml
 from conftest import ROOT, small_recipe
 from torch import nn
 
+from srel_hub.commands.program import main
 from srel_hub.config import Augment, Cooling, Evaluate, Network, Optimizer, as_dict
-from srel_hub.config.loading import RecipeError, load_recipe, main
+from srel_hub.config.loading import RecipeError, load_recipe
 from srel_hub.config.protocols import TRAININGS, deviations, protocol_of, protocol_title
 from srel_hub.config.yaml_io import protocols
 from srel_hub.core.augment import Views, render, sample_views, shuffle_patches
@@ -29,7 +30,7 @@ NAMES = ["edc", "fadrm", "hard", "lpqld", "rded", "sre2l-300", "sre2l-tiny", "sr
 
 def test_these_are_shipped(capsys: pytest.CaptureFixture[str]) -> None:
     assert protocols() == NAMES
-    assert main(["protocols"]) == 0
+    assert main(["recipe", "protocols"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told] == NAMES and all(len(line.split()) > 4 for line in told)
 

@@ -14,6 +14,7 @@ from condensed_runs import FINISHED, condensed_run
 from datasets import load_dataset
 from PIL import Image
 
+from srel_hub.commands.program import main
 from srel_hub.config import Network, load_recipe
 from srel_hub.config.protocols import deviations
 from srel_hub.core.ddranking import (
@@ -137,7 +138,7 @@ def test_different_protocols_never_share_a_column(
     other = trial(finished, tmp_path, "other", {"condensed": 0.43}, epochs=3)
     named = trial(finished, tmp_path, "named", {"condensed": 0.44}, seeds=2, temperature=7.0)
     paths = [str(folder) for folder in (one, two, other, named)]
-    assert compare.main([*paths, "--csv", str(tmp_path / "all.csv"), "--plot", str(tmp_path / "all.png")]) == 0
+    assert main(["compare", *paths, "--csv", str(tmp_path / "all.csv"), "--plot", str(tmp_path / "all.png")]) == 0
     lines = capsys.readouterr().out.splitlines()
     head, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     cells = {row[0]: row[5:8] for row in body if row[2] == "condensed"}
@@ -157,21 +158,21 @@ def test_different_protocols_never_share_a_column(
 
 
 def test_a_run_and_its_dataset_compare_alike(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare.main([str(finished)]) == 0
+    assert main(["compare", str(finished)]) == 0
     run = capsys.readouterr().out
-    assert compare.main([str(finished / "dataset")]) == 0
+    assert main(["compare", str(finished / "dataset")]) == 0
     dataset = capsys.readouterr().out
     assert run.splitlines()[2].split("|")[3:5] == dataset.splitlines()[2].split("|")[3:5]
 
 
 def test_what_cannot_be_compared_says_why(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare.main([str(finished), str(finished)]) == 2
+    assert main(["compare", str(finished), str(finished)]) == 2
     assert "the same run is given twice" in capsys.readouterr().err
     folder = trial(finished, tmp_path, "none", {})
     (folder / "evaluate" / "summary.json").write_text(json.dumps({"measured": False, "students": []}))
-    assert compare.main([str(folder)]) == 2
+    assert main(["compare", str(folder)]) == 2
     assert "its students were not measured" in capsys.readouterr().err
-    assert compare.main([str(tmp_path / "nowhere")]) in (1, 2)
+    assert main(["compare", str(tmp_path / "nowhere")]) in (1, 2)
 
 
 # Other tools' layouts
@@ -179,20 +180,20 @@ def test_what_cannot_be_compared_says_why(finished: Path, tmp_path: Path, capsys
 
 def test_the_layout_of_rethinkdc_is_a_dataset_of_image_and_label(finished: Path, tmp_path: Path) -> None:
     target = tmp_path / "exported" / "one"
-    assert export.main([str(finished / "dataset"), "rethinkdc", str(target)]) == 0
+    assert main(["export", str(finished / "dataset"), "rethinkdc", str(target)]) == 0
     loaded = load_dataset(str(target))
     assert list(loaded) == ["train"] and loaded["train"].column_names == ["image", "label"]
     assert len(loaded["train"]) == 9 and not (target / "soft_labels").exists()
-    assert export.main([str(finished / "dataset"), "rethinkdc", str(target)]) == 2, "nothing is overwritten"
+    assert main(["export", str(finished / "dataset"), "rethinkdc", str(target)]) == 2, "nothing is overwritten"
 
 
 def test_what_ddranking_does_not_take_is_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = [str(finished / "dataset"), "ddranking", str(tmp_path / "no")]
-    assert export.main(asked) == 2
+    assert main(["export", *asked]) == 2
     assert "--dataset: ddranking knows only CIFAR10" in capsys.readouterr().err
-    assert export.main([*asked, "--dataset", "CIFAR10"]) == 2
+    assert main(["export", *asked, "--dataset", "CIFAR10"]) == 2
     assert "the teacher is a SrelConvNetForImageClassification; only ResNet" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
@@ -204,7 +205,7 @@ def test_images_teacher_and_configuration_for_ddranking(finished: Path, tmp_path
     teacher.save(teacher.Classifier(built, known.mean, known.std, known.class_names, known.size), resnet)
     run = condensed_run(finished, tmp_path, f"relabel.teacher={resnet}", "evaluate.baselines=false")
     target = tmp_path / "exported"
-    assert export.main([str(run.path("dataset")), "ddranking", str(target), "--dataset", "CIFAR10"]) == 0
+    assert main(["export", str(run.path("dataset")), "ddranking", str(target), "--dataset", "CIFAR10"]) == 0
     assert sorted(folder.name for folder in (target / "images").iterdir()) == ["00000", "00001", "00002"]
     assert all(len(list(folder.glob("*.png"))) == 3 for folder in (target / "images").iterdir())
     weights = torch.load(target / "teacher_models/CIFAR10/ResNet-18-BN/ckpt_best.pt", weights_only=True)

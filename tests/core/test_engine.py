@@ -10,6 +10,7 @@ import torch
 from conftest import branch, refused, small_recipe
 from torch import Tensor
 
+from srel_hub.commands.program import main
 from srel_hub.condense import condense
 from srel_hub.config import Augment, load_recipe
 from srel_hub.core.engine import FLOAT32, Engine, best_precision
@@ -60,7 +61,7 @@ def test_bfloat16_from_images_to_verified_labels(recovered: tuple[Path, Path], t
     assert manifest["precision"] == "bfloat16"
     assert "computed in bfloat16" in run.path("dataset", "README.md").read_text()
     assert load_recipe(run.path("dataset", "recipe.yaml")).precision == "bfloat16"
-    verify.main([str(run.path("dataset"))])
+    main(["verify", str(run.path("dataset"))])
 
 
 def test_networks_answer_in_float32(recovered: tuple[Path, Path]) -> None:

@@ -19,11 +19,12 @@ from local_hub.client import Hub
 from safetensors.numpy import load_file, save_file
 
 from srel_hub import load_condensed
+from srel_hub.commands.program import main
 from srel_hub.errors import UserError
 from srel_hub.evaluate import evaluate
 from srel_hub.hub.repository import Folder
 from srel_hub.labels.manifest import read_manifest
-from srel_hub.labels.verify import MANIFEST, Claim, main, replay, verify
+from srel_hub.labels.verify import MANIFEST, Claim, replay, verify
 from srel_hub.relabel import relabel
 from srel_hub.reports.assemble import assemble
 from srel_hub.storage.condensed_table import hide_progress_bars, read_parquet, table_features, write_parquet
@@ -71,7 +72,7 @@ def reseal(run: Path) -> None:
 
 
 def test_all_is_well_with_what_condense_left(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(own / "dataset")]) == 0
+    assert main(["verify", str(own / "dataset")]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = ["manifest", "files", "card", "images", "teacher", "class names", "soft labels", "accuracy", "replay"]
     assert [line.split(":")[0].split(maxsplit=1)[1] for line in lines[:-1]] == names
@@ -103,9 +104,11 @@ def test_mixed_labels_are_computed_again_too(recovered: tuple[Path, Path], tmp_p
 
 
 def test_what_is_no_dataset_is_an_error(own: Path, capsys: pytest.CaptureFixture[str], hub: Hub) -> None:
-    assert main([str(own)]) == 2 and "is a run; the dataset in it is" in capsys.readouterr().err
-    assert main(["./nowhere"]) == 2 and "there is no such folder" in capsys.readouterr().err
-    assert main(["alice/nothing"]) == 2 and "no dataset on the Hub that you may read" in capsys.readouterr().err
+    assert main(["verify", str(own)]) == 2 and "is a run; the dataset in it is" in capsys.readouterr().err
+    assert main(["verify", "./nowhere"]) == 2 and "there is no such folder" in capsys.readouterr().err
+    assert (
+        main(["verify", "alice/nothing"]) == 2 and "no dataset on the Hub that you may read" in capsys.readouterr().err
+    )
 
 
 # What was tampered with: each is caught, and named
@@ -241,7 +244,7 @@ def test_what_was_tampered_with_is_named(
     tamper(own)
     found = failures(own / "dataset")
     assert reason in found.get(check, ""), found
-    assert main([str(own / "dataset")]) == 1
+    assert main(["verify", str(own / "dataset")]) == 1
     said = capsys.readouterr().out
     assert "FAILED " in said and "NOT what it claims: " in said
 

@@ -11,6 +11,7 @@ import torch
 from conftest import execute, make_source, small_recipe, write_recipe
 
 from srel_hub import load_condensed
+from srel_hub.commands.program import main
 from srel_hub.condense import condense
 from srel_hub.errors import UserError
 from srel_hub.reports import html as report
@@ -28,7 +29,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = write_recipe(folder / "colors.yaml", make_source(folder / "source", (8, 8), NAMES))
     run = Run(small_recipe(file, folder / "runs", "pictures=true", "relabel.augment.mix=cutmix"))
     condense(run)
-    assert report.main([str(run.folder)]) == 0
+    assert main(["report", str(run.folder)]) == 0
     return run.folder
 
 
@@ -82,7 +83,7 @@ def test_large_images_are_made_smaller() -> None:
 
 def test_a_dataset_alone_is_enough(reported: Path, tmp_path: Path) -> None:
     shutil.copytree(reported / "dataset", tmp_path / "alone")
-    assert report.main([str(tmp_path / "alone"), "--out", str(tmp_path / "page.html")]) == 0
+    assert main(["report", str(tmp_path / "alone"), "--out", str(tmp_path / "page.html")]) == 0
     page, whole = (tmp_path / "page.html").read_text(), (reported / "report.html").read_text()
     assert page.count("<img") == whole.count("<img") > 30
 
@@ -92,9 +93,9 @@ def test_mistakes_are_told_and_nothing_is_written(
 ) -> None:
     (tmp_path / "begun" / "units").mkdir(parents=True)
     shutil.copy(reported / "recipe.yaml", tmp_path / "begun")
-    assert report.main([str(tmp_path / "begun")]) == 2
+    assert main(["report", str(tmp_path / "begun")]) == 2
     assert "has no dataset yet; run condense on it first" in capsys.readouterr().err
-    assert report.main([str(reported), "--out", str(tmp_path / "nowhere" / "page.html")]) == 2
+    assert main(["report", str(reported), "--out", str(tmp_path / "nowhere" / "page.html")]) == 2
     assert "there is no folder" in capsys.readouterr().err
     shutil.copytree(reported / "dataset", tmp_path / "odd")
     (tmp_path / "odd" / "metrics.json").write_text('{"measured": true, "students": [{}]}')

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from runs import arguments, finish, marked, paused, start, until, wait, world
 
-from srel_hub.runs.status import main, status, told
+from srel_hub.commands.program import main
+from srel_hub.runs.status import status, told
 
 
 def test_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +31,7 @@ def test_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsys: pytest.Capt
     assert wait(pid) == 143
     assert status(run).processes == () and status(run).error is None
     finish(arguments(recipe, tmp_path), log)
-    assert main([str(run), "--json"]) == 0
+    assert main(["status", str(run), "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)
     assert [(stage["units_done"], stage["share"]) for stage in whole["stages"]] == [(1, 1), (5, 1), (40, 1), (6, 1)]
     assert whole["assembled"] and whole["bytes"] == sum(f.stat().st_size for f in run.rglob("*") if f.is_file())
@@ -45,5 +46,5 @@ def test_the_last_error(tmp_path: Path) -> None:
 
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 2
+    assert main(["status", str(tmp_path)]) == 2
     assert "there is no run here" in capsys.readouterr().err

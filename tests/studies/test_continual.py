@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import bytes_of, records, start, until, wait
 
+from srel_hub.commands.program import main
 from srel_hub.condense import condense
 from srel_hub.config import Evaluate, load_recipe
 from srel_hub.data.sources import open_source
@@ -29,7 +30,7 @@ from srel_hub.squeeze import squeeze
 from srel_hub.storage.condensed_table import encode_png, write_parquet
 from srel_hub.storage.files import read_json
 from srel_hub.studies.continual.protocol import Setting, Training, memories, remapped, restricted
-from srel_hub.studies.continual.study import folder_of, main
+from srel_hub.studies.continual.study import folder_of
 from srel_hub.studies.continual.teachers import StepTeachers
 from srel_hub.studies.continual.trainer import World
 
@@ -59,7 +60,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def learn(run: Path, setting: Setting) -> Path:
     """`srel-hub continual RUN ...`; its folder of results."""
-    main(command(run, setting))
+    main(["continual", *command(run, setting)])
     return folder_of(Run(load_recipe(run, [f"run.root={run.parent}"])), setting)
 
 
@@ -274,13 +275,13 @@ def test_killed_it_goes_on_to_the_same(begun: Path, taught: Path, tmp_path: Path
     shutil.copytree(begun, run, ignore=lambda _, names: {"continual", "metrics.jsonl"} & {*names})
     line, log = command(run, Setting(2, "step", 1, 0)), tmp_path / "log.txt"
     for pattern in ("continual-*teacher-2", "continual-*-step-1-condensed-hard-seed0"):
-        pid = start(line, log, every_epoch=True, main=main)
+        pid = start(["continual", *line], log, every_epoch=True, main=main)
         until(lambda pattern=pattern: list(run.glob(f"checkpoints/{pattern}")), pid)
         os.kill(pid, signal.SIGKILL)
         assert wait(pid) == -signal.SIGKILL
     done = {each["unit"] for each in records(run)}
     assert done and not any("random" in unit for unit in done)
-    assert wait(start(line, log, every_epoch=True, main=main)) == 0, log.read_text()[-3000:]
+    assert wait(start(["continual", *line], log, every_epoch=True, main=main)) == 0, log.read_text()[-3000:]
     units = [each["unit"] for each in records(run)]
     assert len(units) == len(set(units)) == 2 + 8
     assert bytes_of(run / "continual", (taught.name,)) == bytes_of(begun / "continual", (taught.name,))
@@ -307,7 +308,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What the command says as it refuses."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
+        main(["continual", *arguments])
     error = capsys.readouterr().err
     assert caught.value.code == 2 and "Traceback" not in error
     return error

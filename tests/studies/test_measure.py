@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from conftest import execute
 
-from srel_hub.studies.measure import DEFAULTS, PAPER, lines, main, network_of, paper_figures
+from srel_hub.commands.program import main
+from srel_hub.studies.measure import DEFAULTS, PAPER, lines, network_of, paper_figures
 
 
 ASKED = ["convnet:0.5", "convnet:0.05"]  # the larger one first: its peak must not become the other's
@@ -22,7 +23,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]
     """What the command prints, and what it writes."""
     file, printed = tmp_path_factory.mktemp("cost") / "cost.json", io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert main([*ASKED, *OPTIONS, f"--json={file}"]) == 0
+        assert main(["measure", *ASKED, *OPTIONS, f"--json={file}"]) == 0
     return printed.getvalue(), json.loads(file.read_text())
 
 
@@ -101,7 +102,7 @@ def test_a_large_image_is_for_the_stem_of_large_images() -> None:
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_refusals(capfd: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
-    assert main(arguments) == 2
+    assert main(["measure", *arguments]) == 2
     said = capfd.readouterr()
     assert said.err.startswith(f"error: {told}") and said.err.count("\n") == 1 and not said.out
 

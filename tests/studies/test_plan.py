@@ -11,6 +11,7 @@ from conftest import SMALL, branch, execute, make_source, small_recipe, write_re
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from srel_hub.commands.program import main
 from srel_hub.config import Network, Recipe, load_recipe
 from srel_hub.core.metrics import forward_flops
 from srel_hub.evaluate import evaluate
@@ -22,7 +23,7 @@ from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.storage.condensed_table import encode_png
 from srel_hub.studies.plan.facts import Facts, Machine, Plan
 from srel_hub.studies.plan.price import label_bytes, plan, png_bytes
-from srel_hub.studies.plan.run_plan import describe, main
+from srel_hub.studies.plan.run_plan import describe
 from srel_hub.studies.plan.text import plan_lines, plan_warnings
 from srel_hub.teachers import architectures, classifier
 from srel_hub.teachers.cost_model import build_on_meta, on_meta, weights_bytes
@@ -241,11 +242,11 @@ def test_the_command_changes_nothing(finished: Path, tmp_path: Path, capsys: pyt
         return {str(file): file.stat().st_mtime_ns for file in sorted(finished.rglob("*"))}
 
     before = state()
-    assert main([str(finished), "relabel.epochs=5", "--device-tflops", "2", "--devices", "3"]) == 0
+    assert main(["plan", str(finished), "relabel.epochs=5", "--device-tflops", "2", "--devices", "3"]) == 0
     text = capsys.readouterr().out
     assert "float16, 5 epochs" in text and "3 x cpu at 2 TFLOP/s" in text and "estimate" not in text
     assert state() == before
-    assert main(["quickstart", f"run.root={tmp_path / 'runs'}"]) == 0
+    assert main(["plan", "quickstart", f"run.root={tmp_path / 'runs'}"]) == 0
     assert "an estimate: 30% of" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
@@ -263,7 +264,7 @@ def test_the_command_changes_nothing(finished: Path, tmp_path: Path, capsys: pyt
 def test_a_mistake_is_reported_without_a_traceback(
     arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == 2
+    assert main(["plan", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ") and part in printed.err and not printed.out
 

@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import arguments, bytes_of, finish, world
 
+from srel_hub.commands.program import main
 from srel_hub.config import load_recipe
 from srel_hub.config.yaml_io import SWEEPS
 from srel_hub.errors import UserError
 from srel_hub.runs.shared_stages import borrow, is_finished, lendable
 from srel_hub.storage.files import read_json
-from srel_hub.studies.sweep import label_of, main, point_name, read_sweep, rows_of, shared, table
+from srel_hub.studies.sweep import label_of, point_name, read_sweep, rows_of, shared, table
 
 
 AXES = ["recover.iterations=3,6,9", "squeeze.epochs=2,4"]
@@ -38,7 +39,7 @@ def sweep_of(folder: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept")
-    assert main(sweep_of(folder)) == 0
+    assert main(["sweep", *sweep_of(folder)]) == 0
     return folder
 
 
@@ -86,10 +87,10 @@ def test_done_it_does_nothing_and_another_sweep_shares_with_it(
 ) -> None:
     asked = read_sweep(*_split(sweep_of(swept)))
     before = {point.folder: (point.folder / "metrics.jsonl").read_bytes() for point in asked.points}
-    assert main(sweep_of(swept)) == 0
+    assert main(["sweep", *sweep_of(swept)]) == 0
     assert before == {point.folder: (point.folder / "metrics.jsonl").read_bytes() for point in asked.points}
     plain = [text for text in sweep_of(swept) if text not in AXES]
-    assert main([*plain, "squeeze.epochs=4", "recover.iterations=9", "evaluate.temperature=1,4"]) == 0
+    assert main(["sweep", *plain, "squeeze.epochs=4", "recover.iterations=9", "evaluate.temperature=1,4"]) == 0
     assert "squeeze 0 of 2, recover 0 of 2, relabel 0 of 2, evaluate 2 of 2" in capsys.readouterr().out
 
 
@@ -110,7 +111,7 @@ def test_killed_it_goes_on_to_the_same(swept: Path, tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert not (root / "iterations-9-epochs-4").exists()
-    assert main(sweep_of(tmp_path)) == 0
+    assert main(["sweep", *sweep_of(tmp_path)]) == 0
     for name in ("iterations-epochs.csv", "iterations-epochs.md"):
         assert (root / name).read_bytes() == (swept / "runs" / "world-sweep" / name).read_bytes()
 
@@ -151,14 +152,14 @@ def test_a_shipped_sweep_spans_its_points(file: Path) -> None:
 def test_a_mistake_is_told_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
 ) -> None:
-    assert main(["quickstart", f"run.root={tmp_path / 'runs'}", *more]) == 2
+    assert main(["sweep", "quickstart", f"run.root={tmp_path / 'runs'}", *more]) == 2
     said = capsys.readouterr().err
     assert says in said and said.count(says) == 1
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_point_that_cannot_be_is_told_before_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*sweep_of(tmp_path), "squeeze.network.model=convnet,deit_tiny"]) == 2
+    assert main(["sweep", *sweep_of(tmp_path), "squeeze.network.model=convnet,deit_tiny"]) == 2
     assert "has no BatchNorm2d layer" in capsys.readouterr().err
     assert not list((tmp_path / "runs").rglob("teacher"))
 

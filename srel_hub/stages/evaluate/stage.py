@@ -29,7 +29,7 @@ from srel_hub.stages.evaluate.student import Trained, train_student
 from srel_hub.stages.evaluate.summary import Training, results_table, summarize, trainings
 from srel_hub.stages.evaluate.training_sets import KEPT_BYTES, Rows, Shared, kept_bytes, row_names
 from srel_hub.stages.preflight.data_checks import require_same_data
-from srel_hub.storage.files import atomic_write, read_json, write_json
+from srel_hub.storage.files import atomic_write, write_json
 from srel_hub.teachers import architectures as networks
 
 
@@ -72,12 +72,6 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
                 assert source.eval is not None
                 _train(run, source.train, source.eval, found[name], shared, work)
     return folder
-
-
-def main(run: Run) -> None:
-    folder = evaluate(run)
-    if run.is_main:
-        print("\n".join(results_table(read_json(folder / "summary.json"))))
 
 
 def _train(run: Run, train: Split | None, eval_split: Split, training: Training, shared: Shared, work: Work) -> None:

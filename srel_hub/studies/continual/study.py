@@ -22,11 +22,8 @@ With all three, the condensed images themselves were recovered from a network th
 Leaves a folder in the run's `continual/`: a file for each training, a table, CSV and plot. What is done is kept.
 """
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 import torch
 
@@ -40,11 +37,10 @@ from srel_hub.runs.decoded_images import clear
 from srel_hub.runs.resume import deciding
 from srel_hub.runs.run import Run
 from srel_hub.runs.shared_stages import is_finished
-from srel_hub.runs.stage_cli import cli
 from srel_hub.runs.work_queue import Work
 from srel_hub.stages.preflight.data_checks import require_same_data
 from srel_hub.stages.preflight.prepare import stage_of
-from srel_hub.studies.continual.protocol import Labels, Setting, memories, rows_of
+from srel_hub.studies.continual.protocol import Setting, memories, rows_of
 from srel_hub.studies.continual.results import conclude, summarize
 from srel_hub.studies.continual.trainer import World
 
@@ -140,19 +136,3 @@ def _require(run: Run, setting: Setting, source: Source, class_names: tuple[str,
             f"--labels=step: trains a teacher at every step, and {told[0]} names one that knows all classes; use seen "
             "or all"
         )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line. Exit status 2: a user's mistake, told without a traceback."""
-    parser = argparse.ArgumentParser(
-        "srel-hub continual", description="Continual learning on a run's condensed images."
-    )
-    parser.add_argument("run", metavar="RUN_OR_RECIPE")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="in which the classes come (default 5)")
-    parser.add_argument("--labels", choices=get_args(Labels), default="seen", help="what they may know (default seen)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each memory (default 3)")
-    parser.add_argument("--order", type=int, default=0, metavar="SEED", help="of the classes' order (default 0)")
-    asked = parser.parse_intermixed_args(argv)
-    setting = Setting(asked.steps, asked.labels, asked.seeds, asked.order)
-    cli(lambda run: continual(run, setting), [asked.run, *asked.overrides])

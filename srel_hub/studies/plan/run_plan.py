@@ -1,8 +1,6 @@
 """Plan a run: gather what decides its cost from the recipe, the opened data and teachers, and the machine."""
 
-import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +13,9 @@ from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
 from srel_hub.runs.machine import total_memory
 from srel_hub.runs.run import Run
-from srel_hub.runs.stage_cli import named, status_of
 from srel_hub.stages.preflight.prepare import Prepared, first_size, prepare, teachers
 from srel_hub.studies.plan.facts import Facts, Machine, Plan
 from srel_hub.studies.plan.price import plan
-from srel_hub.studies.plan.text import plan_lines
 from srel_hub.teachers import classifier
 from srel_hub.teachers.cost_model import build_on_meta, matmul_tflops, on_meta
 
@@ -96,23 +92,20 @@ def _networks_on_meta(
     return networks
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="srel-hub plan", description="The price of a run.")
-    parser.add_argument("recipe", metavar="RECIPE_OR_RUN")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--devices", type=int, metavar="N", help="GPUs or processes that share the work")
-    parser.add_argument(
-        "--device-tflops", type=float, metavar="X", help="TFLOP/s in the run's precision that each sustains"
-    )
-    arguments = parser.parse_intermixed_args(argv)
-    return status_of(lambda: print("\n".join(plan_lines(_planned(arguments)))))
+def plan_recipe(recipe: Recipe, devices: int | None = None, tflops: float | None = None) -> Plan:
+    """Check a recipe against its data and compute the cost of its run, without writing anything.
 
+    Args:
+        recipe: The recipe of a new or existing run.
+        devices: Number of devices that share the work; None: the processes of this launch.
+        tflops: 10^12 operations per second that each device sustains; None: estimated on this machine.
 
-def _planned(arguments: argparse.Namespace) -> Plan:
-    for option, value in (("--devices", arguments.devices), ("--device-tflops", arguments.device_tflops)):
+    Raises:
+        UserError: If `devices` or `tflops` is not positive, or the recipe does not fit its data.
+    """
+    for option, value in (("--devices", devices), ("--device-tflops", tflops)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{option}={value}: must be a number above 0")
-    recipe = named(arguments.recipe, arguments.overrides)
     # Planning writes nothing, so another launch in the run, or results of another recipe, need not stop it.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
-    return describe(run, prepare(run, writes=False), arguments.devices, arguments.device_tflops)
+    return describe(run, prepare(run, writes=False), devices, tflops)

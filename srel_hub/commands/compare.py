@@ -1,0 +1,42 @@
+"""The command `compare`."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from srel_hub.commands.command import Command
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "paths", metavar="RUN_OR_REPO", nargs="+", help="a run, a dataset's folder, or org/name on the Hub"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write all results as CSV")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also plot accuracy over images and label bytes")
+
+
+def _run(arguments: Namespace) -> None:
+    from srel_hub.reports.compare import plot, results, table, write_csv
+
+    compared = results(arguments.paths)
+    print("\n".join(table(compared)))
+    if arguments.csv:
+        write_csv(compared, arguments.csv)
+    if arguments.plot:
+        plot(compared, arguments.plot)
+
+
+COMPARE = Command(
+    name="compare",
+    group="use",
+    summary="Print the results of several datasets side by side",
+    description=(
+        "Print the results of condensed datasets side by side. Results of different protocols never share a column:\n"
+        "a protocol is everything that decides how a student is trained and scored."
+    ),
+    examples=(
+        ("srel-hub compare runs/one runs/two", "compare two runs"),
+        ("srel-hub compare runs/one org/name --csv all.csv --plot all.png", "also write a CSV file and a plot"),
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,37 @@
+"""The command `status`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from srel_hub.commands.command import Command
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _run(arguments: Namespace) -> None:
+    from srel_hub.runs.status import status, told
+
+    state = status(arguments.run)
+    print(json.dumps(asdict(state), indent=2) if arguments.json else "\n".join(told(state)))
+
+
+STATUS = Command(
+    name="status",
+    group="make",
+    summary="Show how far a run is, its rate and the time left",
+    description=(
+        "Show how far a run is: units done, rate, time left and bytes of each stage, the processes that work on it,\n"
+        "and the last error. Only reads the run directory, so it works while the run goes on."
+    ),
+    examples=(
+        ("srel-hub status runs/quickstart", "print the state of a run"),
+        ("srel-hub status runs/quickstart --json", "print it as JSON"),
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)
