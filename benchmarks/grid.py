@@ -20,7 +20,8 @@ from srel_hub.config import Recipe
 from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.optimize import recipe_units, synthesize
 from srel_hub.storage.files import read_json
-from srel_hub.studies.sweep import read_sweep, rows_of
+from srel_hub.studies.sweep.points import read_sweep
+from srel_hub.studies.sweep.results import collect_results
 from srel_hub.teachers import classifier as teacher
 
 
