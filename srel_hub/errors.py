@@ -1,7 +1,8 @@
 """A user's mistakes: the exception that reports them, and a collector that reports several together."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -35,3 +36,12 @@ class ErrorCollector:
 def first_line(error: BaseException) -> str:
     """What a library says of an error, without the rest of its story."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+LISTED = 10  # problems of one kind that are listed; a dataset may have a million
+
+
+def first_few(items: Sequence[Any], describe: Callable[[Any], str] = str) -> list[str]:
+    """Describe the first ten items, and count the others in a last line "... and 7 more"."""
+    others = len(items) - LISTED
+    return [*map(describe, items[:LISTED]), *([f"... and {others} more"] if others > 0 else [])]

@@ -7,7 +7,6 @@ from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 
 Precision = Literal["float32", "bfloat16"]
@@ -68,6 +67,9 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 
 def to_channels_last(model: nn.Module) -> nn.Module:
     """Convert the model in place to channels_last and select the fastest attention implementation; return it."""
+    # Imported here because transformers imports accelerate, which `load_condensed` must not.
+    from transformers import PreTrainedModel
+
     if isinstance(model, PreTrainedModel) and next(model.parameters()).device.type == "cpu":
         # torch's fused attention in bfloat16 on a CPU makes a whole step take twice as long.
         model.set_attn_implementation("eager")

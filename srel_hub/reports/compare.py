@@ -16,8 +16,7 @@ from srel_hub.config import Recipe, fingerprint, load_recipe
 from srel_hub.config.protocols import protocol_of, protocol_title
 from srel_hub.errors import UserError
 from srel_hub.hub.repository import Store, open_store
-from srel_hub.labels.load import MANIFEST
-from srel_hub.labels.manifest import read_manifest
+from srel_hub.labels.manifest import MANIFEST, read_manifest
 from srel_hub.reports import plot_style as drawing
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.stages.evaluate.training_sets import CONDENSED_HARD, RANDOM_HARD, REAL_HARD

@@ -25,7 +25,8 @@ from srel_hub.errors import UserError
 from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.epochs import Epoch
-from srel_hub.labels.load import MANIFEST, load_condensed
+from srel_hub.labels.load import load_condensed
+from srel_hub.labels.manifest import MANIFEST
 from srel_hub.reports.card import ROW_TITLES
 from srel_hub.reports.plots import CAPTIONS, Caption
 from srel_hub.stages.evaluate.summary import percent, student_title
@@ -192,7 +193,7 @@ def by_class(condensed: Condensed) -> Iterator[OfClass]:
 
 
 def _views(epoch: Epoch, rows: Tensor, condensed: Condensed) -> list[View]:
-    shown, names = epoch.shown(rows), condensed.manifest.class_names
+    shown, names = epoch.render(rows), condensed.manifest.class_names
     shares = epoch.logits_of(rows, shown).float().softmax(1)
     partners = rows if epoch.views.partners is None else epoch.views.partners[rows].long()
     return [

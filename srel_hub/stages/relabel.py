@@ -24,7 +24,7 @@ from srel_hub.core.seeds import blocks
 from srel_hub.data.splits import Images
 from srel_hub.labels.epoch_files import epoch_file, epoch_parts, write_epoch_file
 from srel_hub.labels.epochs import sample_epoch
-from srel_hub.labels.labeller import Labeller, label, make_labeller, passes, run_classifiers
+from srel_hub.labels.labeller import Labeller, label, make_labeller, passes
 from srel_hub.labels.manifest import TEACHER_FILES, LabelFile, Manifest, Member, TeacherFacts, read_manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.runs.completion import SET_ASIDE
@@ -34,7 +34,7 @@ from srel_hub.runs.work_queue import Work
 from srel_hub.storage.condensed_table import image_table_sha256
 from srel_hub.storage.files import atomic_write, format_bytes, sha256, write_json
 from srel_hub.storage.mapped_images import to_device_if_it_fits
-from srel_hub.teachers.classifier import Classifier
+from srel_hub.teachers.classifier import Classifier, load_classifiers
 
 
 MANIFEST = "manifest"  # the unit that rests on all files
@@ -93,7 +93,7 @@ def relabel(run: Run) -> Path:
         run.require(labeling, "squeeze")
     run.require("images", "recover")
     folder, images = run.path("soft_labels"), condensed_images(run)
-    classifiers = run_classifiers(run)
+    classifiers = load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
     asked = Asked(run, classifiers, images, labels_before(run, images, classifiers[0]))
     parts = label_files(run.recipe.relabel, len(images.labels), len(classifiers[0].class_names))
     units = {part.name: asked.steps(part.rows) for part in parts.values()}
@@ -220,10 +220,12 @@ def describe(asked: Asked, parts: Iterable[Part]) -> Manifest:
         torch=before.manifest.torch if before else torch.__version__,
         image_table_sha256=image_table_sha256(pixels, labels),
         files=tuple(_facts(run, part) for part in parts),
+        others=(),  # assemble lists them
         top_k=asked.encoding.k if is_topk else None,
         top_values=asked.encoding.values if is_topk else None,
         pool=spec.pool,
         committee=committee(run),
+        kl_error=None,
     )
     if spec.encoding == "none":
         return manifest

@@ -31,8 +31,8 @@ from srel_hub.core.optim import (
     set_learning_rate,
 )
 from srel_hub.core.seeds import derive_seed, generator
-from srel_hub.data.class_names import SHOWN, more
 from srel_hub.data.splits import Images, channel_statistics, require_every_class
+from srel_hub.errors import first_few
 from srel_hub.runs.checkpoint import Checkpoint, seed_epoch
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
@@ -92,7 +92,7 @@ def few_images(prepared: Prepared, ipc: int) -> list[str]:
         return []
     counts = prepared.source.train.labels.bincount(minlength=len(prepared.class_names)).tolist()
     few = [f"{name} ({count})" for name, count in zip(prepared.class_names, counts, strict=True) if count < ipc]
-    told = ", ".join(few[:SHOWN] + more(few))
+    told = ", ".join(first_few(few))
     return [f"fewer training images than recover.ipc={ipc}: {told}; these classes are hardly known"] if few else []
 
 

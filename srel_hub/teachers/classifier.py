@@ -1,11 +1,13 @@
 """Classifiers: save and load them with their class names, normalization and image processor."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
@@ -16,9 +18,6 @@ import srel_hub.models  # noqa: F401
 from srel_hub.core.augment import normalization_table
 from srel_hub.errors import UserError, first_line
 from srel_hub.storage.decode import BILINEAR, Frame
-
-
-logging.disable_progress_bar()  # a network of ours loads in a moment
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,34 @@ def _processor(classifier: Classifier) -> Any:
     return BitImageProcessorPil(size={"shortest_edge": classifier.resize}, crop_size=crop, **shared)
 
 
+@contextlib.contextmanager
+def hide_loading_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers and huggingface_hub inside the block; both settings are restored.
+
+    A network of ours loads in a moment, and a bar for its weights would break into the bar of the stage.
+    """
+    loading, downloading = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.disable_progress_bar()  # of huggingface_hub too
+    try:
+        yield
+    finally:
+        if loading:
+            logging.enable_progress_bar()  # of huggingface_hub too
+        if downloading:
+            enable_progress_bars()
+        else:
+            disable_progress_bars()
+
+
+def load_classifiers(folders: Iterable[Path], device: torch.device) -> list[Classifier]:
+    """Load several saved classifiers, in the order of their folders.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return [load(folder, device) for folder in folders]
+
+
 def load(folder: Path, device: torch.device) -> Classifier:
     """Load a saved classifier in eval mode, in float32, with frozen weights. Whoever made it, no code of theirs runs.
 
@@ -99,9 +126,10 @@ def load(folder: Path, device: torch.device) -> Classifier:
         if getattr(config, "quantization_config", None) is not None:
             raise ValueError("its weights are quantized")
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        model, found = AutoModelForImageClassification.from_pretrained(
-            folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
+        with hide_loading_bars():
+            model, found = AutoModelForImageClassification.from_pretrained(
+                folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            )
         if found["missing_keys"]:
             raise ValueError(f"its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
         resized, shown = processor.size, processor.crop_size or processor.size

@@ -34,7 +34,7 @@ from srel_hub.config import Pretrained, is_local, public_name
 from srel_hub.errors import UserError, first_line
 from srel_hub.storage.decode import BILINEAR, Frame
 from srel_hub.storage.files import sha256
-from srel_hub.teachers.classifier import Classifier
+from srel_hub.teachers.classifier import Classifier, hide_loading_bars
 from srel_hub.teachers.torchvision_weights import convert, is_torchvision_resnet
 
 
@@ -105,7 +105,8 @@ def fetch(spec: Pretrained, where: str, files: Sequence[str] = FILES) -> Path:
         raise UserError(f"{where}: there is no such folder or file")
     login = "log in with `hf auth login` or set HF_TOKEN"
     try:
-        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files)))
+        with hide_loading_bars():
+            return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files)))
     except GatedRepoError:
         reason = f"gated on the Hub. Ask for access on the model's page there, then {login}"
     except RevisionNotFoundError:
@@ -163,15 +164,16 @@ def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str)
 def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model, found = AutoModelForImageClassification.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # they are told below
-            output_loading_info=True,
-        )
+        with hide_loading_bars():
+            model, found = AutoModelForImageClassification.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are told below
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{where}: {_why_not(model_type, error)}") from None
     if found["missing_keys"]:

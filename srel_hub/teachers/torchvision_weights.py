@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from srel_hub.data.class_names import SHOWN, more
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, first_few
 
 
 STEM = {"convolution": "conv1", "normalization": "bn1"}
@@ -97,4 +96,4 @@ def _check_keys(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape], wher
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
     if faults:
-        raise UserError("\n".join(faults[:SHOWN] + more(faults)))
+        raise UserError("\n".join(first_few(faults)))

@@ -1,3 +1,5 @@
+"""Augmentation against Pillow, torchvision's rule and plain loops over pixels; the same bytes on every device."""
+
 import math
 import random
 
@@ -73,7 +75,7 @@ def test_padded_crop_is_a_cut_out_of_the_image_on_black(height: int, width: int,
 def reference_box(
     scale: tuple[float, float], ratio: tuple[float, float], size: tuple[int, int], draws: np.ndarray
 ) -> list[int]:
-    """RandomResizedCrop.get_params as its documentation tells it, one image at a time."""
+    """RandomResizedCrop.get_params as its documentation describes it, for one image at a time."""
     height, width = size
     for area_draw, ratio_draw, top_draw, left_draw in draws.T:
         area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
@@ -121,7 +123,7 @@ def test_mix_shares_are_beta_distributed(alpha: float) -> None:
     seed=st.integers(0, 10**6),
 )
 def test_render_is_what_the_record_says(height: int, width: int, mix: str, crop: str, flip: bool, seed: int) -> None:
-    """Against plain loops over pixels, and the same alone as in a batch."""
+    """Compare with plain loops over pixels; an image alone gives the same bytes as in a batch."""
     spec = Augment(crop=crop, flip=flip, mix=mix, padding=3)  # type: ignore[arg-type]
     size, count = (height, width), 7
     images = random_images(count, size, seed)
@@ -154,6 +156,16 @@ def test_cutmix_records_are_well_formed(height: int, width: int, seed: int) -> N
     assert (views.mix_boxes[unmixed] == 0).all() and (h[~unmixed] * w[~unmixed] > 0).all()
     shares = 1 - (h * w).float() / (height * width)
     assert torch.equal(views.own_share((height, width)), shares)
+
+
+def test_selected_views_keep_what_is_recorded_and_nothing_else() -> None:
+    views = augment.sample_views(Augment(mix="mixup"), 9, (8, 8), generator(2, "select"))
+    rows = torch.tensor([7, 0])
+    selected = views.select(rows)
+    assert torch.equal(selected.boxes, views.boxes[rows]) and torch.equal(selected.flips, views.flips[rows])
+    assert selected.partners is not None and views.partners is not None
+    assert torch.equal(selected.partners, views.partners[rows]), "partners still index all images"
+    assert selected.mix_boxes is None and selected.patches is None
 
 
 def test_normalization_is_the_formula_in_float64_rounded_once() -> None:

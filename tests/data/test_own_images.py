@@ -205,5 +205,5 @@ def test_classes_that_are_few_or_not_scored_are_told(tmp_path: Path, capsys: pyt
     test.filter(lambda row: row["label"] != 1).to_parquet(folder / "test.parquet")
     squeeze(Run(small_recipe(write_recipe(tmp_path / "colors.yaml", folder, ipc=3), tmp_path / "runs")))
     said = capsys.readouterr().err
-    assert "split test: no image of green; accuracies say nothing of them" in said
+    assert "split test: no image of green; these classes are not scored" in said
     assert "fewer training images than recover.ipc=3: red (2), green (2), blue (2); these classes" in said

@@ -74,8 +74,8 @@ def test_digits_are_split_in_halves_by_a_fixed_seed() -> None:
             {"label_column": "image"},
             "source.label_column=image: .* has no column of that name with class labels, strings or whole",
         ),
-        ({"train_split": "all"}, r"source.train_split=all: .* has no such split \(there are: train, test\)"),
-        ({"eval_split": "dev"}, "source.eval_split=null does without evaluation"),
+        ({"train_split": "all"}, r"source.train_split=all: .* has no split of this name \(available: train, test\)"),
+        ({"eval_split": "dev"}, "set source.eval_split=null to skip evaluation"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(tmp_path: Path, spec: dict[str, str], message: str) -> None:
@@ -91,7 +91,7 @@ def test_images_of_several_sizes_are_refused_or_brought_to_one(tmp_path: Path) -
     (tmp_path / "data").mkdir()
     datasets.Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / "data" / "train.parquet")
     spec = Source(path=str(tmp_path / "data"), eval_split=None)
-    with pytest.raises(UserError, match="row 1 is 12 x 9 pixels, the first is 8 x 8; set source.image_size"):
+    with pytest.raises(UserError, match="row 1 has 12 x 9 pixels, the first has 8 x 8; set source.image_size"):
         train_split(spec).images(None)
     fitted = train_split(spec).images(Frame((8, 8)))
     assert fitted.pixels.shape == (2, 3, 8, 8)
@@ -111,13 +111,13 @@ PNG = encode_png(torch.zeros(3, 4, 4, dtype=torch.uint8))
 @pytest.mark.parametrize(
     ("contents", "labels", "message"),
     [
-        ([PNG, b"broken"], [0, 1], "row 1 is no image that Pillow can read"),
+        ([PNG, b"broken"], [0, 1], "row 1: Pillow cannot read this image"),
         ([PNG, PNG], [0, None], "row 1 has no label"),
-        ([PNG, PNG, PNG], [0, 1, -1], "row 2 has the label -1; allowed are 0 to 1"),
+        ([PNG, PNG, PNG], [0, 1, -1], r"row 2 has the label -1, which is not a class \(allowed: 0 to 1\)"),
         (
             [encode_png(torch.zeros(3, 1, 1, dtype=torch.uint8))] * 2,
             [0, 1],
-            "images of 1 x 1 pixels; allowed are 2 to 32767 a side; set source.image_size",
+            "images of 1 x 1 pixels; each side must have 2 to 32767; set source.image_size",
         ),
     ],
 )
@@ -320,7 +320,7 @@ def test_which_of_two_label_columns_must_be_said(tmp_path: Path) -> None:
     kinds = datasets.Features({"img": datasets.Image(), "fine": label, "coarse": label})
     rows = {"img": [{"bytes": PNG, "path": None}] * 2, "fine": [0, 1], "coarse": [1, 0]}
     datasets.Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(UserError, match="which column. set source.label_column to one of fine, coarse"):
+    with pytest.raises(UserError, match="is ambiguous; set source.label_column to one of fine, coarse"):
         train_split(Source(path=str(tmp_path), eval_split=None))
     assert train_split(Source(path=str(tmp_path), eval_split=None, label_column="coarse")).labels.tolist() == [1, 0]
 

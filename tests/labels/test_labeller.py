@@ -134,7 +134,7 @@ def test_nothing_stored_asks_the_teacher(finished: Path, tmp_path: Path, groups:
     for epoch in condensed:
         for group in epoch.groups or [[4, 2], [8]]:
             indices = torch.tensor(group)
-            torch.testing.assert_close(epoch.batch(indices)[1], labeller(epoch.shown(indices)), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(epoch.batch(indices)[1], labeller(epoch.render(indices)), rtol=1e-4, atol=1e-4)
     assert not torch.equal(condensed[0].views.boxes, condensed[2].views.boxes)
     assert all(check.passed for check in verify(str(dataset))), [str(check) for check in verify(str(dataset))]
     assert "none are stored" in (dataset / "README.md").read_text()

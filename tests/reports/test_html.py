@@ -63,7 +63,7 @@ def test_its_soft_labels_are_those_of_the_views(reported: Path) -> None:
                 shares = epoch[image.row]["logits"].softmax(0)
                 best = int(shares.argmax())
                 assert view.labels[0] == report.Label(NAMES[best], pytest.approx(float(shares[best])))
-                assert view.image == report.data_uri(epoch.shown(torch.tensor([image.row]))[0])
+                assert view.image == report.data_uri(epoch.render(torch.tensor([image.row]))[0])
                 partner = int(epoch.views.partners[image.row])
                 assert view.mixed_with == (None if partner == image.row else NAMES[condensed.labels[partner]])
 

@@ -63,7 +63,7 @@ def test_a_photograph_is_turned_as_its_exif_says() -> None:
     "value", [None, {"bytes": b"", "path": None}, {"bytes": b"GIF89a", "path": None}, {"bytes": None, "path": None}]
 )
 def test_what_is_no_picture_is_told_with_its_place(value: Any) -> None:
-    with pytest.raises(UserError, match=r"set, row 3 is no image that Pillow can read \(.+\); mend or remove it"):
+    with pytest.raises(UserError, match=r"set, row 3: Pillow cannot read this image \(.+\); repair or remove it"):
         read_picture(value, None, "set, row 3")
 
 

@@ -22,7 +22,7 @@ from srel_hub.condense import condense
 from srel_hub.config import Evaluate, load_recipe
 from srel_hub.data.sources import open_source
 from srel_hub.data.splits import DecodedSplit, Images, channel_statistics
-from srel_hub.labels.labeller import make_labeller, run_classifiers
+from srel_hub.labels.labeller import make_labeller
 from srel_hub.recover import recover
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
@@ -32,6 +32,7 @@ from srel_hub.studies.continual.protocol import Setting, Training, memory_names,
 from srel_hub.studies.continual.study import results_folder
 from srel_hub.studies.continual.teachers import StepTeachers
 from srel_hub.studies.continual.trainer import ContinualTrainer
+from srel_hub.teachers.classifier import Classifier, load_classifiers
 
 
 QUICK = [
@@ -86,14 +87,16 @@ def own(begun: Path, learned: Path, tmp_path: Path) -> Path:
     return tmp_path / begun.name
 
 
+def classifiers_of(run: Run) -> list[Classifier]:
+    return load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
+
+
 @contextmanager
 def trainer_of(run_folder: Path, setting: Setting, folder: Path) -> Iterator[ContinualTrainer]:
     run = Run(load_recipe(run_folder, [f"run.root={run_folder.parent}"]))
     run.begin()
     try:
-        yield ContinualTrainer(
-            run, setting, open_source(run.recipe.source, run.progress), run_classifiers(run), folder
-        )
+        yield ContinualTrainer(run, setting, open_source(run.recipe.source, run.progress), classifiers_of(run), folder)
     finally:
         run.close()
 
@@ -113,7 +116,7 @@ def test_classes_arrive_in_equal_parts_in_a_seeded_order(count: int, data: st.Da
 
 def test_a_restricted_labeller_gives_the_columns_of_the_classes(begun: Path, tmp_path: Path) -> None:
     with trainer_of(begun, THREE, tmp_path) as trainer:
-        labeller = make_labeller(run_classifiers(trainer.run), trainer.run.engine, trainer.run.device, None)
+        labeller = make_labeller(classifiers_of(trainer.run), trainer.run.engine, trainer.run.device, None)
         pixels = trainer.memory(Training(2, "condensed", 0)).pixels
         classes = torch.tensor([7, 0, 4])
         assert torch.equal(restrict_labeller(labeller, classes)(pixels), labeller(pixels)[:, [7, 0, 4]])
@@ -210,7 +213,7 @@ def test_a_teacher_of_a_step_does_not_depend_on_later_classes(own: Path, taught:
         other = own / "continual" / "other"
         other.mkdir()
         run, spec, seed = trainer.run, trainer.run.recipe.squeeze, trainer.run.recipe.seed
-        StepTeachers(run, spec, seed, setting, run_classifiers(run)[0], split, other).train_missing()
+        StepTeachers(run, spec, seed, setting, classifiers_of(run)[0], split, other).train_missing()
     ours, theirs = ([(folder / f"teacher-{n}.safetensors").read_bytes() for n in (1, 2)] for folder in (taught, other))
     assert ours[0] == theirs[0] and ours[1] != theirs[1]
 

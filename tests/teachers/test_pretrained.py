@@ -192,11 +192,11 @@ def test_class_names_that_agree(
         (
             tuple("dabc"),
             tuple("abcd"),
-            "the same class names in another order than the dataset: class 0 is 'd' there, 'a' in the dataset; class "
+            "the same class names as the dataset, in another order: class 0 is 'd' there, 'a' in the dataset; class "
             "1 is 'a' there, 'b' in the dataset; class 2 is 'b' there, 'c' in the dataset. Labels would",
         ),
-        (("x", "b"), ("a", "b"), r"other class names \(1 of 2\) than the dataset: class 0 is 'x' there, 'a' in"),
-        (("a", "b", "c"), ("a", "b"), "has 3 classes, the dataset 2"),
+        (("x", "b"), ("a", "b"), r"than the dataset \(1 of 2 differ\): class 0 is 'x' there, 'a' in"),
+        (("a", "b", "c"), ("a", "b"), "has 3 classes, the dataset has 2"),
         (("class1", "class2"), ("class2", "class1"), "in another order"),
         (("LABEL_0", "LABEL_1"), None, "set squeeze.pretrained.class_names"),
     ],
@@ -210,7 +210,7 @@ def test_class_names_that_contradict_are_refused_with_the_first_three_difference
 
 def test_trust_overrules_order_but_not_count() -> None:
     assert agree(("b", "a"), ("a", "b"), "squeeze.pretrained=x", trust=True) == (("a", "b"), False)
-    with pytest.raises(UserError, match="has 3 classes, the dataset 2"):
+    with pytest.raises(UserError, match="has 3 classes, the dataset has 2"):
         agree(("a", "b", "c"), ("a", "b"), "squeeze.pretrained=x", trust=True)
 
 

@@ -18,7 +18,7 @@ from srel_hub.core.optim import learning_rate, make_optimizer
 from srel_hub.core.seeds import derive_seed
 from srel_hub.data.sources import Source, open_source
 from srel_hub.data.splits import Split
-from srel_hub.labels.labeller import make_labeller, run_classifiers
+from srel_hub.labels.labeller import make_labeller
 from srel_hub.labels.manifest import read_manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.runs.checkpoint import Checkpoint
@@ -31,6 +31,7 @@ from srel_hub.stages.evaluate.training_sets import KEPT_BYTES, Rows, Shared, kep
 from srel_hub.stages.preflight.data_checks import require_same_data
 from srel_hub.storage.files import atomic_write, write_json
 from srel_hub.teachers import architectures as networks
+from srel_hub.teachers.classifier import load_classifiers
 
 
 def evaluate(run: Run, source: Source | None = None) -> Path:
@@ -76,7 +77,7 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
 
 def _train(run: Run, train: Split | None, eval_split: Split, training: Training, shared: Shared, work: Work) -> None:
     spec, student = run.recipe.evaluate, training.student
-    classifiers = run_classifiers(run)
+    classifiers = load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
     classifier, folder = classifiers[0], run.path("soft_labels")
     test = source_images(run, eval_split, classifier.frame)
     # The rows of one seed start from the same weights.

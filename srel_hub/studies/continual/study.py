@@ -31,7 +31,6 @@ import torch
 from srel_hub.config import Recipe, fingerprint
 from srel_hub.data.sources import Source, open_source
 from srel_hub.errors import UserError
-from srel_hub.labels.labeller import run_classifiers
 from srel_hub.runs.claims import others
 from srel_hub.runs.completion import STAGES
 from srel_hub.runs.decoded_images import clear
@@ -44,6 +43,7 @@ from srel_hub.stages.preflight.prepare import stage_of
 from srel_hub.studies.continual.protocol import Setting, memory_names, rows_of_classes
 from srel_hub.studies.continual.results import summarize, write_results
 from srel_hub.studies.continual.trainer import ContinualTrainer
+from srel_hub.teachers.classifier import load_classifiers
 
 
 LARGEST_ORDER = 2**32 - 1  # the largest seed of numpy's RandomState
@@ -66,7 +66,7 @@ def continual(run: Run, setting: Setting) -> Path:
     _require_complete(run, run.recipe)
     with run.accelerator.main_process_first():
         source = open_source(run.recipe.source, run.progress)
-    classifiers = run_classifiers(run)
+    classifiers = load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
     if source.eval is None or source.train is None:
         raise UserError("continual learning needs source.train_split, for random real memories, and source.eval_split")
     require_same_data(run, source, classifiers[0].class_names)
