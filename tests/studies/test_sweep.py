@@ -22,7 +22,7 @@ from srel_hub.config.yaml_io import SWEEPS
 from srel_hub.errors import UserError
 from srel_hub.runs.shared_stages import borrow, is_finished, lendable
 from srel_hub.storage.files import read_json
-from srel_hub.studies.sweep.axes import label_of, point_name
+from srel_hub.studies.sweep.axes import format_value, point_name
 from srel_hub.studies.sweep.points import read_sweep
 from srel_hub.studies.sweep.report import table
 from srel_hub.studies.sweep.results import collect_results
@@ -206,6 +206,6 @@ VALUES = st.recursive(
 @given(st.lists(VALUES, min_size=2, max_size=4, unique_by=lambda value: json.dumps(value, sort_keys=True)))
 def test_every_label_gives_a_valid_folder_name(values: list[object]) -> None:
     for value in values:
-        name = point_name(["a.b", "c"], [label_of(value), "1"])
+        name = point_name(["a.b", "c"], [format_value(value), "1"])
         assert 0 < len(name) <= 96 and name[0].isalnum()
         assert all(letter.isalnum() or letter in "._-" for letter in name)

@@ -80,19 +80,19 @@ def parse_argument(argument: str) -> Axis | None:
 
 
 def _field_axis(field: str, values: Sequence[Any]) -> Axis:
-    return Axis(field, tuple((label_of(value), (_override(field, value),)) for value in values))
+    return Axis(field, tuple((format_value(value), (_override(field, value),)) for value in values))
 
 
 def _override(field: Any, value: Any) -> str:
     return f"{field}={json.dumps(value)}"  # JSON is YAML, so that every type survives
 
 
-def label_of(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as a reader sees it: '500', 'resnet18', 'model: resnet18, width: 0.5'."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {label_of(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key}: {format_value(inner)}" for key, inner in value.items())
     if isinstance(value, list):
-        return f"[{', '.join(label_of(inner) for inner in value)}]"
+        return f"[{', '.join(format_value(inner) for inner in value)}]"
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -104,13 +104,13 @@ def point_name(axes: Sequence[str], labels: Sequence[str]) -> str:
         labels: The point's label on each of them.
     """
     whole = "-".join(f"{axis.split('.')[-1]}-{label}" for axis, label in zip(axes, labels, strict=True))
-    short = slug(whole)
+    short = slugify(whole)
     # Two labels can have the same slug ('a b' and 'a,b'), so a fingerprint is added whenever characters were lost.
     if len(short) > LONGEST_NAME or short != whole:
         short = f"{short[:LONGEST_NAME].rstrip('-._')}-{fingerprint(list(labels))[:6]}"
     return short if short[0].isalnum() else f"x{short}"
 
 
-def slug(text: str) -> str:
+def slugify(text: str) -> str:
     """Return the text with each run of characters other than letters, digits, '.' and '_' replaced by '-'."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")

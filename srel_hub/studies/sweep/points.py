@@ -9,7 +9,7 @@ from typing import Any
 
 from srel_hub.config import Recipe, RecipeError, fingerprint, read_recipe, validated
 from srel_hub.errors import UserError
-from srel_hub.studies.sweep.axes import Axis, parse_argument, parse_section, point_name, slug
+from srel_hub.studies.sweep.axes import Axis, parse_argument, parse_section, point_name, slugify
 
 
 MOST_POINTS = 1000  # more is a mistake, such as one axis too many: at a minute per point it takes 17 hours
@@ -55,7 +55,7 @@ class Sweep:
     @property
     def title(self) -> str:
         """The name of the result files, from the axes: 'iterations-epochs'."""
-        return slug("-".join(axis.key for axis in self.axes))
+        return slugify("-".join(axis.key for axis in self.axes))
 
 
 def read_sweep(path: str, arguments: Sequence[str]) -> Sweep:
