@@ -9,6 +9,7 @@ import difflib
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
@@ -18,9 +19,9 @@ Group = Literal["make", "publish", "use", "study", "shell"]
 
 EXIT_CODES = {
     "0": "success",
-    "1": "a problem with the machine, a disk or the Hub; repeat the same command",
-    "2": "a mistake in the command, the recipe or the data; nothing was changed",
-    "130, 143": "stopped by Ctrl-C, or by SIGTERM; the same command resumes",
+    "1": "a problem with the machine, a disk or the Hub; repeat the same command to continue",
+    "2": "a mistake in the command, the recipe or the data; the message says what to change",
+    "130, 143": "stopped by Ctrl-C, or by SIGTERM; repeat the same command to continue",
 }
 WIDEST = 100  # columns of a help page; wider lines are hard to read
 RECIPE_OR_RUN = "a recipe file, the name of a shipped recipe, or a run directory"
@@ -59,8 +60,8 @@ class Parser(argparse.ArgumentParser):
         columns = width or min(WIDEST, shutil.get_terminal_size().columns)
         super().__init__(
             prog=f"srel-hub {command.name}",
-            description=command.description,
-            epilog=_epilog(command),
+            description=textwrap.fill(command.description, columns),
+            epilog=_epilog(command, columns),
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
                 prog, max_help_position=28, width=columns
             ),
@@ -75,13 +76,15 @@ class Parser(argparse.ArgumentParser):
     def _reject_unknown_options(self, words: Sequence[str]) -> None:
         """Report a mistyped option before a missing argument: argparse reports only the latter."""
         options = [option for action in self._actions for option in action.option_strings]
+        listed = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        public = [option for action in listed for option in action.option_strings]
         for word in words:
             if word == "--":
                 return
             name = word.split("=")[0]
             is_option = name.startswith("-") and not re.match(r"-\.?\d", name)  # "-1" is a value
             if is_option and not any(option.startswith(name) for option in options):
-                self.error(f"unknown option {name}{suggestion(name, options)}")
+                self.error(f"unknown option {name}{suggestion(name, public)}")
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and what to type, and exit."""
@@ -116,7 +119,11 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _epilog(command: Command) -> str:
+def _epilog(command: Command, columns: int) -> str:
+    """Return examples and exit codes. Command lines are not wrapped, so that they can be copied."""
     examples = [line for words, meaning in command.examples for line in (f"  {words}", f"      {meaning}")]
-    codes = [f"  {code:<10}{meaning}" for code, meaning in {**EXIT_CODES, **command.exit_codes}.items()]
+    codes = [
+        textwrap.fill(f"  {code:<10}{meaning}", columns, subsequent_indent=" " * 12)
+        for code, meaning in {**EXIT_CODES, **command.exit_codes}.items()
+    ]
     return "\n".join(["examples:", *examples, "", "exit codes:", *codes])

@@ -30,7 +30,7 @@ COMPARE = Command(
     group="use",
     summary="Print the results of several datasets side by side",
     description=(
-        "Print the results of condensed datasets side by side. Results of different protocols never share a column:\n"
+        "Print the results of condensed datasets side by side. Results of different protocols never share a column: "
         "a protocol is everything that decides how a student is trained and scored."
     ),
     examples=(

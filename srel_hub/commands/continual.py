@@ -39,8 +39,8 @@ CONTINUAL = Command(
     group="study",
     summary="Measure condensed images as the memory of a continual learner",
     description=(
-        "Measure condensed images as the memory of a class-incremental learner: classes arrive in steps, and after\n"
-        "each step a student is trained from scratch on the memory alone (GDumb). Random real images of the same\n"
+        "Measure condensed images as the memory of a class-incremental learner: classes arrive in steps, and after "
+        "each step a student is trained from scratch on the memory alone (GDumb). Random real images of the same "
         "number are the baseline. Needs a run with recovered images; writes continual/ in the run directory."
     ),
     examples=(

@@ -34,8 +34,8 @@ EXPORT = Command(
     group="use",
     summary="Write a dataset in the layout of another evaluation tool",
     description=(
-        "Write a condensed dataset in the layout that another evaluation tool documents: rethinkdc 0.3.2 (a dataset\n"
-        "with the columns image and label) or ddranking 0.2.0 (a folder of images, the teacher and a configuration).\n"
+        "Write a condensed dataset in the layout that another evaluation tool documents: rethinkdc 0.3.2 (a dataset "
+        "with the columns image and label) or ddranking 0.2.0 (a folder of images, the teacher and a configuration). "
         "Neither tool is run."
     ),
     examples=(

@@ -70,8 +70,8 @@ MEASURE = Command(
     group="study",
     summary="Measure time and memory of a recover iteration by network",
     description=(
-        "Measure what one iteration of recover costs on this device, by network: milliseconds per image and peak\n"
-        "memory, beside the figures of the SRe2L paper. Networks have random weights. Each is measured in its own\n"
+        "Measure what one iteration of recover costs on this device, by network: milliseconds per image and peak "
+        "memory, beside the figures of the SRe2L paper. Networks have random weights. Each is measured in its own "
         "process."
     ),
     examples=(

@@ -30,7 +30,7 @@ PLAN = Command(
     group="make",
     summary="Print what a run will cost: images, bytes, memory, hours",
     description=(
-        "Print what a run will cost before it starts: images, bytes of images and labels, and the FLOPs, memory and\n"
+        "Print what a run will cost before it starts: images, bytes of images and labels, and the FLOPs, memory and "
         "hours of each stage. Checks the recipe against the data, as condense does. Writes nothing."
     ),
     examples=(

@@ -7,6 +7,7 @@ from srel_hub import __version__
 from srel_hub.commands import stages
 from srel_hub.commands.command import Command, Parser, suggestion
 from srel_hub.commands.compare import COMPARE
+from srel_hub.commands.completion import COMPLETION
 from srel_hub.commands.continual import CONTINUAL
 from srel_hub.commands.export import EXPORT
 from srel_hub.commands.measure import MEASURE
@@ -39,12 +40,14 @@ COMMANDS = (
     SWEEP,
     CONTINUAL,
     MEASURE,
+    COMPLETION,
 )
 GROUPS = {
     "make": "Make a condensed dataset",
     "publish": "Publish it",
     "use": "Use and check a condensed dataset",
     "study": "Study",
+    "shell": "Shell",
 }
 
 
@@ -98,7 +101,7 @@ def help_page() -> str:
             "Start here:",
             "  srel-hub condense quickstart     condense handwritten digits on a CPU in a few minutes",
             "",
-            "srel-hub COMMAND --help shows arguments, examples and exit codes. srel-hub --version shows the version.",
+            "srel-hub COMMAND --help shows its arguments, examples and exit codes.",
         ]
     )
 

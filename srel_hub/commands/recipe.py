@@ -49,7 +49,7 @@ RECIPE = Command(
     group="make",
     summary="Show a complete recipe, or list all fields that it may have",
     description=(
-        "Show a recipe with its base, protocol and defaults filled in, or what a recipe may contain: its JSON\n"
+        "Show a recipe with its base, protocol and defaults filled in, or what a recipe may contain: its JSON "
         "schema, the shipped evaluation protocols, and a reference of all fields."
     ),
     examples=(

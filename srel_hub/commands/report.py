@@ -25,7 +25,7 @@ REPORT = Command(
     group="publish",
     summary="Write one HTML page about a dataset: results, images, labels",
     description=(
-        "Write one HTML page about a condensed dataset: results with their baselines, images by class with crops and\n"
+        "Write one HTML page about a condensed dataset: results with their baselines, images by class with crops and "
         "soft labels, pictures, sizes, recipe and provenance. The page is one file that opens offline."
     ),
     examples=(

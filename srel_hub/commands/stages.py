@@ -78,8 +78,8 @@ CONDENSE = Command(
     group="make",
     summary="Run all stages: squeeze, recover, relabel, evaluate",
     description=(
-        "Condense a dataset: run squeeze, recover, relabel and evaluate, and write the dataset and its card to the\n"
-        "run directory. Finished units of work are kept, so the same command resumes an interrupted run.\n"
+        "Condense a dataset: run squeeze, recover, relabel and evaluate, and write the dataset and its card to the "
+        "run directory. Finished units of work are kept, so the same command resumes an interrupted run. "
         "Several GPUs or machines share one run: accelerate launch -m srel_hub.condense RECIPE_OR_RUN."
     ),
     examples=(
@@ -97,7 +97,7 @@ SQUEEZE = Command(
     group="make",
     summary="Train the teacher, or adopt a pretrained one",
     description=(
-        "Run the first stage alone: train the teacher network on the real images, or adopt the pretrained network\n"
+        "Run the first stage alone: train the teacher network on the real images, or adopt the pretrained network "
         "that the recipe names, and score it on the eval split. Writes teacher/ in the run directory."
     ),
     examples=(
@@ -112,7 +112,7 @@ RECOVER = Command(
     group="make",
     summary="Optimize the condensed images",
     description=(
-        "Run the second stage alone: optimize images until the teacher's predictions and BatchNorm statistics match\n"
+        "Run the second stage alone: optimize images until the teacher's predictions and BatchNorm statistics match "
         "those of real images. Needs the teacher that squeeze leaves. Writes images/ in the run directory."
     ),
     examples=(
@@ -127,7 +127,7 @@ RELABEL = Command(
     group="make",
     summary="Store the teacher's soft labels of augmented images",
     description=(
-        "Run the third stage alone: draw the augmented views of every epoch, and store the teacher's soft label of\n"
+        "Run the third stage alone: draw the augmented views of every epoch, and store the teacher's soft label of "
         "each view. Needs the images that recover leaves. Writes soft_labels/ in the run directory."
     ),
     examples=(
@@ -142,8 +142,8 @@ EVALUATE = Command(
     group="make",
     summary="Train students on the condensed images and score them",
     description=(
-        "Run the fourth stage alone: train students from scratch on the condensed images and on random real images,\n"
-        "and score them on the eval split. Needs the labels that relabel leaves. Writes evaluate/ in the run\n"
+        "Run the fourth stage alone: train students from scratch on the condensed images and on random real images, "
+        "and score them on the eval split. Needs the labels that relabel leaves. Writes evaluate/ in the run "
         "directory and prints the table of results."
     ),
     examples=(
@@ -158,8 +158,8 @@ PUBLISH = Command(
     group="publish",
     summary="Push the dataset and its teacher to the Hub",
     description=(
-        "Push a finished run to the Hugging Face Hub: the teacher to a model repository, then the dataset, which\n"
-        "names the teacher's revision. The plan of the push is printed first. Repositories are private unless the\n"
+        "Push a finished run to the Hugging Face Hub: the teacher to a model repository, then the dataset, which "
+        "names the teacher's revision. The plan of the push is printed first. Repositories are private unless the "
         "recipe sets publish.private=false. An interrupted push is resumed by the same command."
     ),
     examples=(
@@ -177,8 +177,8 @@ PICTURES = Command(
     group="publish",
     summary="Draw the pictures of the card: images, loss curves, t-SNE",
     description=(
-        "Draw the pictures that the dataset's card shows: condensed images, how they changed during recover, the\n"
-        "teacher's features, and the students' accuracy. condense draws them too. Needs pip install 'srel_hub[viz]'.\n"
+        "Draw the pictures that the dataset's card shows: condensed images, how they changed during recover, the "
+        "teacher's features, and the students' accuracy. condense draws them too. Needs pip install 'srel_hub[viz]'. "
         "Writes pictures/ in the run directory."
     ),
     examples=(

@@ -25,7 +25,7 @@ STATUS = Command(
     group="make",
     summary="Show how far a run is, its rate and the time left",
     description=(
-        "Show how far a run is: units done, rate, time left and bytes of each stage, the processes that work on it,\n"
+        "Show how far a run is: units done, rate, time left and bytes of each stage, the processes that work on it, "
         "and the last error. Only reads the run directory, so it works while the run goes on."
     ),
     examples=(

@@ -38,8 +38,8 @@ SWEEP = Command(
     group="study",
     summary="Run a recipe at many points that share common stages",
     description=(
-        "Run a recipe at all combinations of several values of its fields. A stage that is the same at several\n"
-        "points is run once and shared. Writes a table, a CSV file and a plot beside the runs, in NAME-sweep/. The\n"
+        "Run a recipe at all combinations of several values of its fields. A stage that is the same at several "
+        "points is run once and shared. Writes a table, a CSV file and a plot beside the runs, in NAME-sweep/. The "
         "same command resumes an interrupted sweep."
     ),
     examples=(

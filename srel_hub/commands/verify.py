@@ -34,8 +34,8 @@ VERIFY = Command(
     group="use",
     summary="Check that a dataset is what it claims to be",
     description=(
-        "Check a condensed dataset: the sha256 of its files, the card, the images, the teacher and its accuracy, the\n"
-        "class names, the soft labels, and sampled labels computed again by the teacher. Prints one line per check.\n"
+        "Check a condensed dataset: the sha256 of its files, the card, the images, the teacher and its accuracy, the "
+        "class names, the soft labels, and sampled labels computed again by the teacher. Prints one line per check. "
         "No code from the dataset is run, and no pickle is read."
     ),
     examples=(

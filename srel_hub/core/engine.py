@@ -88,5 +88,6 @@ def best_precision() -> Precision:
     """
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    # torch has no public function that reports these instructions.
     has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if has else "float32"

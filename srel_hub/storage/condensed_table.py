@@ -24,7 +24,7 @@ from srel_hub.errors import UserError, first_line
 
 ROW_GROUP_BYTES = 16_000_000  # to read one row, a reader reads its whole row group
 SHARD_BYTES = 250_000_000  # of images in one file; while it is written, all of them are in memory
-READ_BYTES = 1 << 20  # buffer of each file; `read_rows` reads many files in parallel
+READ_BYTES = 1 << 20  # buffer of each file; `read_rows` has many files open at once
 
 
 def encode_png(image: Tensor) -> bytes:
@@ -111,8 +111,8 @@ def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:
 def read_rows(shards: Path) -> Iterator[tuple[bytes, int]]:
     """Yield the PNG bytes and label of every condensed image of a run, in row order.
 
-    A shard `ipc-00000-class-00000.parquet` contains a block of classes, ipc index by ipc index. Shards of the same
-    stack of ipc indices are therefore read in parallel.
+    A shard `ipc-00000-class-00000.parquet` contains a block of classes, ipc index by ipc index. The shards of a
+    stack of ipc indices are therefore interleaved.
 
     Args:
         shards: the folder `images` of a run.

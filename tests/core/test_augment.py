@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from srel_hub.config import Augment
-from srel_hub.core import augment as augment
+from srel_hub.core import augment
 from srel_hub.core.seeds import generator
 
 
@@ -129,16 +129,16 @@ def test_render_is_what_the_record_says(height: int, width: int, mix: str, crop:
     images = random_images(count, size, seed)
     views = augment.sample_views(spec, count, size, generator(seed, "views"))
     crops = augment.crop(images, views.boxes)
-    shown = [crops[i].flip(-1) if views.flips[i] else crops[i] for i in range(count)]
-    expected = [image.clone() for image in shown]
+    cropped_views = [crops[i].flip(-1) if views.flips[i] else crops[i] for i in range(count)]
+    expected = [image.clone() for image in cropped_views]
     for i in range(count):
         if views.mix_boxes is not None:
             top, left, h, w = views.mix_boxes[i].tolist()
-            other = shown[int(views.partners[i])]
+            other = cropped_views[int(views.partners[i])]
             expected[i][:, top : top + h, left : left + w] = other[:, top : top + h, left : left + w]
         if views.mix_weights is not None:
-            w, other = int(views.mix_weights[i]), shown[int(views.partners[i])]
-            expected[i] = ((w * shown[i].int() + (256 - w) * other.int() + 128) >> 8).to(torch.uint8)
+            w, other = int(views.mix_weights[i]), cropped_views[int(views.partners[i])]
+            expected[i] = ((w * cropped_views[i].int() + (256 - w) * other.int() + 128) >> 8).to(torch.uint8)
     batch = augment.render(images, views, range(count))
     assert torch.equal(batch, torch.stack(expected))
     for i in range(count):

@@ -1,4 +1,4 @@
-"""Scores by hand, the rows that they need, runs side by side, and other tools' layouts."""
+"""Scores against a calculation by hand, the rows they need, compared runs, and layouts of other tools."""
 
 import csv
 import json
@@ -24,16 +24,13 @@ from srel_hub.core.ddranking import (
     label_robust_score,
 )
 from srel_hub.evaluate import evaluate
-from srel_hub.reports import compare as compare
-from srel_hub.reports import export as export
 from srel_hub.runs.run import Run
 from srel_hub.stages.evaluate.summary import scores
 from srel_hub.storage.files import read_json
-from srel_hub.teachers import architectures as networks
-from srel_hub.teachers import classifier as teacher
+from srel_hub.teachers import architectures, classifier
 
 
-# Accuracies of an imagined method: all real 0.90, condensed hard 0.50, condensed soft 0.70, random soft 0.60, not
+# Accuracies of an invented method: all real 0.90, condensed hard 0.50, condensed soft 0.70, random soft 0.60, not
 # augmented 0.55 and 0.50. HLR 0.4, IOR 0.1; w IOR - (1 - w) HLR = -0.15;
 # (e^-0.15 - e^-1) / (e - e^-1) = (0.860708 - 0.367879) / 2.350402 = 0.209679; (0.1 + 0.05) / 2 = 0.075;
 # (e^0.075 - e^-1) / 2.350402 = (1.077884 - 0.367879) / 2.350402 = 0.302078.
@@ -43,8 +40,13 @@ BY_HAND = {"hlr": 0.4, "ior": 0.1, "lrs": 0.209679, "ars": 0.302078}
 def test_scores_are_those_of_a_calculation_by_hand() -> None:
     hlr, ior = hard_label_recovery(0.90, 0.50), improvement_over_random(0.70, 0.60)
     whole = improvement_over_random(0.55, 0.50)
-    found = {"hlr": hlr, "ior": ior, "lrs": label_robust_score(hlr, ior), "ars": augmentation_robust_score(ior, whole)}
-    assert found == pytest.approx(BY_HAND, abs=1e-6)
+    computed = {
+        "hlr": hlr,
+        "ior": ior,
+        "lrs": label_robust_score(hlr, ior),
+        "ars": augmentation_robust_score(ior, whole),
+    }
+    assert computed == pytest.approx(BY_HAND, abs=1e-6)
     accuracies = {"real-hard": 0.9, "condensed-hard": 0.5, "condensed": 0.7, "random-real": 0.6}
     accuracies |= {"condensed-whole": 0.55, "random-real-whole": 0.5}
     rows = [{"row": name, "top1": {"mean": value}} for name, value in accuracies.items()]
@@ -56,8 +58,8 @@ def test_scores_lie_in_0_to_1() -> None:
     assert label_robust_score(0.3, 0.2, w=1) == pytest.approx((math.exp(0.2) - math.exp(-1)) / (math.e - math.exp(-1)))
 
 
-def test_the_rows_of_the_scores_are_trained_and_told(finished: Path, tmp_path: Path) -> None:
-    """Asked for later, they need no overwriting: the trainings that are there stay."""
+def test_the_rows_of_the_scores_are_trained_and_reported(finished: Path, tmp_path: Path) -> None:
+    """Scores that are requested later need no overwriting: finished trainings are kept."""
     shutil.copytree(finished, tmp_path / finished.name)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / finished.name / "evaluate").rglob("metrics.json")}
     options = [*FINISHED, "evaluate.scores=true"]
@@ -117,7 +119,7 @@ def test_every_protocol_trains(finished: Path, tmp_path: Path, protocol: str) ->
 
 
 def trial(finished: Path, root: Path, name: str, top1: dict[str, float], **evaluate: Any) -> Path:
-    """A copy of a finished run under another name, with other figures and another protocol."""
+    """A copy of a finished run under another name, with other accuracies and another protocol."""
     folder = shutil.copytree(finished, root / name)
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["name"] = name
@@ -190,19 +192,19 @@ def test_the_layout_of_rethinkdc_is_a_dataset_of_image_and_label(finished: Path,
 def test_what_ddranking_does_not_take_is_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = [str(finished / "dataset"), "ddranking", str(tmp_path / "no")]
-    assert main(["export", *asked]) == 2
+    arguments = [str(finished / "dataset"), "ddranking", str(tmp_path / "no")]
+    assert main(["export", *arguments]) == 2
     assert "--dataset: ddranking knows only CIFAR10" in capsys.readouterr().err
-    assert main(["export", *asked, "--dataset", "CIFAR10"]) == 2
+    assert main(["export", *arguments, "--dataset", "CIFAR10"]) == 2
     assert "the teacher is a SrelConvNetForImageClassification; only ResNet" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
 
 def test_images_teacher_and_configuration_for_ddranking(finished: Path, tmp_path: Path) -> None:
     resnet = tmp_path / "resnet"
-    known = teacher.load(finished / "teacher", torch.device("cpu"))
-    built = networks.build(Network(model="resnet18", width=0.1), known.class_names, known.size, seed=0)
-    teacher.save(teacher.Classifier(built, known.mean, known.std, known.class_names, known.size), resnet)
+    known = classifier.load(finished / "teacher", torch.device("cpu"))
+    built = architectures.build(Network(model="resnet18", width=0.1), known.class_names, known.size, seed=0)
+    classifier.save(classifier.Classifier(built, known.mean, known.std, known.class_names, known.size), resnet)
     run = condensed_run(finished, tmp_path, f"relabel.teacher={resnet}", "evaluate.baselines=false")
     target = tmp_path / "exported"
     assert main(["export", str(run.path("dataset")), "ddranking", str(target), "--dataset", "CIFAR10"]) == 0
@@ -210,5 +212,10 @@ def test_images_teacher_and_configuration_for_ddranking(finished: Path, tmp_path
     assert all(len(list(folder.glob("*.png"))) == 3 for folder in (target / "images").iterdir())
     weights = torch.load(target / "teacher_models/CIFAR10/ResNet-18-BN/ckpt_best.pt", weights_only=True)
     torch.testing.assert_close(weights["fc.weight"], built.classifier[1].weight.detach())
-    told = yaml.safe_load((target / "config.yaml").read_text())
-    assert (told["dataset"], told["ipc"], told["im_size"], told["soft_label_mode"]) == ("CIFAR10", 3, [8, 8], "M")
+    settings = yaml.safe_load((target / "config.yaml").read_text())
+    assert (settings["dataset"], settings["ipc"], settings["im_size"], settings["soft_label_mode"]) == (
+        "CIFAR10",
+        3,
+        [8, 8],
+        "M",
+    )

@@ -131,7 +131,7 @@ def test_a_teacher_of_another_number_of_classes(tmp_path: Path, says: Said) -> N
     file = tmp_path / "five.safetensors"
     save_file(random_state([1, 1, 1, 1], 2, classes=5, base=8), file)
     said = says(f"squeeze.pretrained={{path: {file}, class_names: [ant, bee]}}")
-    assert "it has 5 classes, squeeze.pretrained.class_names names 2" in said
+    assert "it has 5 classes, but squeeze.pretrained.class_names lists 2" in said
 
 
 def test_an_unknown_architecture_gives_the_nearest(tmp_path: Path, says: Said) -> None:
