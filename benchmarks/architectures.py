@@ -20,7 +20,8 @@ from srel_hub.config import Recover, load_recipe
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import Unit, synthesize
+from srel_hub.stages.recover.optimize import synthesize
+from srel_hub.stages.recover.units import Unit
 from srel_hub.teachers import classifier
 from srel_hub.teachers.classifier import Classifier
 

@@ -17,7 +17,8 @@ import yaml
 from srel_hub.commands.program import main
 from srel_hub.config import Recipe
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import recipe_units, synthesize
+from srel_hub.stages.recover.optimize import synthesize
+from srel_hub.stages.recover.units import recipe_units
 from srel_hub.storage.files import read_json
 from srel_hub.studies.sweep.points import read_sweep
 from srel_hub.studies.sweep.results import collect_results

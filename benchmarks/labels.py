@@ -103,9 +103,7 @@ def measure_variant(name: str, data: str, title: str, changes: Sequence[str], fu
     """Relabel the images of the first run and evaluate, with some changes."""
     root = ROOT / re.sub("[^a-z0-9]+", "-", title.lower())
     if not (root / name).is_dir():
-        shutil.copytree(
-            full.folder, root / name, ignore=shutil.ignore_patterns("dataset", "teacher_repo", "processes")
-        )
+        shutil.copytree(full.folder, root / name, ignore=shutil.ignore_patterns("dataset", "teacher_repo", "processes"))
     options = [f"name={name}", f"run.root={root}", "run.overwrite=true", "evaluate.baselines=false"]
     run = Run(load_recipe(REDUCED[name][0], [*overrides(name, data), *changes, *options]))
     relabel(run)

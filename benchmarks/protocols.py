@@ -18,7 +18,7 @@ import measured
 
 from srel_hub.config import load_recipe
 from srel_hub.config.protocols import deviations
-from srel_hub.config.yaml_io import protocols
+from srel_hub.config.recipe_files import protocol_names
 from srel_hub.evaluate import evaluate
 from srel_hub.relabel import relabel
 from srel_hub.runs.run import Run
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measure all protocols."""
     data, epochs = arguments[0], int(arguments[1]) if len(arguments) > 1 else 100
     full, results = labels.first_run(NAME, data), {}
-    for protocol in protocols():
+    for protocol in protocol_names():
         results[protocol] = measure(protocol, data, epochs, full)
         measured.write_and_print("protocols", results, epochs=epochs, overrides=labels.overrides(NAME, "DATA"))
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from srel_hub.config import Network, Recover
 from srel_hub.core.engine import DTYPES, FLOAT32, Engine, best_precision
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import Unit, synthesize
+from srel_hub.stages.recover.optimize import synthesize
+from srel_hub.stages.recover.units import Unit
 from srel_hub.teachers.architectures import build
 from srel_hub.teachers.classifier import Classifier
 from srel_hub.teachers.cost_model import build_on_meta, measure_cost

@@ -23,7 +23,7 @@ from srel_hub.core.encodings import encoding_of
 from srel_hub.core.engine import FLOAT32, Engine, best_precision
 from srel_hub.labels.epoch_files import write_epoch_file
 from srel_hub.labels.labeller import label, make_labeller, passes
-from srel_hub.stages.relabel import Behind
+from srel_hub.stages.relabel import BackgroundWriter
 
 
 BATCH = 50
@@ -78,7 +78,7 @@ def ours(case: Case, images: Tensor, engine: Engine) -> Iterator[None]:
             views, order = sample_views(augment, len(images), (case.side, case.side), draw), torch.arange(len(images))
             with (
                 write_epoch_file(Path(folder, "labels"), 0, rows, views, order, encoding) as write,
-                Behind(lambda indices, logits, write=write: write(indices, logits.cpu())) as writer,
+                BackgroundWriter(lambda indices, logits, write=write: write(indices, logits.cpu())) as writer,
             ):
                 for indices, logits in label(labeller, pixels, views, passes(order, rows, None, BATCH)):
                     writer.put(indices, logits)

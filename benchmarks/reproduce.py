@@ -25,7 +25,7 @@ import measured
 
 from srel_hub.config import Recipe, load_recipe
 from srel_hub.config.protocols import deviations, protocol_title
-from srel_hub.config.yaml_io import find
+from srel_hub.config.recipe_files import find_recipe
 from srel_hub.storage.files import read_json
 
 
@@ -128,7 +128,7 @@ def _index(shard: str) -> int:
 
 def results_of(name: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Return our accuracies, the published one, the protocol, and the device seconds of every stage."""
-    published = re.search(r"([\d.]+) % top-1\s+\((.*?)\)\.", re.sub(r"\n#", "", find(name).read_text()))
+    published = re.search(r"([\d.]+) % top-1\s+\((.*?)\)\.", re.sub(r"\n#", "", find_recipe(name).read_text()))
     seconds: dict[str, float] = {}
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)

@@ -24,8 +24,8 @@ from srel_hub.core.optim import make_optimizer
 from srel_hub.data.splits import Images
 from srel_hub.labels.epochs import Epoch
 from srel_hub.runs.checkpoint import Checkpoint
-from srel_hub.stages.evaluate.student import Trained, train_student
-from srel_hub.stages.evaluate.training_sets import Row
+from srel_hub.stages.evaluate.student import Student, train_student
+from srel_hub.stages.evaluate.training_sets import TrainingSet
 from srel_hub.stages.squeeze import train
 from srel_hub.teachers.architectures import build
 
@@ -64,8 +64,8 @@ def ours(case: Case, images: Tensor, labels: Tensor, engine: Engine) -> Iterator
         views = sample_views(augment, len(pixels), size, torch.Generator().manual_seed(index)).to(DEVICE)
         return Epoch(pixels, views, table, lambda rows, _: labels[rows])
 
-    row = Row(torch.zeros(len(images), dtype=torch.int64), epoch, hard=False)
-    return train_student(Trained(model, spec), engine.network(model), row, spec, 0, checkpoint)
+    row = TrainingSet(torch.zeros(len(images), dtype=torch.int64), epoch, hard=False)
+    return train_student(Student(model, spec), engine.network(model), row, spec, 0, checkpoint)
 
 
 def compare_with_published(case: Case, count: int, compiled: bool = False) -> dict[str, object]:

@@ -17,12 +17,9 @@ from srel_hub.runs.completion import STAGES
 from srel_hub.runs.decoded_images import clear
 from srel_hub.runs.run import Run
 from srel_hub.runs.stage_cli import cli
-from srel_hub.stages.evaluate.stage import evaluate
 from srel_hub.stages.evaluate.summary import results_table
+from srel_hub.stages.pipeline import evaluate, recover, relabel, squeeze
 from srel_hub.stages.preflight.prepare import prepare
-from srel_hub.stages.recover.stage import recover
-from srel_hub.stages.relabel import relabel
-from srel_hub.stages.squeeze import squeeze
 from srel_hub.storage.files import format_bytes, read_json, total_bytes
 from srel_hub.studies.plan.run_plan import describe
 from srel_hub.studies.plan.text import plan_lines

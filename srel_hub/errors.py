@@ -1,40 +1,64 @@
-"""A user's mistakes: the exception that reports them, and a collector that reports several together."""
+"""Errors that users can fix: the exception, and a collector that reports several of them together."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 
 class UserError(Exception):
-    """A mistake of the user's, told on one screen: no traceback, exit status 2."""
+    """An error that the user can fix, with a message that says how.
+
+    Commands print the message without a traceback and exit with status 2.
+
+    Example:
+        >>> from srel_hub import UserError, load_condensed
+        >>> try:
+        ...     load_condensed("./nowhere")
+        ... except UserError as error:
+        ...     print(error)
+        ./nowhere: there is no such folder; a dataset on the Hub is named namespace/name
+    """
 
 
 class ErrorCollector:
-    """The faults of several checks, so that a user hears of all of them at once."""
+    """Collects the errors of several checks, so that a user sees all of them at once.
+
+    Run each check inside `with errors.collect():`, then call `errors.raise_all()`.
+
+    Attributes:
+        messages: The collected messages, in order.
+    """
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.messages: list[str] = []
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
-        """Keep the UserError of one check, and go on."""
+        """Catch the UserError of one check and keep its message."""
         try:
             yield
         except UserError as error:
-            self.found.append(str(error))
+            self.messages.append(str(error))
+
+    def extend(self, messages: Iterable[str]) -> None:
+        """Add messages that a check returned instead of raising."""
+        self.messages.extend(messages)
 
     def raise_all(self) -> None:
-        """Raise what was collected.
+        """Raise all collected errors as one; do nothing if there are none.
 
         Raises:
-            UserError: with every fault, a line or more each.
+            UserError: With the different messages, one below the other.
         """
-        if self.found:
-            raise UserError("\n".join(dict.fromkeys(self.found)))
+        if self.messages:
+            raise UserError("\n".join(dict.fromkeys(self.messages)))
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says of an error, without the rest of its story."""
+    """Return the first line of an error's message, or its type's name if the message is empty.
+
+    Libraries append advice and request ids that do not help our users.
+    """
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -38,7 +38,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from srel_hub.condense import condense  # noqa: E402
 from srel_hub.config.loading import load_recipe  # noqa: E402
-from srel_hub.config.schema import Recipe  # noqa: E402
+from srel_hub.config.recipe import Recipe  # noqa: E402
 from srel_hub.recover import recover  # noqa: E402
 from srel_hub.runs.run import Run  # noqa: E402
 from srel_hub.runs.stage_cli import cli  # noqa: E402
@@ -95,9 +95,7 @@ def small_recipe(file: Path, root: Path, *overrides: str) -> Recipe:
 def recovered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A recipe file, and a run of it that went as far as recover: three classes, three images each."""
     folder = tmp_path_factory.mktemp("recovered")
-    file = write_recipe(
-        folder / "colors.yaml", make_source(folder / "source", request.param, ["red", "green", "blue"])
-    )
+    file = write_recipe(folder / "colors.yaml", make_source(folder / "source", request.param, ["red", "green", "blue"]))
     run = Run(small_recipe(file, folder / "runs"))
     squeeze(run)
     recover(run)
@@ -188,9 +186,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     labels = forward(state, ((pixels / 255 - mean) / std).double()).argmax(1)
     names = load_recipe("in1k_ipc50").squeeze.pretrained.class_names  # type: ignore[union-attr]
     (folder / "data").mkdir()
-    write_parquet(
-        folder / "data" / "validation.parquet", [encode_png(x) for x in pixels], labels.tolist(), names or ()
-    )
+    write_parquet(folder / "data" / "validation.parquet", [encode_png(x) for x in pixels], labels.tolist(), names or ())
     return [
         f"squeeze.pretrained.path={folder}/teacher",
         f"source.path={folder}/data",

@@ -394,7 +394,7 @@ def test_a_run_directory_of_another_recipe_is_refused(colors: Path, tmp_path: Pa
     run = Run(small_recipe(colors / "colors.yaml", tmp_path))
     condense(run)
     before = tree(run.folder)
-    with pytest.raises(UserError, match="recover.lr: 0.25 there, 0.5 asked for"):
+    with pytest.raises(UserError, match="recover.lr: 0.25 in the run, 0.5 requested"):
         Run(small_recipe(colors / "colors.yaml", tmp_path, "recover.lr=0.5"))
     assert tree(run.folder) == before
 
@@ -470,9 +470,7 @@ def test_lost_units_are_redone_to_the_same_bytes(colors: Path, whole: Run, tmp_p
 def test_killed_equals_not_killed(colors: Path, whole: Run, tmp_path: Path, stage: str) -> None:
     """SIGKILL in the middle of a stage, then the same command again."""
     recipe = tmp_path / "colors.yaml"
-    settled = yaml.safe_load(whole.path("recipe.yaml").read_text()) | {
-        "run": {"root": str(tmp_path), "cpu_threads": 1}
-    }
+    settled = yaml.safe_load(whole.path("recipe.yaml").read_text()) | {"run": {"root": str(tmp_path), "cpu_threads": 1}}
     recipe.write_text(yaml.safe_dump(settled))
     command = [sys.executable, "-m", "srel_hub.condense", str(recipe)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -18,7 +18,8 @@ from test_condense import run_block, run_command
 import srel_hub
 from srel_hub import config
 from srel_hub.config import Recipe
-from srel_hub.config.reference import meanings, reference
+from srel_hub.config.json_schema import types_schema
+from srel_hub.config.reference import reference
 from srel_hub.reports.card import CARDS, ROW_TITLES
 from srel_hub.reports.plots import CAPTIONS
 
@@ -38,18 +39,17 @@ SECTIONS = sorted(
 
 
 def test_the_recipe_reference_is_what_the_types_say() -> None:
-    printed = subprocess.run(
-        [sys.executable, "-m", "srel_hub", "recipe", "reference"], capture_output=True, check=True
-    )
-    assert printed.stdout == (DOCS / "recipe.md").read_bytes() == reference(Recipe).encode()
+    printed = subprocess.run([sys.executable, "-m", "srel_hub", "recipe", "reference"], capture_output=True, check=True)
+    assert printed.stdout == (DOCS / "reference" / "recipe.md").read_bytes() == reference().encode()
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
-def test_every_field_is_told_with_a_meaning(section: type) -> None:
-    page, told = reference(Recipe), meanings(section)
-    assert all(told[field.name] for field in fields(section))
-    for field in fields(section):
-        assert any(line.startswith(f"| `{field.name}` |") for line in page.splitlines() if told[field.name] in line)
+def test_every_field_is_listed_with_its_description(section: type) -> None:
+    page, schema = reference(), types_schema()
+    properties = schema["properties"] if section is Recipe else schema["$defs"][section.__name__]["properties"]
+    assert list(properties) == [field.name for field in fields(section)]
+    for name, field in properties.items():
+        assert any(line.startswith(f"| `{name}` |") for line in page.splitlines() if field["description"] in line)
 
 
 # Troubleshooting
@@ -171,7 +171,7 @@ def test_the_tutorial_runs_from_a_folder_of_images_to_what_others_type(
 
 
 def test_every_page_is_run_or_has_nothing_to_run() -> None:
-    """format.md's layout is text; what else has code is run above or by the README's test."""
+    """label-format.md's layout is text; what else has code is run above or by the README's test."""
     runnable = {
         page.name for page in DOCS.glob("*.md") if {"python", "bash", "sh"} & {name for name, _ in blocks(page.name)}
     }

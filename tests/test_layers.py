@@ -24,6 +24,7 @@ ORDER = [
     "reports",
     "studies",
     "condense",
+    "api",
     "squeeze",
     "recover",
     "relabel",
@@ -32,7 +33,7 @@ ORDER = [
     "commands",
     "__main__",
 ]
-STAGES = {"squeeze", "recover", "relabel", "evaluate"}  # below `stages`; preflight comes before all four
+SHARED = {"inputs"}  # what the parts of `stages` may import; `pipeline` imports all of them
 LONGEST = 350  # lines of a module
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -71,8 +72,10 @@ def test_imports_go_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((PACKAGE / "stages").rglob("*.py")), ids=lambda path: "/".join(parts(path)))
 def test_stages_meet_on_disk(path: Path) -> None:
     own = parts(path)[1]
-    others = {name[1] for name in imported(path) if name[0] == "stages"} - {own}
-    assert not others & STAGES and (own not in STAGES or not others), f"{path.name} imports {others}"
+    others = {name[1] for name in imported(path) if name[0] == "stages"} - {own, "__init__"} - SHARED
+    if own == "pipeline":
+        return
+    assert not others, f"{path.name} imports {others}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(parts(path)))

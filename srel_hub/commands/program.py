@@ -10,6 +10,7 @@ from srel_hub.commands.compare import COMPARE
 from srel_hub.commands.completion import COMPLETION
 from srel_hub.commands.continual import CONTINUAL
 from srel_hub.commands.export import EXPORT
+from srel_hub.commands.init import INIT
 from srel_hub.commands.measure import MEASURE
 from srel_hub.commands.plan import PLAN
 from srel_hub.commands.recipe import RECIPE
@@ -23,6 +24,7 @@ from srel_hub.runs.signals import Stopped
 
 
 COMMANDS = (
+    INIT,
     PLAN,
     stages.CONDENSE,
     stages.SQUEEZE,
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     arguments = Parser(command).parse(words[1:])
     try:
-        with signals.obeyed():
+        with signals.handled():
             return command.run(arguments) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -99,7 +101,8 @@ def help_page() -> str:
             *lines,
             "",
             "Start here:",
-            "  srel-hub condense quickstart     condense handwritten digits on a CPU in a few minutes",
+            "  srel-hub condense quickstart    condense handwritten digits on a CPU in a few minutes",
+            "  srel-hub init my/images         write a recipe for a folder of your own images",
             "",
             "srel-hub COMMAND --help shows its arguments, examples and exit codes.",
         ]

@@ -1,6 +1,5 @@
 """The command `recipe`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 
 from srel_hub.commands.command import OVERRIDE, Command
@@ -19,11 +18,11 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> None:
-    from pydantic import TypeAdapter
-
-    from srel_hub.config import Recipe, as_dict, fingerprint, load_recipe
+    from srel_hub.config import as_dict, fingerprint, load_recipe
+    from srel_hub.config.json_schema import schema_text
+    from srel_hub.config.recipe_files import first_comment, protocol_names
     from srel_hub.config.reference import reference
-    from srel_hub.config.yaml_io import first_comment, protocols, to_yaml
+    from srel_hub.config.yaml_io import to_yaml
     from srel_hub.errors import UserError
 
     topic: str = arguments.topic
@@ -37,11 +36,11 @@ def _run(arguments: Namespace) -> None:
     if path is not None:
         raise UserError(f"recipe {topic}: takes no further argument, got {path}")
     if topic == "schema":
-        print(json.dumps(TypeAdapter(Recipe).json_schema(), indent=2))
+        print(schema_text(), end="")
     elif topic == "protocols":
-        print("\n".join(f"{name:<12} {first_comment(name)}" for name in protocols()))
+        print("\n".join(f"{name:<12} {first_comment(name)}" for name in protocol_names()))
     else:
-        print(reference(Recipe), end="")
+        print(reference(), end="")
 
 
 RECIPE = Command(

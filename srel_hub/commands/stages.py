@@ -25,27 +25,27 @@ def _condense(arguments: Namespace) -> None:
 
 
 def _squeeze(arguments: Namespace) -> None:
-    from srel_hub.stages.squeeze import squeeze
+    from srel_hub.stages.pipeline import squeeze
 
     _run(squeeze, arguments)
 
 
 def _recover(arguments: Namespace) -> None:
-    from srel_hub.stages.recover.stage import recover
+    from srel_hub.stages.pipeline import recover
 
     _run(recover, arguments)
 
 
 def _relabel(arguments: Namespace) -> None:
-    from srel_hub.stages.relabel import relabel
+    from srel_hub.stages.pipeline import relabel
 
     _run(relabel, arguments)
 
 
 def _evaluate(arguments: Namespace) -> None:
-    from srel_hub.evaluate import main
+    from srel_hub.evaluate import evaluate_and_print
 
-    _run(main, arguments)
+    _run(evaluate_and_print, arguments)
 
 
 def _publish(arguments: Namespace) -> None:

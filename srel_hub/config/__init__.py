@@ -1,14 +1,18 @@
-"""The recipe: its typed sections, and how it is read, merged, validated and compared."""
+"""The recipe: its typed sections, and functions that read, merge, validate and compare recipes.
+
+A recipe is a frozen dataclass of dataclasses. Every function of the program receives only the section that it needs.
+"""
 
 from srel_hub.config.evaluate import Cooling, Evaluate
 from srel_hub.config.fields import EXAMPLE_ID, REF, is_local, public_name
 from srel_hub.config.loading import RecipeError, load_recipe, published, read_recipe, validated
 from srel_hub.config.networks import NETWORKS, Network, Pretrained, network_title
-from srel_hub.config.plain import as_dict, canonical, fingerprint
 from srel_hub.config.publish import Publish
+from srel_hub.config.recipe import Recipe
 from srel_hub.config.recover import Patches, Recover
 from srel_hub.config.relabel import Relabel
-from srel_hub.config.schema import Recipe, RunSettings
+from srel_hub.config.run_settings import RunSettings
+from srel_hub.config.serialize import as_dict, canonical, fingerprint
 from srel_hub.config.source import Source
 from srel_hub.config.squeeze import Squeeze
 from srel_hub.config.training import Augment, Optimizer

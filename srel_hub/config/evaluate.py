@@ -1,51 +1,93 @@
-"""config.evaluate."""
+"""The recipe's section `evaluate`: the students that are trained on the condensed dataset."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from srel_hub.config.fields import STRICT, AtLeastTwo, Count, NonNegative, Number, Positive, _require
+from srel_hub.config.fields import STRICT, AtLeastTwo, Count, NonNegative, Number, Positive, require
 from srel_hub.config.networks import Network
-from srel_hub.config.training import Optimizer, _adamw, _check_warmup
+from srel_hub.config.training import Optimizer, adamw, check_warmup
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cooling:
-    """The teacher's temperature falls by `factor` every `every` epochs, down to `floor` (LPQLD's schedule)."""
+    """A teacher's temperature that falls in steps (LPQLD)."""
 
     __pydantic_config__ = STRICT
-    factor: Annotated[float, Number, Field(gt=0, lt=1)] = 0.7  # of one fall
-    every: Count = 30  # epochs between two falls
-    floor: Positive = 2.0  # it falls no further
+
+    factor: Annotated[float, Field(gt=0, lt=1), Number] = 0.7
+    """Factor on the temperature at each step."""
+
+    every: Count = 30
+    """Epochs between two steps."""
+
+    floor: Positive = 2.0
+    """Lowest temperature."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Train students from scratch on the replayed labels and on random real images, `seeds` times each."""
+    """Train students from scratch on the condensed images and, for comparison, on random real images."""
 
     __pydantic_config__ = STRICT
-    students: Annotated[tuple[Network, ...], Field(min_length=1)] = (Network(),)  # each is trained on every row
-    seeds: Count = 3  # trainings of each student on each row
-    baselines: bool = True  # false: no random real rows; the card says that they are not measured
-    scores: bool = False  # true: also the rows that the scores of DD-Ranking need, one of them on all real images
-    epochs: Count = 300  # of a training; scored after the last
-    batch_size: AtLeastTwo = 128  # images of a step
-    groups: bool = False  # true: within a batch, BatchNorm sees the groups that the teacher saw (relabel.group_size)
-    loss: Literal["kl", "mse", "hard"] = "kl"  # to the teacher's logits; hard: cross-entropy with the classes
-    hard_weight: NonNegative = 0.0  # of the cross-entropy with the classes beside a soft loss
-    temperature: Positive = 20.0  # kl: of teacher and student
-    student_temperature: Positive | None = None  # kl: of the student, if another
-    cooling: Cooling | None = None  # kl: of the teacher's temperature
-    temperature_squared: bool = False  # kl: times the temperature squared (Hinton et al., 2015)
-    optimizer: Optimizer = field(default_factory=_adamw)  # of the students
-    ema: Annotated[float, Number, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, which are then scored
+
+    students: Annotated[tuple[Network, ...], Field(min_length=1)] = (Network(),)
+    """Networks to train, each on every training set."""
+
+    seeds: Count = 3
+    """Trainings of each student on each training set. Cards report mean and standard deviation."""
+
+    baselines: bool = True
+    """Whether to train on random real images too. false: the card says that this was not measured."""
+
+    scores: bool = False
+    """Whether to run the trainings that the scores of DD-Ranking (Li et al., 2025) need. One of them uses all real
+    images. Requires `baselines` and both splits."""
+
+    epochs: Count = 300
+    """Epochs of each training. The score is that of the last epoch."""
+
+    batch_size: AtLeastTwo = 128
+    """Images of an optimizer step."""
+
+    groups: bool = False
+    """Whether BatchNorm computes its statistics over the same groups of images as the teacher did. Requires
+    `relabel.group_size`, of which `batch_size` must be a multiple."""
+
+    loss: Literal["kl", "mse", "hard"] = "kl"
+    """`kl`: KL divergence from the teacher's softened predictions. `mse`: mean squared error of the logits. `hard`:
+    cross-entropy with the true classes, without soft labels."""
+
+    hard_weight: NonNegative = 0.0
+    """Weight of the cross-entropy with the true classes, added to a `kl` or `mse` loss."""
+
+    temperature: Positive = 20.0
+    """Temperature of the softmax of teacher and student. Only for `loss: kl`."""
+
+    student_temperature: Positive | None = None
+    """Temperature of the student's softmax. null: the teacher's. Only for `loss: kl`."""
+
+    cooling: Cooling | None = None
+    """Lower the teacher's temperature during the training. null: keep it constant. Only for `loss: kl`."""
+
+    temperature_squared: bool = False
+    """Whether to multiply the loss by the squared temperature (Hinton et al., 2015). Only for `loss: kl`."""
+
+    optimizer: Optimizer = field(default_factory=adamw)
+    """Optimizer and learning rate schedule of the students."""
+
+    ema: Annotated[float, Field(gt=0, lt=1), Number] | None = None
+    """Decay per step of an exponential moving average of the weights, which is scored instead of the last weights
+    (EDC). null: no average."""
 
     def __post_init__(self) -> None:
-        _check_warmup(self.optimizer, self.epochs)
-        _require(
+        check_warmup(self.optimizer, self.epochs)
+        require(
             self.loss != "hard" or self.hard_weight == 0,
-            f"hard_weight={self.hard_weight:g}: with loss=hard there is no other loss; leave it out",
+            f"hard_weight={self.hard_weight:g}: loss=hard is already the cross-entropy alone; remove hard_weight",
         )
         names = [student.name for student in self.students]
-        _require(len(set(names)) == len(names), "students: the same student is listed twice")
+        # Results are stored by this name.
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        require(not duplicates, f"students: {', '.join(duplicates)} listed twice; remove one")

@@ -1,4 +1,4 @@
-"""config.fields."""
+"""Types of recipe fields (bounds and patterns), and the checks that several sections share."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,52 +6,75 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field
 
 
-def _no_bool(value: Any) -> Any:
+# pydantic reads a string below a field as the field's description. It takes the string from the source file, so
+# descriptions are missing if only byte code is installed. Validation does not need them.
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+LINE = r"^[^\r\n]+$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # names of branches and tags that Git and the Hub accept
+EXAMPLE_ID = "my-name/my-dataset"
+
+
+def _refuse_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"must be a number, got {str(value).lower()}")
     return value
 
 
-Number = BeforeValidator(_no_bool)  # pydantic would read true as 1
-Count = Annotated[int, Number, Field(ge=1)]
-Whole = Annotated[int, Number, Field(ge=0)]
-Group = Annotated[int, Number, Field(ge=2, le=1024)]
-AtLeastTwo = Annotated[int, Number, Field(ge=2)]
-Positive = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
-Side = Annotated[int, Number, Field(ge=1, le=32767)]
-Roll = Annotated[int, Number, Field(ge=-32767, le=32767)]
+# Without it, pydantic reads true as 1. It stands behind the bounds, which the JSON schema would lose otherwise.
+Number = BeforeValidator(_refuse_bool)
+Count = Annotated[int, Field(ge=1), Number]
+Whole = Annotated[int, Field(ge=0), Number]
+Group = Annotated[int, Field(ge=2, le=1024), Number]
+AtLeastTwo = Annotated[int, Field(ge=2), Number]  # BatchNorm cannot train on a batch of one
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Number]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
+Side = Annotated[int, Field(ge=1, le=32767), Number]  # pixels; stored crop boxes are int16
+Roll = Annotated[int, Field(ge=-32767, le=32767), Number]
 Interval = tuple[Positive, Positive]
-Width = Annotated[float, Number, Field(gt=0, le=64, allow_inf_nan=False)]
-Threads = Annotated[int, Number, Field(ge=1, le=1024)]
-Line = Annotated[str, Field(pattern=r"^[^\r\n]+$", title="one line of text")]
-Name = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96, title="letters, digits and ._- (96 at most)"),
-]
-
-STRICT = ConfigDict(extra="forbid")
-REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # a branch or tag that git takes
-Ref = Annotated[str, Field(pattern=REF, title="a name that git takes")]
-EXAMPLE_ID = "my-name/my-dataset"
+Width = Annotated[float, Field(gt=0, le=64, allow_inf_nan=False), Number]
+Threads = Annotated[int, Field(ge=1, le=1024), Number]
+Line = Annotated[str, Field(pattern=LINE)]
+Name = Annotated[str, Field(pattern=NAME, max_length=96)]  # the Hub's limit for a repository's id
+Ref = Annotated[str, Field(pattern=REF)]
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Check a condition that pydantic cannot express.
+
+    Args:
+        condition: What must hold.
+        message: What is wrong, the value, what is allowed and what to do.
+
+    Raises:
+        ValueError: If the condition does not hold. pydantic adds the section's name to the message.
+    """
     if not condition:
         raise ValueError(message)
 
 
-def _check_interval(name: str, interval: tuple[float, float], highest: float = float("inf")) -> None:
+def check_interval(name: str, interval: tuple[float, float], highest: float = float("inf")) -> None:
+    """Check that an interval is in order.
+
+    Args:
+        name: The field, for the message.
+        interval: The two bounds, low and high.
+        highest: The largest allowed upper bound.
+
+    Raises:
+        ValueError: Unless low <= high <= highest.
+    """
     low, high = interval
     bound = "" if highest == float("inf") else f" <= {highest:g}"
-    _require(low <= high <= highest, f"{name}=[{low:g}, {high:g}]: must be [low, high] with low <= high{bound}")
+    require(low <= high <= highest, f"{name}=[{low:g}, {high:g}]: must be [low, high] with low <= high{bound}")
 
 
 def is_local(path: str) -> bool:
-    """Whether a path means a place on this machine, not a Hub id."""
+    """Return whether a path is a place on this machine. Otherwise it is a Hub id."""
     return path.startswith(("/", "~", ".")) or Path(path).exists()
 
 
 def public_name(path: str) -> str:
-    """A Hub id as it is, a local path without the folders above."""
+    """Return the name of a place for cards: a Hub id unchanged, a local path without its parent folders."""
     return Path(path).resolve().name if is_local(path) else path

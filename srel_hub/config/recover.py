@@ -1,4 +1,4 @@
-"""config.recover."""
+"""The recipe's section `recover`: the condensed images and how they are optimized."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -15,77 +15,149 @@ from srel_hub.config.fields import (
     Positive,
     Roll,
     Side,
-    _check_interval,
-    _require,
+    check_interval,
+    require,
 )
 from srel_hub.config.networks import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patches:
-    """Square crops of real training images that the teacher knows best (RDED, section 3.2), enlarged to images."""
+    """Square crops of real images, ranked by the teacher's loss and enlarged to images (RDED, section 3.2)."""
 
     __pydantic_config__ = STRICT
-    images: Count = 300  # of each class, drawn at random, that are looked at
-    crops: Annotated[int, Number, Field(ge=1, le=64)] = 5  # tried of each
-    scale: Interval = (0.08, 1.0)  # share of an image's area that a crop is, at most 1
-    keep: Literal["easiest", "median"] = "easiest"  # least cross-entropy, or nearest to the class's median confidence
-    tiles: Annotated[int, Number, Field(ge=1, le=8)] = 1  # a side: an image is made of tiles x tiles crops
+
+    images: Count = 300
+    """Training images of each class to crop, drawn at random."""
+
+    crops: Annotated[int, Field(ge=1, le=64), Number] = 5
+    """Random crops of each of these images."""
+
+    scale: Interval = (0.08, 1.0)
+    """Lowest and highest area of a crop, as a share of the image's area, at most 1."""
+
+    keep: Literal["easiest", "median"] = "easiest"
+    """Which crops to keep. `easiest`: those with the lowest cross-entropy (RDED). `median`: those whose confidence is
+    closest to the median of the class (SRe2L++)."""
+
+    tiles: Annotated[int, Field(ge=1, le=8), Number] = 1
+    """Compose each image of `tiles` x `tiles` crops."""
 
     def __post_init__(self) -> None:
-        _check_interval("scale", self.scale, highest=1)
+        check_interval("scale", self.scale, highest=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recover:
-    """Optimize pixels until logits and BatchNorm statistics match (SRe2L, section 3.2)."""
+    """Optimize pixels so that predictions and BatchNorm statistics match those of real data (SRe2L, section 3.2)."""
 
     __pydantic_config__ = STRICT
-    ipc: Annotated[int, Number, Field(ge=1, le=100_000)]  # images per class
-    patches: Patches | None = None  # of real images, to begin with; null: noise. {} takes the defaults
-    teachers: tuple[Teacher, ...] = ()  # further networks that the images are to match, beside squeeze's
-    turns: Literal["cycle", "committee"] = "cycle"  # of several: one an iteration, or the mean of all each time
-    iterations: Count = 1000  # steps of Adam, over all stages
-    sizes: tuple[Side, ...] = ()  # shorter side in each of so many equal stages, the last full; empty: one, full size
-    residual: Annotated[float, Number, Field(ge=0, lt=1)] = 0.0  # share of the patches mixed in after every stage
-    lr: Positive = 0.25  # Adam's at the start; a cosine takes it to 0
-    bn_weight: NonNegative | Literal["auto"] = 0.01  # of the BatchNorm term; auto: found, on noise, for each teacher
-    bn_ratio: Positive = 1.0  # auto: of the BatchNorm term to the cross-entropy, on noise
-    bn_term: Literal["sum", "relative"] = "sum"  # relative: each layer by its own statistics, mean over layers
-    first_bn_factor: NonNegative = 10.0  # of the first BatchNorm layer's distance; the others' is 1
-    statistics: Literal["dataset", "class"] = "dataset"  # class: a class's images by that class's real statistics
-    statistics_images: Count = 1000  # class: of each class, drawn at random, whose statistics are measured
-    class_block: AtLeastTwo = 100  # dataset: classes optimized, and matched to the statistics, together
-    stack: Count | Literal["auto"] = "auto"  # groups per forward pass: ipc indices, or classes where statistics=class
-    per_image: bool = False  # true: each image has its own crop, flip and roll; false: an ipc index shares them
-    crop: Literal["none", "resized"] = "resized"  # before each look; `resized`: a random box, enlarged
-    scale: Interval = (0.08, 1.0)  # of the box's area to the image's, at most 1
-    curriculum: Literal["none", "cosine", "linear", "step"] = "none"  # of the lower scale, from the upper one down
-    milestone: Annotated[float, Number, Field(gt=0, le=1)] = 1.0  # share of the iterations after which it is down
-    ratio: Interval = (3 / 4, 4 / 3)  # of the box's width to its height
-    flip: bool = True  # left to right, half of the time, before each look
-    roll: tuple[Roll, Roll] = (0, 0)  # shift in pixels along each axis, both ends included
-    l2_weight: NonNegative = 0.0  # of the images' norms
-    tv_weight: NonNegative = 0.0  # of the differences between neighboring pixels
+
+    ipc: Annotated[int, Field(ge=1, le=100_000), Number]
+    """Number of condensed images per class."""
+
+    patches: Patches | None = None
+    """Start from patches of real images. `{}` uses the defaults. null: start from Gaussian noise."""
+
+    teachers: tuple[Teacher, ...] = ()
+    """Further classifiers that the images must match, in addition to squeeze's."""
+
+    turns: Literal["cycle", "committee"] = "cycle"
+    """How to use several teachers. `cycle`: one per iteration, in turn (FADRM+). `committee`: the mean loss of all at
+    every iteration (CV-DD)."""
+
+    iterations: Count = 1000
+    """Adam steps of each image, over all stages together."""
+
+    sizes: tuple[Side, ...] = ()
+    """Shorter side in pixels in each of several equally long stages; the last must be the full size (FADRM). Empty:
+    one stage at full size."""
+
+    residual: Annotated[float, Field(ge=0, lt=1), Number] = 0.0
+    """Share of the patches to mix in again after every stage (1 - alpha in FADRM). Requires `patches`."""
+
+    lr: Positive = 0.25
+    """Initial learning rate of Adam, which a cosine lowers to 0 over all iterations."""
+
+    bn_weight: NonNegative | Literal["auto"] = 0.01
+    """Weight of the BatchNorm term (r_bn in SRe2L's code). auto: for each teacher, the weight at which the term is
+    `bn_ratio` times the cross-entropy on noise."""
+
+    bn_ratio: Positive = 1.0
+    """Ratio of the weighted BatchNorm term to the cross-entropy on noise. Only for `bn_weight: auto`."""
+
+    bn_term: Literal["sum", "relative"] = "sum"
+    """`sum`: sum the distances over the layers (SRe2L). `relative`: divide each layer's distance by the norm of its
+    own statistics and average over the layers, so that one weight fits networks of different size."""
+
+    first_bn_factor: NonNegative = 10.0
+    """Factor on the distance of the first BatchNorm layer (first_bn_multiplier in SRe2L's code). The others have 1."""
+
+    statistics: Literal["dataset", "class"] = "dataset"
+    """BatchNorm statistics to match. `dataset`: the teacher's running statistics. `class`: those of real images of the
+    same class (LPLD, section 4.1); the images of a class are then optimized together."""
+
+    statistics_images: Count = 1000
+    """Real images of each class on which to measure its statistics, drawn at random. Only for `statistics: class`."""
+
+    class_block: AtLeastTwo = 100
+    """Number of classes whose images are optimized together and share BatchNorm statistics. Only for `statistics:
+    dataset`."""
+
+    stack: Count | Literal["auto"] = "auto"
+    """Groups of images per forward pass; each group has its own BatchNorm statistics. auto: about 100 images of
+    64 x 64 pixels in total. Results depend on this number."""
+
+    per_image: bool = False
+    """Whether to draw crop, flip and roll for each image. false: all images of a group share them (SRe2L's code)."""
+
+    crop: Literal["none", "resized"] = "resized"
+    """Random crop before each forward pass. `resized`: enlarge a random box to the full size. `none`: do not crop."""
+
+    scale: Interval = (0.08, 1.0)
+    """Lowest and highest area of the box, as a share of the image's area, at most 1. Only for `crop: resized`."""
+
+    curriculum: Literal["none", "cosine", "linear", "step"] = "none"
+    """How the lowest area of the box falls from the upper bound of `scale` to the lower one (CDA, section 3.2).
+    `none`: it is the lower bound from the start."""
+
+    milestone: Annotated[float, Field(gt=0, le=1), Number] = 1.0
+    """Share of the iterations after which the curriculum reaches the lower bound."""
+
+    ratio: Interval = (3 / 4, 4 / 3)
+    """Lowest and highest aspect ratio of the box (width / height). Only for `crop: resized`."""
+
+    flip: bool = True
+    """Whether to mirror left to right with probability 1/2 before each forward pass."""
+
+    roll: tuple[Roll, Roll] = (0, 0)
+    """Lowest and highest shift in pixels along each axis before each forward pass, both included. Pixels that leave
+    the image on one side come back on the other."""
+
+    l2_weight: NonNegative = 0.0
+    """Weight of the mean L2 norm of the images."""
+
+    tv_weight: NonNegative = 0.0
+    """Weight of the total variation, the norm of the differences between neighboring pixels."""
 
     def __post_init__(self) -> None:
-        _check_interval("scale", self.scale, highest=1)
-        _check_interval("ratio", self.ratio)
-        _check_interval("roll", self.roll)
-        _require(
+        check_interval("scale", self.scale, highest=1)
+        check_interval("ratio", self.ratio)
+        check_interval("roll", self.roll)
+        require(
             self.residual == 0 or self.patches is not None,
-            f"residual={self.residual:g}: there is nothing to mix in without patches; set recover.patches={{}}",
+            f"residual={self.residual:g}: requires patches to mix in; set recover.patches={{}}",
         )
-        _require(
+        require(
             self.curriculum == "none" or self.crop == "resized",
-            f"curriculum={self.curriculum}: is of the crop, and crop is none; set recover.crop=resized",
+            f"curriculum={self.curriculum}: requires a crop; set recover.crop=resized",
         )
-        _require(
+        require(
             len(self.sizes) <= self.iterations,
-            f"sizes: {len(self.sizes)} stages in {self.iterations} iterations; each needs one",
+            f"sizes: {len(self.sizes)} stages need at least as many iterations, but iterations={self.iterations}",
         )
 
     @property
     def reads_real(self) -> bool:
-        """Whether it looks at real images."""
+        """Whether recover reads real images."""
         return self.patches is not None or self.statistics == "class"

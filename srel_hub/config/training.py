@@ -1,4 +1,4 @@
-"""config.training."""
+"""Settings of a training that several sections share: augmentation and optimizer."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,55 +13,88 @@ from srel_hub.config.fields import (
     Positive,
     Side,
     Whole,
-    _check_interval,
-    _require,
+    check_interval,
+    require,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What is done to an image before a network sees it, each time anew.
-
-    `resized` is torchvision's RandomResizedCrop, `padded` a crop of the image's own size out of the image with
-    `padding` black pixels around it. A mix is applied to every image.
-    """
+    """Random augmentation of an image, drawn again for each view: patches, crop, flip, mix, in this order."""
 
     __pydantic_config__ = STRICT
-    patches: Annotated[int, Number, Field(ge=1, le=16)] = 1  # a side; the image's patches are shuffled before the crop
-    crop: Literal["none", "resized", "padded"] = "resized"  # a random box, enlarged, or a random shift
-    scale: Interval = (0.08, 1.0)  # resized: the box's share of the image's area, at most 1
-    ratio: Interval = (3 / 4, 4 / 3)  # resized: the box's width by its height
-    padding: Side = 4  # padded: black pixels on each side
-    flip: bool = True  # left to right, half of the time
-    mix: Literal["none", "cutmix", "mixup"] = "none"  # of two images: a box of the other, or a blend
-    mix_alpha: Positive = 1.0  # the share is drawn from Beta(alpha, alpha)
+
+    patches: Annotated[int, Field(ge=1, le=16), Number] = 1
+    """Cut the image into `patches` x `patches` tiles and shuffle them before the crop (RDED, section 3.3). 1: do not
+    shuffle."""
+
+    crop: Literal["none", "resized", "padded"] = "resized"
+    """`resized`: enlarge a random box to the full size, as torchvision's RandomResizedCrop does. `padded`: shift the
+    image by up to `padding` pixels, black beyond its border. `none`: keep the image as it is."""
+
+    scale: Interval = (0.08, 1.0)
+    """Lowest and highest area of the box, as a share of the image's area, at most 1. Only for `crop: resized`."""
+
+    ratio: Interval = (3 / 4, 4 / 3)
+    """Lowest and highest aspect ratio of the box (width / height). Only for `crop: resized`."""
+
+    padding: Side = 4
+    """Black pixels added on each side. Only for `crop: padded`."""
+
+    flip: bool = True
+    """Whether to mirror left to right with probability 1/2."""
+
+    mix: Literal["none", "cutmix", "mixup"] = "none"
+    """How to combine every image with another one. `cutmix`: paste a box of the other image (Yun et al., 2019).
+    `mixup`: blend the two (Zhang et al., 2018). `none`: do not mix."""
+
+    mix_alpha: Positive = 1.0
+    """Parameter of the distribution Beta(alpha, alpha), from which the image's own share is drawn."""
 
     def __post_init__(self) -> None:
-        _check_interval("scale", self.scale, highest=1)
-        _check_interval("ratio", self.ratio)
+        check_interval("scale", self.scale, highest=1)
+        check_interval("ratio", self.ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """SGD with momentum or AdamW, linear warm-up from a hundredth, then a cosine, stepped per epoch.
-
-    The cosine is one to 0 over `smoothing` times the epochs, so that 2 ends at half of the learning rate.
-    """
+    """Optimizer and learning rate schedule: a linear warm-up from lr / 100, then a cosine. Both change per epoch."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW
-    lr: Positive = 0.1  # learning rate at the top of the schedule
-    momentum: NonNegative = 0.9  # sgd only
-    weight_decay: NonNegative = 5e-4  # AdamW's is decoupled
-    decay_all: bool = True  # false: biases and BatchNorm parameters are not decayed
-    warmup_epochs: Whole = 0  # from a hundredth of lr up to it
-    smoothing: Annotated[float, Number, Field(ge=1, allow_inf_nan=False)] = 1.0  # 2: the cosine ends at half of lr
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    """`sgd`: SGD with momentum. `adamw`: AdamW with PyTorch's default betas."""
+
+    lr: Positive = 0.1
+    """Peak learning rate, reached after the warm-up."""
+
+    momentum: NonNegative = 0.9
+    """Momentum of SGD. AdamW ignores it."""
+
+    weight_decay: NonNegative = 5e-4
+    """Weight decay: L2 regularization for SGD, decoupled for AdamW."""
+
+    decay_all: bool = True
+    """Whether to decay biases and BatchNorm parameters too. false: decay only weights of two or more dimensions."""
+
+    warmup_epochs: Whole = 0
+    """Epochs of linear warm-up. Must be less than the number of epochs."""
+
+    smoothing: Annotated[float, Field(ge=1, allow_inf_nan=False), Number] = 1.0
+    """Stretch the cosine to this many times the epochs (eta in EDC and FADRM). 1: the learning rate falls to 0. 2: it
+    falls to half of `lr`."""
 
 
-def _adamw() -> Optimizer:
+def adamw() -> Optimizer:
+    """Return the default optimizer of students: AdamW at 0.001 with weight decay 0.01, as in SRe2L's code."""
     return Optimizer(kind="adamw", lr=1e-3, weight_decay=0.01)
 
 
-def _check_warmup(optimizer: Optimizer, epochs: int) -> None:
+def check_warmup(optimizer: Optimizer, epochs: int) -> None:
+    """Check that the warm-up ends before the training does.
+
+    Raises:
+        ValueError: If the warm-up takes `epochs` or more.
+    """
     warmup = optimizer.warmup_epochs
-    _require(warmup < epochs, f"optimizer.warmup_epochs={warmup}: must be less than epochs={epochs}")
+    require(warmup < epochs, f"optimizer.warmup_epochs={warmup}: must be less than epochs={epochs}")

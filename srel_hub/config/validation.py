@@ -1,4 +1,4 @@
-"""A user's mistakes: the exception that tells them, several told at once, and pydantic's errors told to a person."""
+"""pydantic's validation errors as messages for users: one line per field, with the allowed values."""
 
 import dataclasses
 import difflib
@@ -9,68 +9,86 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import ValidationError
 
 
-MOST_TOLD = 100  # faults of one file
-UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+MOST_MESSAGES = 100  # of one file; a manifest with a million wrong entries would otherwise print a million lines
+UNKNOWN_FIELD = ("unexpected_keyword_argument", "extra_forbidden")
 
 
 def describe_errors(error: ValidationError, schema: type) -> list[str]:
-    """One line a field, all of them. `schema` is the dataclass, of dataclasses, that was validated."""
+    """Return a line for every field with an error.
+
+    Args:
+        error: pydantic's error.
+        schema: The dataclass, of dataclasses, that was validated.
+
+    Returns:
+        Lines such as `recover.lr: input should be a valid number, got 'fast'`, at most MOST_MESSAGES.
+    """
     messages: dict[str, list[str]] = {}
-    for detail in error.errors()[:MOST_TOLD]:
+    for detail in error.errors()[:MOST_MESSAGES]:
+        # pydantic counts only the valid elements of a list: the invalid ones have messages of their own.
         if detail["type"] == "too_short" and detail["input"]:
-            continue  # the elements that were left out have faults of their own
+            continue
         section: Any = schema
         known: list[str] = []
         path: list[str] = []
         for part in detail["loc"]:
             fields = _fields(section)
-            if isinstance(part, str) and part not in fields and detail["type"] not in UNKNOWN:
-                break  # pydantic names the branch of a union here
+            # In a union, pydantic appends the name of the branch to the path. It is not a field.
+            if isinstance(part, str) and part not in fields and detail["type"] not in UNKNOWN_FIELD:
+                break
             path.append(str(part))
             known = list(fields)
             section = fields.get(str(part), section)
         messages.setdefault(".".join(path), []).append(_message(detail, path, known))
+    # A union has a message for each of its branches.
     lines = {name: " or ".join(dict.fromkeys(texts)) for name, texts in messages.items()}
     return [f"{name}: {text}" if name else text for name, text in lines.items()]
 
 
+def is_text(schema: Any, path: Sequence[str]) -> bool:
+    """Return whether a field is text, or text or null.
+
+    Args:
+        schema: The dataclass, of dataclasses.
+        path: The parts of the field's dotted name. An unknown name is not text.
+    """
+    for part in path:
+        schema = _fields(schema).get(part)
+    types = {kind for kind in _types(schema) if kind is not type(None)}
+    return types == {str}
+
+
 def _fields(section: Any) -> dict[str, Any]:
-    """Field names and types of a section, looking through Annotated, unions and tuples of sections."""
+    """Return names and types of a section's fields, looking inside Annotated, unions and tuples of sections."""
     if isinstance(section, type) and dataclasses.is_dataclass(section):
         return get_type_hints(section, include_extras=True)
     return next((fields for part in get_args(section) if (fields := _fields(part))), {})
 
 
-def is_text(schema: Any, path: Sequence[str]) -> bool:
-    """Whether the field at the end of a dotted path takes text, or text or nothing."""
-    for part in path:
-        schema = _fields(schema).get(part)
-    plain = {kind for kind in _kinds(schema) if kind is not type(None)}
-    return plain == {str}
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """The types that an annotation is made of, looking through Annotated and unions."""
+def _types(annotation: Any) -> set[Any]:
+    """Return the alternatives of an annotation, looking inside Annotated and unions."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _kinds(get_args(annotation)[0])
+        return _types(get_args(annotation)[0])
     if origin in (Union, UnionType):
-        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+        return {kind for part in get_args(annotation) for kind in _types(part)}
     return {annotation}
 
 
 def _message(detail: Mapping[str, Any], path: Sequence[str], known: Sequence[str]) -> str:
-    if detail["type"] in UNKNOWN:
+    if detail["type"] in UNKNOWN_FIELD:
         nearest = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {nearest[0]}? " if nearest else ""
-        return f"unknown field; {hint}allowed here: {', '.join(known)}"
+        hint = f"did you mean {nearest[0]}? Allowed" if nearest else "allowed"
+        return f"unknown field; {hint}: {', '.join(known)}"
     if detail["type"].startswith("missing"):
-        return "must be set, and is not"
+        return "is required"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     if detail["type"] == "dataclass_type":
-        return f"must be a section, a mapping of fields to values, got {detail['input']!r}"
+        return f"must be a section (a mapping of fields to values), got {detail['input']!r}"
+    # pydantic speaks of tuples, but YAML has lists.
     message = (detail["msg"][0].lower() + detail["msg"][1:]).replace("tuple", "list")
+    message = message.split(", unable to parse")[0]  # the value says it
     if detail["type"] == "string_type" and detail["input"] is not None:
         message += " (quote it)"
     if detail["type"] == "literal_error":

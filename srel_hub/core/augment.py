@@ -2,7 +2,8 @@
 
 A `Views` record stores, in integers, how each image of an epoch is augmented. `render` applies it. Squeeze, relabel
 and the consumer's loader call the same function, so a student sees bit for bit the image that its teacher labeled:
-alone or in any batch, with any number of threads, on any device. docs/format.md specifies the arithmetic.
+alone or in any batch, with any number of threads, on any device. docs/reference/label-format.md specifies the
+arithmetic.
 """
 
 import math
@@ -110,6 +111,7 @@ def _sample_mixes(augment: Augment, views: Views, size: tuple[int, int], generat
         weights = torch.where(partners == torch.arange(count), 256, (own * 256).round().long())
         return replace(views, partners=partners.int(), mix_weights=weights.short())
     mix_boxes = _sample_mix_boxes(own, size, generator)
+    # An image that would be mixed with itself, or by an empty box, is recorded as unmixed.
     whole = (partners == torch.arange(count)) | (mix_boxes[:, 2] * mix_boxes[:, 3] == 0)
     partners = torch.where(whole, torch.arange(count), partners)
     mix_boxes[whole] = 0

@@ -1,4 +1,7 @@
-"""core.crop_transform."""
+"""The crop, flip and roll that recover applies before each look: drawn as integers, applied as linear maps.
+
+This crop is differentiable and works on float pixels. The exact uint8 crop of labels is in `core.augment`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,43 +14,12 @@ from srel_hub.config import Recover
 from srel_hub.core.augment import random_resized_boxes
 
 
-def view_matrices(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, size: int) -> Tensor:
-    """Crop, bilinear enlargement, flip and roll along one axis, as one linear map each.
-
-    The enlargement is F.interpolate's (bilinear, align_corners=False); the roll is torch.roll's, after the flip. All
-    but the last step is in integers, on the device of the arguments.
-
-    Args:
-        start, length: int64 [...], the crop along this axis.
-        flip: bool [...].
-        shift: int64 [...], in pixels.
-
-    Returns:
-        float64 [..., size, size], output by source pixel.
-    """
-    pixel = torch.arange(size, device=start.device)
-    start, length, flip, shift = (each[..., None] for each in (start, length, flip, shift))
-    source = (pixel - shift) % size
-    source = torch.where(flip, size - 1 - source, source)
-    position = ((2 * source + 1) * length - size).clamp(min=0)  # in 1 / (2 * size) pixels
-    left = (position // (2 * size)).minimum(length - 1)
-    right = (left + 1).minimum(length - 1)
-    share = (position % (2 * size)).double() / (2 * size)
-    at_left, at_right = ((tap + start)[..., None] == pixel for tap in (left, right))
-    return (1 - share)[..., None] * at_left + share[..., None] * at_right
-
-
-def view(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Apply maps [G, b, side, side] to images [G, B, 3, H, W]; where b is 1, to all of an index: [G * B, 3, H, W]."""
-    return torch.einsum("gbhi,gbciw,gbvw->gbchv", down, x, across).flatten(0, 1)
-
-
 @dataclass(frozen=True)
 class Moves:
-    """What is done to the images: crop boxes int64 [..., b, 4], flips bool [..., b], rolls int64 [..., b, 2].
+    """How images are moved: crop boxes int64 [..., b, 4], flips bool [..., b], rolls int64 [..., b, 2].
 
-    b is the images of an ipc index, or 1 where all of them move alike. Before it stand one index's iterations, or one
-    iteration's ipc indices; of several of both, iterations first.
+    b is the number of images of a group, or 1 if all of them move alike. Before it stand one group's iterations, or one
+    iteration's groups; with both, iterations come first.
     """
 
     boxes: Tensor
@@ -55,32 +27,40 @@ class Moves:
     rolls: Tensor
 
     def at(self, t: int) -> "Moves":
-        """Of iteration t."""
+        """Return the moves of iteration t."""
         return Moves(self.boxes[t], self.flips[t], self.rolls[t])
 
 
 def still(size: tuple[int, int], groups: int, device: torch.device) -> Moves:
-    """One iteration's, of images that are looked at as they are."""
+    """Return one iteration's moves that leave images as they are."""
     box = torch.tensor([0, 0, *size], device=device).expand(groups, 1, 4)
-    unmoved = torch.zeros(groups, 1, 2, dtype=torch.int64, device=device)
-    return Moves(box, unmoved[..., 0].bool(), unmoved)
+    no_roll = torch.zeros(groups, 1, 2, dtype=torch.int64, device=device)
+    return Moves(box, no_roll[..., 0].bool(), no_roll)
 
 
 def sample_moves(spec: Recover, iterations: range, images: int, size: tuple[int, int], draw: torch.Generator) -> Moves:
-    """Crop box, flip and shift of one ipc index at each of these iterations: one for all its images, or one each."""
-    each = images if spec.per_image else 1
-    count = len(iterations) * each
+    """Draw crop box, flip and roll of one group at each of these iterations.
+
+    Args:
+        spec: The recipe's section; `per_image` draws one move for every image instead of one for the group.
+        iterations: The iterations, counted over the whole optimization.
+        images: Number of images of the group.
+        size: (height, width) of the images.
+        draw: The group's generator.
+    """
+    per_iteration = images if spec.per_image else 1
+    count = len(iterations) * per_iteration
     boxes = torch.tensor([0, 0, *size]).expand(count, 4)
     if spec.crop == "resized":
-        t = torch.tensor(iterations).repeat_interleave(each)
+        t = torch.tensor(iterations).repeat_interleave(per_iteration)
         boxes = random_resized_boxes((lowest_scale(spec, t), spec.scale[1]), spec.ratio, count, size, draw).long()
     flips = torch.rand(count, generator=draw) < 0.5 if spec.flip else torch.zeros(count, dtype=torch.bool)
     rolls = torch.randint(spec.roll[0], spec.roll[1] + 1, (count, 2), generator=draw)
-    return Moves(*(values.unflatten(0, (len(iterations), each)) for values in (boxes, flips, rolls)))
+    return Moves(*(values.unflatten(0, (len(iterations), per_iteration)) for values in (boxes, flips, rolls)))
 
 
 def lowest_scale(spec: Recover, t: Tensor) -> Tensor:
-    """float64 [T]: the least share of an image's area that a crop of iteration t may be.
+    """Return the smallest share of an image's area that a crop of iteration t may have, float64 [T].
 
     CDA (Yin & Shen, 2024, section 3.2), s the recipe's scale, p = t / (m T), m the milestone, up to p = 1:
 
@@ -99,13 +79,55 @@ def lowest_scale(spec: Recover, t: Tensor) -> Tensor:
 
 
 def stacked(moves: Sequence[Moves], device: torch.device) -> Moves:
-    """The moves of several ipc indices, [T, G, b, ...], on the device."""
-    each = ([getattr(move, field.name) for move in moves] for field in fields(Moves))
-    return Moves(*(torch.stack(values, 1).to(device) for values in each))
+    """Return the moves of several groups together, [T, G, b, ...], on the device."""
+    columns = ([getattr(move, field.name) for move in moves] for field in fields(Moves))
+    return Moves(*(torch.stack(values, 1).to(device) for values in columns))
 
 
 def move_matrices(moves: Moves, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The maps (down, across), each float64 [G, b, side, side], of one iteration's moves."""
+    """Return the maps (down, across) of one iteration's moves, each float64 [G, b, side, side]."""
     top, left, height, width = moves.boxes.unbind(-1)
     down = view_matrices(top, height, torch.zeros_like(moves.flips), moves.rolls[..., 0], size[0])
     return down, view_matrices(left, width, moves.flips, moves.rolls[..., 1], size[1])
+
+
+def view_matrices(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, size: int) -> Tensor:
+    """Return crop, bilinear enlargement, flip and roll along one axis as one linear map each.
+
+    The enlargement is that of F.interpolate (bilinear, align_corners=False). The roll is that of torch.roll, after the
+    flip. All but the last step is in integers, on the device of the arguments.
+
+    Args:
+        start: int64 [...], where the crop begins along this axis.
+        length: int64 [...], the crop's length.
+        flip: bool [...].
+        shift: int64 [...], the roll in pixels.
+        size: The length of the axis.
+
+    Returns:
+        float64 [..., size, size], output by source pixel.
+    """
+    pixel = torch.arange(size, device=start.device)
+    start, length, flip, shift = (values[..., None] for values in (start, length, flip, shift))
+    source = (pixel - shift) % size
+    source = torch.where(flip, size - 1 - source, source)
+    position = ((2 * source + 1) * length - size).clamp(min=0)  # in 1 / (2 * size) pixels
+    left = (position // (2 * size)).minimum(length - 1)
+    right = (left + 1).minimum(length - 1)
+    share = (position % (2 * size)).double() / (2 * size)
+    at_left, at_right = ((tap + start)[..., None] == pixel for tap in (left, right))
+    return (1 - share)[..., None] * at_left + share[..., None] * at_right
+
+
+def view(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Apply maps to images.
+
+    Args:
+        x: Images [G, B, 3, H, W].
+        down: [G, b, H, H], one map for each image, or one for all of a group if b is 1.
+        across: [G, b, W, W], likewise.
+
+    Returns:
+        The moved images [G * B, 3, H, W].
+    """
+    return torch.einsum("gbhi,gbciw,gbvw->gbchv", down, x, across).flatten(0, 1)

@@ -3,7 +3,7 @@
     stored = encode(logits, encoding)      # tensors by their names in the label file
     logits = decode(stored, encoding)      # dense again, float32 [B, K]
 
-docs/format.md specifies the arithmetic, so that other programs can decode the same bits.
+docs/reference/label-format.md specifies the arithmetic, so that other programs can decode the same bits.
 """
 
 from collections.abc import Mapping

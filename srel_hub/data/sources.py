@@ -93,6 +93,17 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
     return Source(splits[requested[0]].classes.names, opened.get("train"), opened.get("eval"), tuple(remarks))
 
 
+def split_names(spec: config.Source) -> list[str]:
+    """Return the names of all splits. No data is downloaded.
+
+    Raises:
+        UserError: if `load_dataset` cannot open the path.
+    """
+    assert spec.path is not None
+    builder = _builder(spec, str(Path(spec.path).expanduser()) if spec.path.startswith("~") else spec.path)
+    return [str(name) for name in builder.config.data_files or builder.info.splits or {}]
+
+
 def _classes_not_scored(split: TableSplit) -> list[str]:
     """Return a remark if the eval split has no image of some classes."""
     empty = empty_classes(split.labels, split.classes.names)

@@ -162,9 +162,7 @@ def check_accuracy(subject: Subject) -> str:
         )
     least = chance + BETTER_THAN_CHANCE * (1 - chance)
     if accuracy <= least:
-        raise UserError(
-            f"the teacher's accuracy on the stored images is {accuracy:.1%}; must be more than {least:.1%}"
-        )
+        raise UserError(f"the teacher's accuracy on the stored images is {accuracy:.1%}; must be more than {least:.1%}")
     return f"the teacher's accuracy on the stored images is {accuracy:.1%} (manifest: {claimed:.1%})"
 
 

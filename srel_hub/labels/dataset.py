@@ -50,6 +50,7 @@ class Condensed:
         epochs: how many epochs to train. If fewer are stored, they are used repeatedly.
 
     Example:
+        >>> import torch
         >>> from srel_hub import load_condensed
         >>> condensed = load_condensed("runs/quickstart/dataset", epochs=300)
         >>> condensed.pixels.shape, condensed.labels.shape
@@ -181,6 +182,7 @@ class Condensed:
             UserError: if the teacher is missing, or its files are not those that the manifest names.
 
         Example:
+            >>> import torch
             >>> from srel_hub import load_condensed
             >>> condensed = load_condensed("runs/quickstart/dataset")
             >>> teacher = condensed.teacher()

@@ -108,4 +108,5 @@ def _wrong_in_low_precision(stored: Tensor, expected: Tensor, allowed: Tensor) -
     largest = expected.topk(min(2, expected.shape[1]), dim=1).values
     is_tie = (largest[:, 0] - largest[:, -1]) <= error
     other_class = (stored.argmax(1) != expected.argmax(1)) & ~is_tie
-    return ~(error <= allowed) | other_class  # negated, so that NaN is wrong
+    wrong: Tensor = ~(error <= allowed) | other_class  # negated, so that NaN is wrong
+    return wrong

@@ -34,9 +34,7 @@ def assemble(run: Run, place: Path) -> tuple[Path, Path]:
         UserError: where a stage has not run yet.
     """
     missing = [
-        name
-        for name in (*run.recipe.label_folders, "images", "soft_labels", "evaluate")
-        if not run.path(name).is_dir()
+        name for name in (*run.recipe.label_folders, "images", "soft_labels", "evaluate") if not run.path(name).is_dir()
     ]
     if missing:
         raise UserError(f"{run.folder}: {', '.join(missing)} missing; run condense on it first")

@@ -19,7 +19,6 @@ from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.manifest import MANIFEST, read_manifest
 from srel_hub.reports import plot_style as drawing
 from srel_hub.stages.evaluate.summary import percent, student_title
-from srel_hub.stages.evaluate.training_sets import CONDENSED_HARD, RANDOM_HARD, REAL_HARD
 from srel_hub.storage.files import format_bytes, read_json
 
 
@@ -103,7 +102,7 @@ def _recipe(store: Store) -> Recipe:
 
 def _is_hard(recipe: Recipe, row: str) -> bool:
     """Whether a row needs no soft labels."""
-    return recipe.evaluate.loss == "hard" or row in (CONDENSED_HARD, RANDOM_HARD, REAL_HARD)
+    return recipe.evaluate.loss == "hard" or row in ("condensed-hard", "random-real-hard", "real-hard")
 
 
 def _key(recipe: Recipe) -> str:

@@ -105,9 +105,7 @@ def draw_terms(iterations: Sequence[int], terms: Mapping[str, Tensor], file: Pat
             panel.set_title(titles[name])
 
 
-def draw_recovery(
-    frames: Mapping[int, Tensor], names: Sequence[str], file: Path, rows: int = 5, most: int = 8
-) -> None:
+def draw_recovery(frames: Mapping[int, Tensor], names: Sequence[str], file: Path, rows: int = 5, most: int = 8) -> None:
     """Images uint8 [n, 3, H, W] by iteration: at most `most` of these moments, of the first `rows` classes."""
     moments = list(frames)
     if len(moments) > most:

@@ -14,8 +14,10 @@ from pathlib import Path
 from srel_hub.config import Publish
 from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import ErrorCollector, UserError
-from srel_hub.hub.client import LOGIN, account, retried, url
-from srel_hub.hub.push import Plan, collect, part_of, plan, push, require_license, require_permission
+from srel_hub.hub.client import LOGIN, Kind, account, retried, url
+from srel_hub.hub.permission import require_license, require_permission
+from srel_hub.hub.push import collect, push
+from srel_hub.hub.push_plan import Plan, part_of, plan
 from srel_hub.hub.read_back import read_back
 from srel_hub.reports.assemble import assemble, assembled
 from srel_hub.reports.plots import REAL_PICTURE
@@ -68,7 +70,8 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
     dataset_commit = push(plans[1], f"Teacher: {spec.teacher} at {teacher_commit}", run.print, run.progress)
     parts = [each.part for each in plans]
     retried(partial(collect, spec, parts), run.print)
-    read_back(run, parts[1], parts[0], {"model": teacher_commit, "dataset": dataset_commit})
+    commits: dict[Kind, str] = {"model": teacher_commit, "dataset": dataset_commit}
+    read_back(parts[1], parts[0], commits, run.folder, run.print, run.progress)
     print(closing(spec, teacher_commit, dataset_commit))
 
 
@@ -97,7 +100,7 @@ def _require(run: Run, plans: Sequence[Plan]) -> None:
     found = ErrorCollector()
     with found.collect():
         require_license(spec, add_builtin_metadata(run.recipe.source).license)
-    faults = [*found.found, *(fault for each in plans for fault in each.faults())]
+    faults = [*found.messages, *(fault for each in plans for fault in each.faults())]
     who = retried(account, run.print)
     if who is None:
         faults.append(f"you are not logged in on the Hub; {LOGIN}, role write")

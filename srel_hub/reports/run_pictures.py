@@ -25,7 +25,7 @@ from srel_hub.reports import plots as figures
 from srel_hub.runs.decoded_images import condensed_images, source_images
 from srel_hub.runs.run import Run
 from srel_hub.stages.evaluate.summary import Training, student_title
-from srel_hub.stages.recover.trace import Way, read_history
+from srel_hub.stages.recover.trace import History, read_history
 from srel_hub.storage.condensed_table import encode_png
 from srel_hub.storage.files import atomic_write, read_json, total_bytes
 from srel_hub.teachers import classifier as teacher
@@ -123,7 +123,7 @@ class Album:
         figures.draw_real(real, made, self._names, self._folder / "real.png")
         return "real.png"
 
-    def _draw_way(self, way: Way) -> Iterator[str]:
+    def _draw_way(self, way: History) -> Iterator[str]:
         figures.draw_terms(way.iterations, way.terms, self._folder / "terms.png")
         yield "terms.png"
         frames = dict(way.frames)
@@ -144,9 +144,7 @@ class Album:
             return None
         places = tsne(torch.cat([found[0], found[1]])).split([len(images.labels) for images in shown])
         labels = [images.labels for images in shown]
-        figures.draw_features(
-            *(places[0], labels[0], places[1], labels[1]), self._names, self._folder / "features.png"
-        )
+        figures.draw_features(*(places[0], labels[0], places[1], labels[1]), self._names, self._folder / "features.png")
         return "features.png"
 
     def _some(self, split: Split, count: int) -> Images:

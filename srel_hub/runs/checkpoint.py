@@ -1,4 +1,4 @@
-"""A training's state on disk, so that it goes on after a kill with the bits it would have had."""
+"""A training's state on disk, so that a killed training resumes and ends with the same bits."""
 
 import hashlib
 import io
@@ -13,15 +13,21 @@ from srel_hub.core.seeds import derive_seed
 from srel_hub.storage.files import atomic_write
 
 
-EVERY = 10.0  # seconds between two checkpoints: a kill costs the epoch at hand, or as much of shorter ones
+EVERY = 10.0  # seconds between two checkpoints; a kill costs one epoch, or this many seconds of shorter ones
 
 
 class Checkpoint:
-    """Network, optimizer and curve after an epoch. Nothing else decides the rest: an epoch's random state is its seed.
+    """Network, optimizer and learning curve after an epoch.
+
+    Nothing else decides how a training continues: the random state of an epoch follows from its seed.
 
     Args:
-        file: begins with the sha256 of what follows, so that a damaged one is not used.
-        model, optimizer: to be saved, and to be restored.
+        file: Where it is stored. It begins with the sha256 of the rest, so that a damaged file is not used.
+        model: Is saved and restored in place.
+        optimizer: Likewise.
+
+    Attributes:
+        curve: One entry for every finished epoch.
     """
 
     def __init__(self, file: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -31,24 +37,29 @@ class Checkpoint:
 
     @property
     def epochs(self) -> int:
-        """How many are behind."""
+        """Number of finished epochs."""
         return len(self.curve)
 
     def restore(self) -> None:
-        """Go back to the last checkpoint, if there is one that is whole."""
+        """Load the last checkpoint, if there is an intact one."""
         if not self._file.is_file():
             return
         content = self._file.read_bytes()
         digest, state = content[:32], content[32:]
         if hashlib.sha256(state).digest() != digest:
             return
-        kept = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")  # loading moves what must be moved
-        self._model.load_state_dict(kept["model"])
-        self.optimizer.load_state_dict(kept["optimizer"])
-        self.curve = kept["curve"]
+        stored = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")  # load_state_dict moves it
+        self._model.load_state_dict(stored["model"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.curve = stored["curve"]
 
     def add(self, writes: bool, **point: Any) -> None:
-        """An epoch is over; `point` is what the curve tells of it."""
+        """Add a finished epoch to the curve, and save if the last save was long enough ago.
+
+        Args:
+            writes: Whether this process is the one that saves.
+            point: Values of the curve at this epoch.
+        """
         self.curve.append(point)
         if writes and time.monotonic() - self._saved > EVERY:
             self._write()
@@ -63,9 +74,10 @@ class Checkpoint:
             file.write(buffer.getbuffer())
 
     def remove(self) -> None:
+        """Delete the file; the training is complete."""
         self._file.unlink(missing_ok=True)
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> None:
-    """Give torch's own generator, which dropout draws from, the state that this epoch always begins with."""
+    """Seed torch's global generator, which dropout draws from, as this epoch always begins."""
     torch.manual_seed(derive_seed(seed, "epoch", epoch, rank))

@@ -1,13 +1,13 @@
-"""Marks: which units are done, and whether their files are still what they were when they were marked.
+"""Completion marks: which units of work are done, and whether their files are still the same.
 
-A mark is `units/STAGE/UNIT.json`: for every file its bytes, time of change and sha256. A file is trusted if the first
-two agree; if only the time differs (a copied directory), its digest decides.
+The mark of a unit is `units/STAGE/UNIT.json`. It lists size, modification time and sha256 of every file of the unit. A
+file whose size and time agree is trusted. If only the time differs, as in a copied directory, the digest decides.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from srel_hub.config import canonical
 from srel_hub.storage.files import sha256, write_text
@@ -15,7 +15,7 @@ from srel_hub.storage.files import sha256, write_text
 
 Stage = Literal["squeeze", "recover", "relabel", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-RESULTS: dict[Stage, tuple[str, ...]] = {  # of each stage, in the run directory; patterns
+RESULTS: dict[Stage, tuple[str, ...]] = {  # glob patterns of each stage's results in the run directory
     "squeeze": ("teacher",),
     "recover": (
         "recover_teacher-*",
@@ -29,68 +29,86 @@ RESULTS: dict[Stage, tuple[str, ...]] = {  # of each stage, in the run directory
     "relabel": ("label_teacher", "label_committee-*", "soft_labels"),
     "evaluate": ("evaluate", "pictures", "units/pictures"),
 }
-SET_ASIDE = "soft_labels_before"  # labels of the recipe that the run had before, until relabel is through
+SET_ASIDE = "soft_labels_before"  # labels of the previous recipe, kept until relabel is complete
+
+Stamp = tuple[int, int, str]  # size in bytes, modification time in ns, sha256
 
 
 class Marks:
-    """The marks of one run.
+    """The completion marks of one run.
 
     Args:
-        folder: of the run.
-        full: compare digests whatever the times say (`run.check=full`); each unit once.
+        folder: The run directory.
+        full: Compare the digest of every file once, whatever its time says (`run.check=full`).
+
+    Attributes:
+        compared: Number of digests that were computed and agreed.
     """
 
     def __init__(self, folder: Path, full: bool) -> None:
         self.folder, self._full = folder, full
         self._verified: set[Path] = set()
-        self.compared = 0  # digests that were computed and agree
+        self.compared = 0
 
     def file(self, stage: str, unit: str) -> Path:
+        """Return the path of a unit's mark."""
         return self.folder / "units" / stage / f"{unit}.json"
 
     def claim(self, stage: str, unit: str) -> Path:
+        """Return the path of the file that claims a unit for one process."""
         return self.folder / "units" / stage / f"{unit}.claim"
 
+    def units(self, stage: str) -> set[str]:
+        """Return the names of all units that have a mark, whichever process completed them."""
+        return {file.stem for file in (self.folder / "units" / stage).glob("*.json")}
+
     def digests(self, stage: str, unit: str) -> dict[str, str] | None:
-        """sha256 of each of the unit's files when it was marked, None if it was not."""
-        told = self._told(self.file(stage, unit))
-        return None if told is None else {name: digest for name, (_, _, digest) in told.items()}
+        """Return the sha256 of each of the unit's files when it was marked; None without a mark."""
+        stamps = _read_stamps(self.file(stage, unit))
+        return None if stamps is None else {name: digest for name, (_, _, digest) in stamps.items()}
 
     def is_done(self, stage: str, unit: str) -> bool:
-        """Whether the unit was marked and its files are what they were."""
+        """Return whether the unit is marked and its files have not changed since."""
         mark = self.file(stage, unit)
-        told = self._told(mark)
-        if told is None:
+        stamps = _read_stamps(mark)
+        if stamps is None:
             return False
         if self._full and mark not in self._verified:
-            if not all(self._agrees(name, digest) for name, (_, _, digest) in told.items()):
+            if not all(self._agrees(name, digest) for name, (_, _, digest) in stamps.items()):
                 return False
             self._verified.add(mark)
-        renewed = False
+        renew = False
         try:
-            for name, (size, changed, digest) in told.items():
+            for name, (size, modified, digest) in stamps.items():
                 file = self.folder / name
-                found = file.stat()
-                if found.st_size != size:
+                status = file.stat()
+                if status.st_size != size:
                     return False
-                if changed is not None and found.st_mtime_ns != changed:
+                if status.st_mtime_ns != modified:
                     if sha256(file) != digest:
                         return False
-                    renewed = True
-            if renewed:
-                self.mark(stage, unit, [self.folder / name for name in told], {n: told[n][2] for n in told})
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # also if another process takes it away now
+                    renew = True
+            if renew:  # so that the next look need not hash again
+                digests = {name: digest for name, (_, _, digest) in stamps.items()}
+                self.mark(stage, unit, [self.folder / name for name in stamps], digests)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # another process may remove it right now
             return False
         return True
 
     def mark(self, stage: str, unit: str, files: Sequence[Path], known: Mapping[str, str] | None = None) -> None:
-        """Mark a unit as done; its files were written and flushed before. `known` are digests that need no reading,
-        '' of a file that is not worth one."""
+        """Mark a unit as done, after its files were written and flushed.
+
+        Args:
+            stage: Name of the stage.
+            unit: Name of the unit.
+            files: The unit's files, inside the run directory.
+            known: Digests by file name that need no reading; '' for a file that is cheaper to redo than to hash.
+        """
         stamps = {}
         for file in files:
-            name, found = file.relative_to(self.folder).as_posix(), file.stat()
+            name, status = file.relative_to(self.folder).as_posix(), file.stat()
             digest = known[name] if known is not None and name in known else sha256(file)
-            stamps[name] = [found.st_size, found.st_mtime_ns, digest]
+            stamps[name] = [status.st_size, status.st_mtime_ns, digest]
         write_text(self.file(stage, unit), canonical(stamps))
 
     def _agrees(self, name: str, digest: str) -> bool:
@@ -100,15 +118,11 @@ class Marks:
         self.compared += bool(digest)
         return True
 
-    def _told(self, mark: Path) -> dict[str, tuple[int, int | None, str]] | None:
-        """What a mark says; before version 0.4.0 it said sizes only. A damaged one marks nothing."""
-        try:
-            told = json.loads(mark.read_text(encoding="utf-8"))
-            return {str(name): _stamp(stamp) for name, stamp in told.items()}
-        except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, TypeError, IndexError):
-            return None
 
-
-def _stamp(told: int | list[Any]) -> tuple[int, int | None, str]:
-    """Bytes, time of change, digest."""
-    return (told, None, "") if isinstance(told, int) else (int(told[0]), int(told[1]), str(told[2]))
+def _read_stamps(mark: Path) -> dict[str, Stamp] | None:
+    """Read a mark. A missing or damaged one marks nothing."""
+    try:
+        stamps = json.loads(mark.read_text(encoding="utf-8"))
+        return {str(name): (int(size), int(time), str(digest)) for name, (size, time, digest) in stamps.items()}
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, TypeError):
+        return None

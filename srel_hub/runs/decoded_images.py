@@ -1,4 +1,4 @@
-"""Decoded images of a run, kept in its folder `cache` while stages need them; all processes map the same files."""
+"""Decoded images of a run, kept in its folder `cache` while stages need them. All processes map the same files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,27 +15,33 @@ from srel_hub.storage.mapped_images import map_pixels, write_pixels
 
 
 def source_images(run: Run, split: Split, frame: Frame | None, rows: Tensor | None = None) -> Images:
-    """These rows of a split (None: all), decoded once for all processes.
+    """Decode real images once for all processes.
+
+    Args:
+        run: The run, after `begin`.
+        split: A split of the source.
+        frame: How an image is brought to the dataset's size; None leaves it as it is.
+        rows: int64, the rows of the split to decode; None for all.
 
     Raises:
-        UserError: as `Split.images`.
+        UserError: As `Split.images`, for example for a damaged image.
     """
-    if split.fingerprint is None:
+    if split.fingerprint is None:  # a built-in split is in memory already
         return split.images(frame, rows)
     chosen = None if rows is None else rows.tolist()
-    shown = None if frame is None else [frame.size, frame.resize, frame.resample]
-    file = run.path("cache", f"source-{fingerprint([split.fingerprint, len(split.labels), shown, chosen])[:16]}")
-    _once(run, file, lambda: split.images(frame, rows, file))
+    framing = None if frame is None else [frame.size, frame.resize, frame.resample]
+    file = run.path("cache", f"source-{fingerprint([split.fingerprint, len(split.labels), framing, chosen])[:16]}")
+    _write_once(run, file, lambda: split.images(frame, rows, file))
     return Images(map_pixels(file), split.labels if rows is None else split.labels[rows])
 
 
 def condensed_images(run: Run) -> Images:
-    """The run's condensed images, as their PNG files have them."""
+    """Decode the run's condensed images from their PNG files, once for all processes."""
     shards = run.path("images")
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(shards.glob("*.parquet"))]
     labels = read_labels(shards)
     file = run.path("cache", f"condensed-{fingerprint(stamps)[:16]}")
-    _once(run, file, lambda: _decode(run, shards, file, len(labels)))
+    _write_once(run, file, lambda: _decode(run, shards, file, len(labels)))
     return Images(map_pixels(file), labels)
 
 
@@ -45,8 +51,8 @@ def _decode(run: Run, shards: Path, file: Path, count: int) -> None:
         write_pixels(temporary, count, ((row, decode_image(png).permute(1, 2, 0).numpy()) for row, (png, _) in rows))
 
 
-def _once(run: Run, file: Path, write: Callable[[], object]) -> None:
-    """Have a file written, by this process or another. Marked without a digest: in doubt it is written again."""
+def _write_once(run: Run, file: Path, write: Callable[[], object]) -> None:
+    """Have this process or another write a file. Its mark has no digest: decoding again is cheaper than hashing."""
     if not run.is_done("cache", file.name):
         with run.locked(file.name):
             if not run.is_done("cache", file.name):
@@ -55,7 +61,7 @@ def _once(run: Run, file: Path, write: Callable[[], object]) -> None:
 
 
 def clear(run: Run) -> None:
-    """Remove what no stage needs any more."""
+    """Remove decoded images and checkpoints, which no stage needs any more."""
     for name in ("cache", "units/cache", "checkpoints"):
         if run.path(name).is_dir():
             run.remove(name, "no longer needed")

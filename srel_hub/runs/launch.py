@@ -1,4 +1,4 @@
-"""This process and the others of its launch: the Accelerator, cores, memory, and the launcher's silent traps."""
+"""The Accelerator of a launch, and checks against options that launchers silently ignore."""
 
 import os
 from collections.abc import Sequence
@@ -13,31 +13,37 @@ from srel_hub.errors import UserError
 from srel_hub.runs.machine import local_processes
 
 
-LINE = "accelerate launch --multi_gpu --num_processes {count} -m srel_hub.condense RECIPE"
-PATIENCE = timedelta(days=30)  # a process may wait for another's training; a dead one is the launcher's business
+COMMAND = "accelerate launch --multi_gpu --num_processes {count} -m srel_hub.condense RECIPE"
+# A process may wait for another one's whole training. The default of 30 minutes would kill it; a process that died is
+# the launcher's business.
+COLLECTIVE_TIMEOUT = timedelta(days=30)
 
 
 def make_accelerator(trackers: Sequence[str] = (), place: str = ".") -> Accelerator:
-    """The one place where the Accelerator is built.
+    """Build the Accelerator. No other place does.
+
+    Args:
+        trackers: Names of experiment trackers.
+        place: Folder for the trackers' files.
 
     Raises:
-        UserError: where the launcher dropped processes, started more than there are devices, or a tracker's package
-            is missing.
+        UserError: If the launcher dropped processes, started more than there are devices, or was given options that
+            the recipe decides; or if a tracker's package is missing.
     """
     _require_launch(os.environ)
     _require_trackers(trackers)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is what it says
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in float32 really are; TF32 keeps 10 bits of 23
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         log_with=list(trackers) or None,
         project_dir=place,
         kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=PATIENCE),
-            # Running statistics are averaged, not the first process's; see squeeze.
+            InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
+            # Running statistics are averaged over processes by squeeze, not copied from the first one.
             DistributedDataParallelKwargs(
                 broadcast_buffers=False,
-                # Else gradients are bucketed anew after a process's first step, and a resumed training would sum them
-                # in another order: on CPUs, where bits are promised, they are not.
+                # By default DDP regroups its gradient buckets after the first step, so a resumed training would sum in
+                # another order. On CPUs, where results are promised bit for bit, this option prevents that.
                 find_unused_parameters=not torch.cuda.is_available(),
             ),
         ],
@@ -45,8 +51,8 @@ def make_accelerator(trackers: Sequence[str] = (), place: str = ".") -> Accelera
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != accelerator.num_processes:
         raise UserError(
-            f"WORLD_SIZE={world}, but Accelerate sees {accelerator.num_processes}: every process would take itself "
-            f"for the only one; start them with: {LINE.format(count=world)}"
+            f"WORLD_SIZE={world}, but Accelerate sees {accelerator.num_processes}: each process would run as if it "
+            f"were alone; start them with: {COMMAND.format(count=world)}"
         )
     return accelerator
 
@@ -54,21 +60,21 @@ def make_accelerator(trackers: Sequence[str] = (), place: str = ".") -> Accelera
 def _require_launch(environment: "os._Environ[str]") -> None:
     if "MASTER_PORT" in environment and "WORLD_SIZE" not in environment:
         raise UserError(
-            "MASTER_PORT is set, WORLD_SIZE is not: the launcher was asked for several processes and started one "
-            "(`accelerate launch --cpu --num_processes N` does that). With or without GPUs, start N with: "
-            f"{LINE.format(count='N')}; one with --num_processes 1; else unset MASTER_PORT"
+            "MASTER_PORT is set but WORLD_SIZE is not: several processes were requested and only one was started "
+            "(`accelerate launch --cpu --num_processes N` does that). Start N processes, with or without GPUs, with: "
+            f"{COMMAND.format(count='N')}. Start one with --num_processes 1. Otherwise unset MASTER_PORT."
         )
-    for name, wrong in (("ACCELERATE_MIXED_PRECISION", "no"), ("ACCELERATE_DYNAMO_BACKEND", "no")):
-        if environment.get(name, wrong).lower() != wrong:
+    for name, setting in (("ACCELERATE_MIXED_PRECISION", "precision"), ("ACCELERATE_DYNAMO_BACKEND", "compilation")):
+        if environment.get(name, "no").lower() != "no":
             option = name.removeprefix("ACCELERATE_").lower()
             raise UserError(
-                f"--{option} {environment[name].lower()}: how to compute is the recipe's; start with --{option} no"
+                f"--{option} {environment[name].lower()}: {setting} is set in the recipe; pass --{option} no"
             )
     local = local_processes()
     if torch.cuda.is_available() and local > torch.cuda.device_count():
         raise UserError(
-            f"{local} processes on this machine, which has {torch.cuda.device_count()} GPUs; start one for each: "
-            + LINE.format(count=torch.cuda.device_count())
+            f"{local} processes on this machine, which has {torch.cuda.device_count()} GPUs; start one per GPU: "
+            + COMMAND.format(count=torch.cuda.device_count())
         )
 
 
@@ -76,5 +82,5 @@ def _require_trackers(trackers: Sequence[str]) -> None:
     for name in trackers:
         try:
             import_module(name)
-        except ImportError as error:  # Accelerate would go on without it
-            raise UserError(f"run.trackers={name}: cannot be imported ({error}): pip install {name}") from None
+        except ImportError as error:  # Accelerate itself would silently continue without it
+            raise UserError(f"run.trackers={name}: cannot be imported ({error}); run `pip install {name}`") from None

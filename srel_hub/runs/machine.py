@@ -1,14 +1,14 @@
-"""runs.machine."""
+"""The machine that a process runs on: cores, memory, processor, library versions."""
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from srel_hub import __version__
@@ -19,41 +19,45 @@ LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "pillow")
 
 
 def local_processes() -> int:
-    """Processes of this launch on this machine."""
+    """Return the number of processes of this launch on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def fair_threads() -> int:
-    """Threads for each of this machine's processes."""
+    """Return the number of threads for each process of this machine, so that they fill its cores."""
     return max(1, cores() // local_processes())
 
 
 def total_memory() -> int:
-    """Bytes of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the bytes of memory of the machine."""
+    return int(psutil.virtual_memory().total)
 
 
 def peak_resident() -> int:
-    """Bytes that this process had in memory at most."""
+    """Return the largest number of bytes that this process had in memory."""
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux begins a process's ru_maxrss at its parent's
+    if status.is_file():  # Linux starts a process's ru_maxrss at that of its parent
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return 1024 * int(line.split()[1])
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # which Windows does not have
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def library_versions() -> dict[str, str]:
-    """What runs here, for the cards."""
+    """Return the versions that cards name."""
     return {"srel_hub": __version__} | {name: version(name) for name in LIBRARIES}
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What a measurement was taken on: device, threads, versions and commit."""
+    """Return what a measurement was taken on: device, cores, threads, versions and commit."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": cores(),
@@ -64,7 +68,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Its name, and which of the instructions that decide speed it has."""
+    """Return the processor's name, and which of the instructions that decide speed it has."""
     known = Path("/proc/cpuinfo")
     if not known.is_file():
         return platform.processor()
@@ -75,8 +79,8 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """Of the checkout that this package lies in; None where it was installed without one."""
-    if not (CHECKOUT / ".git").exists():  # git would tell of a repository further up, which is another's
+    """Return the commit of the checkout that contains this package; None if it was installed without one."""
+    if not (CHECKOUT / ".git").exists():  # git would answer for an unrelated repository further up
         return None
     command = ["git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"]
     try:

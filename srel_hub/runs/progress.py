@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left, whose line also goes to a log."""
+"""Progress bars that also go to the log."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,14 @@ LOG_EVERY = 10.0  # seconds between two lines in the log
 
 
 class Bar:
-    """One bar.
+    """A progress bar with rate and remaining time.
 
     Args:
-        hidden: not shown here, since another process of this machine shows it.
-        log: takes the bar's line, every ten seconds and at the end.
+        total: Number of steps; None if it is not known.
+        title: Text before the bar.
+        unit: What a step is called.
+        hidden: Do not show it, because another process of this machine does.
+        log: Called with the bar's text every ten seconds and at the end.
     """
 
     def __init__(self, total: int | None, title: str, unit: str, hidden: bool, log: Callable[[str], None]) -> None:
@@ -30,25 +33,26 @@ class Bar:
             self._log(str(self._bar))
 
     def skip(self, steps: int) -> None:
-        """These were made before: they do not count for the rate."""
-        if self._hidden or not steps:  # a hidden bar keeps nothing
+        """Advance by steps that were made earlier and do not count for the rate."""
+        if self._hidden or not steps:  # a disabled tqdm has no counters
             return
         self._bar.initial += steps
         self._bar.n += steps
         self._bar.refresh()
 
-    def more(self, steps: int) -> None:
-        """These are to be made after all."""
+    def extend(self, steps: int) -> None:
+        """Add steps to the total, because finished work has to be redone."""
         if not self._hidden:
             self._bar.total = (self._bar.total or 0) + steps
 
     def forward(self) -> None:
+        """Advance by one step."""
         self._bar.update()
         if not self._hidden and time.monotonic() - self._logged > LOG_EVERY and self._bar.n != self._bar.total:
             self._logged = time.monotonic()
             self._log(str(self._bar))
 
     def reach(self, position: int) -> None:
-        """Others may have brought it further than this process did."""
+        """Advance to a position that other processes may have reached."""
         if not self._hidden and position > self._bar.n:
             self._bar.update(position - self._bar.n)

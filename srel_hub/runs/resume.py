@@ -1,4 +1,4 @@
-"""A recipe meets a run directory: what was resolved there is kept, and what changed since is told."""
+"""How a recipe meets an existing run directory: what was resolved there is kept, and changes are found."""
 
 import os
 from collections.abc import Sequence
@@ -14,111 +14,153 @@ from srel_hub.runs.completion import STAGES, Stage
 from srel_hub.runs.machine import fair_threads
 
 
-ON_CARDS_ONLY = ("title", "homepage", "license", "terms", "citation")  # of the source: may change on a finished run
+ON_CARDS_ONLY = ("title", "homepage", "license", "terms", "citation")  # of source: they decide no result
+STORAGE_FIELDS = {  # how labels are stored, not what they are
+    *("relabel.encoding", "relabel.top_k", "relabel.top_values", "relabel.epochs", "relabel.pool"),
+}
+TEACHER_FIELDS = ("relabel.teacher", "relabel.committee")
 
 
 @dataclass(frozen=True)
-class Settled:
-    """The recipe with machine-dependent values as the run has them.
+class Change:
+    """A field whose value differs from the run's: its dotted name, the value there and the requested one."""
+
+    field: str
+    before: Any
+    requested: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.before!r} in the run, {self.requested!r} requested"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe whose machine-dependent values are those of the run.
 
     Attributes:
-        outdated: stages whose results are of another recipe; the first that changed, and those that rest on it.
-        changes: the fields that changed, a line each.
+        recipe: The resolved recipe.
+        outdated: Stages whose results belong to another recipe: the first that changed and all that depend on it.
+        changes: The fields that changed.
     """
 
     recipe: Recipe
     outdated: tuple[Stage, ...] = ()
-    changes: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def only_reencodes(self) -> bool:
+        """Whether stored labels stay valid and only have to be stored in another way."""
+        names = [change.field for change in self.changes]
+        return "relabel" in self.outdated and all(
+            name in STORAGE_FIELDS or name.startswith("evaluate.") for name in names
+        )
+
+    @property
+    def keeps_label_teachers(self) -> bool:
+        """Whether the networks that label stay the same."""
+        is_first = self.outdated[:1] == ("relabel",)
+        return is_first and not any(change.field.startswith(TEACHER_FIELDS) for change in self.changes)
+
+    @property
+    def reason(self) -> str:
+        """The changes in one line."""
+        return "; ".join(str(change) for change in self.changes)
 
 
-def place_of(recipe: Recipe) -> Path:
-    """The run directory.
+def run_folder(recipe: Recipe) -> Path:
+    """Return the run directory of a recipe.
 
     Raises:
-        UserError: where it cannot be made or written.
+        UserError: If it cannot be created or written.
     """
     try:
         folder = Path(recipe.run.root).expanduser() / recipe.name
-    except RuntimeError as error:
+    except RuntimeError as error:  # `~unknown_user`
         raise UserError(f"run.root={recipe.run.root}: {error}") from None
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
         raise UserError(
-            f"run.root: {there} is a file, so {folder} cannot be made; set run.root or name to another place"
+            f"run.root: {existing} is a file, so {folder} cannot be created; set run.root or name to another place"
         )
-    if not os.access(there, os.W_OK) and not (folder / "dataset").is_dir():  # a finished run may be an archive
-        raise UserError(f"run.root: {there} cannot be written to; set run.root to another place")
+    if not os.access(existing, os.W_OK) and not (folder / "dataset").is_dir():  # a finished run may be an archive
+        raise UserError(f"run.root: {existing} is not writable; set run.root to another place")
     return folder
 
 
-def settle(recipe: Recipe, folder: Path, begun: bool) -> Settled:
-    """Resolve machine-dependent values as the run directory has them, or now, and find what changed.
+def resolve(recipe: Recipe, folder: Path, has_begun: bool) -> Resolved:
+    """Resolve machine-dependent values, and compare the recipe with that of the run directory.
+
+    `run.cpu_threads`, `precision` and `recover.stack` decide bits, so a run keeps the values it began with.
 
     Args:
-        begun: whether there is anything in the directory that its recipe.yaml describes.
+        recipe: The requested recipe.
+        folder: The run directory.
+        has_begun: Whether the directory holds anything that its recipe.yaml describes.
 
     Raises:
-        UserError: where stages are outdated and `run.overwrite` does not allow to redo them.
+        UserError: If stages are outdated and `run.overwrite` does not allow redoing them.
     """
-    kept = folder / "recipe.yaml"
-    if not begun or not kept.is_file():
-        return Settled(_resolved(recipe, fair_threads(), best_precision()))
-    before = load_recipe(kept)
-    threads = before.run.cpu_threads
-    precision = "float32" if before.precision == "auto" else before.precision  # version 0.4.0 knew no other
-    before = replace(before, precision=precision)
-    resolved = _resolved(recipe, fair_threads() if threads == "auto" else threads, precision)
-    asked = resolved
+    stored = folder / "recipe.yaml"
+    if not has_begun or not stored.is_file():
+        return Resolved(_with_machine_values(recipe, fair_threads(), best_precision()))
+    before = load_recipe(stored)
+    threads, precision = before.run.cpu_threads, before.precision
+    assert precision != "auto", "a run stores the resolved recipe"
+    resolved = _with_machine_values(recipe, fair_threads() if threads == "auto" else threads, precision)
+    requested = resolved
     if resolved.recover.stack == "auto":
-        asked = replace(resolved, recover=replace(resolved.recover, stack=before.recover.stack))
-    changed = list(differences(deciding(before), deciding(asked)))
-    outdated = _outdated([name for name, _, _ in changed])
+        requested = replace(resolved, recover=replace(resolved.recover, stack=before.recover.stack))
+    differing = differences(fields_that_decide(before), fields_that_decide(requested))
+    changes = tuple(Change(*difference) for difference in sorted(differing, key=str))
+    outdated = _outdated_stages([change.field for change in changes])
     if "recover" in outdated:
-        asked = resolved  # the stack is found anew
-    changes = tuple(f"{name}: {old!r} there, {new!r} asked for" for name, old, new in sorted(changed, key=str))
+        requested = resolved  # images are optimized again, so the stack is chosen again
     if outdated and not recipe.run.overwrite:
         raise UserError(_refusal(folder, outdated, changes))
-    return Settled(asked, outdated, changes)
+    return Resolved(requested, outdated, changes)
 
 
-def _resolved(recipe: Recipe, threads: int, precision: Precision) -> Recipe:
+def _with_machine_values(recipe: Recipe, threads: int, precision: Precision) -> Recipe:
     if recipe.run.cpu_threads == "auto":
         recipe = replace(recipe, run=replace(recipe.run, cpu_threads=threads))
     return replace(recipe, precision=precision) if recipe.precision == "auto" else recipe
 
 
-def deciding(recipe: Recipe) -> dict[str, Any]:
-    """What decides the results, by its names in the recipe."""
+def fields_that_decide(recipe: Recipe) -> dict[str, Any]:
+    """Return the part of a recipe that decides results, as plain values."""
     plain = as_dict(recipe)
     del plain["publish"], plain["source"]["streaming"], plain["protocol"], plain["pictures"]
     plain["run"] = {name: plain["run"][name] for name in ("cpu_threads", "compile")}
     for name in ON_CARDS_ONLY:
         del plain["source"][name]
-    for name in TRAININGS:  # those that are there stay as they are
+    for name in TRAININGS:  # more students or seeds add trainings and change no finished one
         del plain["evaluate"][name]
     return plain
 
 
-def _outdated(names: Sequence[str]) -> tuple[Stage, ...]:
-    """The stage of the first section that changed, and all after it; what no stage owns belongs to the first."""
+def _outdated_stages(names: Sequence[str]) -> tuple[Stage, ...]:
+    """Return the stage of the first section that changed and all after it.
+
+    Fields that belong to no stage, such as the seed, outdate the first.
+    """
     sections = {name.split(".")[0] for name in names}
     first = min((STAGES.index(name) if name in STAGES else 0 for name in sections), default=len(STAGES))
     return STAGES[first:]
 
 
-def _refusal(folder: Path, outdated: Sequence[Stage], changes: Sequence[str]) -> str:
-    kept = [stage for stage in STAGES if stage not in outdated]
+def _refusal(folder: Path, outdated: Sequence[Stage], changes: Sequence[Change]) -> str:
+    valid = [stage for stage in STAGES if stage not in outdated]
     return "\n".join(
         [
             f"{folder} holds a run of another recipe:",
             *(f"  {change}" for change in changes),
-            f"  kept as they are: {', '.join(kept) or 'no stage'}; to be redone: {', '.join(outdated)}",
-            "  run.overwrite=true redoes them in place of what is there; or set another name (name=...)",
+            f"  still valid: {', '.join(valid) or 'no stage'}; outdated: {', '.join(outdated)}",
+            "  set run.overwrite=true to redo the outdated stages in place, or name=... to start another run",
         ]
     )
 
 
-def to_keep(recipe: Recipe) -> Recipe:
-    """The recipe as its run directory keeps it: without what is said for one command only."""
+def to_store(recipe: Recipe) -> Recipe:
+    """Return the recipe as its run directory stores it, without settings that hold for one command only."""
     run = RunSettings(root=recipe.run.root, cpu_threads=recipe.run.cpu_threads, compile=recipe.run.compile)
     return replace(recipe, publish=replace(recipe.publish, dry_run=False), run=run)

@@ -1,33 +1,28 @@
-"""One run directory: its recipe, paths, device, marks, log, and this process's place among those that work on it."""
+"""A run: a directory, its completion marks and log, and the processes of this launch that work in it."""
 
 import contextlib
-import itertools
-import json
-import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import broadcast_object_list
-from tqdm import tqdm
 
 from srel_hub.config import Recipe, as_dict, fingerprint, load_recipe
 from srel_hub.config.yaml_io import to_yaml
 from srel_hub.core.engine import Engine
 from srel_hub.errors import UserError
-from srel_hub.runs import signals as stopping
-from srel_hub.runs.claims import Presence, forget_dead, others
+from srel_hub.runs import claims, signals
 from srel_hub.runs.completion import RESULTS, SET_ASIDE, STAGES, Marks, Stage
+from srel_hub.runs.heartbeat import Heartbeat, other_processes, remove_dead_processes
 from srel_hub.runs.launch import make_accelerator
+from srel_hub.runs.log import RunLog
 from srel_hub.runs.machine import library_versions
 from srel_hub.runs.progress import Bar
-from srel_hub.runs.resume import Settled, place_of, settle, to_keep
+from srel_hub.runs.resume import Resolved, resolve, run_folder, to_store
 from srel_hub.storage.files import (
     format_bytes,
     process_name,
@@ -39,153 +34,159 @@ from srel_hub.storage.files import (
 )
 
 
-NAP = 0.2  # seconds between two tries for a claim
-SEEN_WITHIN = 60.0  # seconds after which a shared file system shows what another machine wrote
-
-RECODING = (
-    *("relabel.encoding:", "relabel.top_k:", "relabel.top_values:", "relabel.epochs:", "relabel.pool:"),
-    "evaluate.",
-)  # changes for which labels that are there may be read instead of asking the teacher
+CLAIM_INTERVAL = 0.2  # seconds between two tries for a claim
+SHARED_WITHIN = 60.0  # seconds within which a shared file system shows what another machine wrote
 
 Item = TypeVar("Item")
 
 
 class Run:
-    """A recipe, the directory it works in and the device it works on.
+    """A run directory and this process's place among those that work in it.
+
+    Construction reads and writes nothing in the directory; `begin` creates it and registers this process.
+
+    Args:
+        recipe: The requested recipe. Values of `auto` are resolved as the directory has them.
+
+    Attributes:
+        folder: The run directory.
+        recipe: The resolved recipe. Only the entry points of stages read it; everything below gets its own section.
+        marks: Completion marks of all units.
+        outdated: Stages whose results belong to another recipe.
+        accelerator: Accelerate's view of this launch.
+        launch: An id that all processes of this launch share.
+        log: Writes log.txt and metrics.jsonl.
+        heartbeat: Of this process, between `begin` and `close`.
 
     Raises:
-        UserError: if the directory holds another recipe's results, another launch works there, or the launcher was
-            started in a way that does not do what it says.
+        UserError: If the directory holds results of another recipe, another launch works in it, or the launcher's
+            options contradict what it started.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.folder = place_of(recipe)
+        self.folder = run_folder(recipe)
         self.marks = Marks(self.folder, recipe.run.check == "full")
-        self.presence: Presence | None = None
-        self._recorded = itertools.count()  # the trackers' steps
+        self.heartbeat: Heartbeat | None = None
         self.accelerator = make_accelerator(recipe.run.trackers, str(self.path("trackers")))
+        self.log = RunLog(self.folder, self.accelerator)
         self.launch = self.broadcast(f"{process_name()}-{time.time()}")
-        self._require_alone(recipe)
-        self._asked = recipe  # not yet resolved: another launch may be the first to
-        self._adopt(settle(recipe, self.folder, self._is_begun()))
-        self._require_none_hurt()
+        self._require_no_other_launch(recipe)
+        self._requested = recipe  # not resolved: another launch may be the first to resolve it
+        self._adopt(resolve(recipe, self.folder, self._has_begun()))
+        self._require_no_results_in_use()
 
-    def _adopt(self, settled: Settled) -> None:
-        self.recipe, self.outdated, self._changes = settled.recipe, settled.outdated, settled.changes
-        threads = self.recipe.run.cpu_threads
-        assert isinstance(threads, int)
-        torch.set_num_threads(threads)
+    # Place and workers
 
-    def _is_begun(self) -> bool:
-        there = [*(f"units/{stage}/*.json" for stage in STAGES), "checkpoints/*"]
-        return any(any(self.folder.glob(kind)) for kind in there) or bool(others(self.folder))
+    def path(self, *parts: str) -> Path:
+        """Return a path inside the run directory."""
+        return self.folder.joinpath(*parts)
 
-    def _require_alone(self, recipe: Recipe) -> None:
-        """Refuse to work beside a launch unless asked to."""
-        foreign = [other for other in others(self.folder) if other.get("launch") != self.launch]
-        if foreign and not recipe.run.cooperate:
-            told = ", ".join(f"{other['host']}, process {other['pid']}" for other in foreign[:3])
-            raise UserError(
-                f"{self.folder}: another launch works on it ({told}); stop that one first, or let this one share the "
-                "work with run.cooperate=true"
-            )
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that talks to the user and does what is done once."""
+        return bool(self.accelerator.is_main_process)
 
-    def _require_none_hurt(self) -> None:
-        """Refuse to replace the results of a launch that lives."""
-        living = others(self.folder)
-        if self.outdated and [other for other in living if other.get("launch") != self.launch]:
-            raise UserError(
-                f"run.overwrite=true: {self.folder} is worked on by {living[0]['host']}, process {living[0]['pid']}, "
-                "with the recipe that it has; stop that launch first"
-            )
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return torch.device(self.accelerator.device)
+
+    @property
+    def engine(self) -> Engine:
+        """How networks compute in this run."""
+        precision = self.recipe.precision
+        assert precision != "auto", "resolve() comes first"
+        return Engine(precision, self.recipe.run.compile)
+
+    @property
+    def seed(self) -> int:
+        """The seed of every random draw of the run."""
+        return self.recipe.seed
 
     def broadcast(self, value: Item) -> Item:
-        """The main process's value, in all processes of the launch."""
+        """Return the main process's value in all processes of the launch. All of them must call it."""
         if self.accelerator.num_processes == 1:
             return value
         return broadcast_object_list([value])[0]  # type: ignore[no-any-return]
 
-    def begin(self) -> None:
-        """Make the directory and keep the recipe in it; called when all checks that cost nothing are behind.
+    def receive(self) -> Any:
+        """Return, in a process that is not the main one, what the main process broadcasts next."""
+        return self.broadcast(None)
 
-        Where to publish, and the way to the directory, stay as they were when the run began: what a later command says
-        of them holds for that command. All processes of a launch call it together.
+    def print(self, message: str) -> None:
+        """Print one line in the main process, and log it."""
+        self.log.print(message)
+
+    def bar(self, total: int | None, title: str, unit: str) -> Bar:
+        """Return a progress bar that the first process of each machine shows and the main process logs.
+
+        Nothing is logged before `begin`, so that a refused command leaves nothing behind.
+        """
+        return Bar(total, title, unit, not self.accelerator.is_local_main_process, self._log_progress)
+
+    def _log_progress(self, line: str) -> None:
+        if self.is_main and self.heartbeat is not None:
+            self.log.info(line)
+
+    def progress(self, items: Iterable[Item], total: int | None, title: str, unit: str) -> Iterator[Item]:
+        """Yield items under a progress bar. The run can be stopped between two of them."""
+        with self.bar(total, title, unit) as bar, signals.in_steps():
+            for item in items:
+                yield item
+                bar.forward()
+                signals.step_ends()
+
+    # Beginning and ending
+
+    def begin(self) -> None:
+        """Create the directory, remove what is outdated, and store the recipe. Call it after all cheap checks.
+
+        Where to publish, and the root of the directory, stay as they were when the run began: a later command's values
+        hold for that command. All processes of a launch call this together.
         """
         if self.is_main:
-            new = self.presence is None
+            is_new = self.heartbeat is None
             self.path("units").mkdir(parents=True, exist_ok=True)
-            self._enter()
+            self._start_heartbeat()
             with self.locked("begin"):
-                if new:  # whoever came later knows of this launch
-                    self._require_alone(self.recipe)
-                self._begin()
+                if is_new:  # a launch that came later sees this one's heartbeat
+                    self._require_no_other_launch(self.recipe)
+                self._prepare_folder()
         self.accelerator.wait_for_everyone()
         if not self.is_main:
-            self._require_shared()
-            self._enter()
-            self._adopt(settle(self._asked, self.folder, begun=True))
+            self._require_shared_folder()
+            self._start_heartbeat()
+            self._adopt(resolve(self._requested, self.folder, has_begun=True))
 
-    def _begin(self) -> None:
-        if not others(self.folder):
-            remove_abandoned_files(self.folder)
-            forget_dead(self.folder)
-        self._adopt(settle(self._asked, self.folder, self._is_begun()))
-        self._require_none_hurt()
-        if self._only_recoded() and self.path("soft_labels", "manifest.json").is_file():
-            self.remove(SET_ASIDE, "; ".join(self._changes))
-            self.path("soft_labels").rename(self.path(SET_ASIDE))  # relabel may read them
-        for stage in reversed(self.outdated):
-            for place in self._outdated_results(stage):
-                self.remove(place, "; ".join(self._changes))
-        if self.outdated:
-            for name in ("checkpoints", "cache", "units/cache"):
-                self.remove(name, "; ".join(self._changes))
-            self.outdated = ()
-        self.keep_recipe()
-        if self.recipe.run.trackers and not self.accelerator.trackers:
-            self.accelerator.init_trackers("srel_hub", _flat(as_dict(self.recipe)))
+    def close(self) -> None:
+        """Leave the directory to others."""
+        if self.accelerator.trackers:
+            self.accelerator.end_training()
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+            self.heartbeat = None
 
-    def _only_recoded(self) -> bool:
-        """Whether labels, at the earliest, are asked for otherwise, and only in what they are stored as."""
-        return "relabel" in self.outdated and all(change.startswith(RECODING) for change in self._changes)
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Exclude all other processes of the directory from the block of this name."""
+        assert self.heartbeat is not None, "begin() comes first"
+        claim = self.path("units", f"{name}.claim")
+        while not claims.take(claim, self.heartbeat):
+            time.sleep(CLAIM_INTERVAL)
+            signals.step_ends()
+        try:
+            yield
+        finally:
+            claims.release(claim)
 
-    def _outdated_results(self, stage: Stage) -> Iterator[str]:
-        """What there is of a stage whose recipe changed; label teachers stay if they are still asked for."""
-        asked = ("relabel.teacher", "relabel.committee")
-        keeps = self.outdated[0] == "relabel" and not any(change.startswith(asked) for change in self._changes)
-        for pattern in (*RESULTS[stage], f"units/{stage}.json", f"units/{stage}/*"):
-            for place in sorted(self.folder.glob(pattern)):
-                if not (keeps and place.stem.startswith("label_")):
-                    yield place.relative_to(self.folder).as_posix()
-
-    def keep_recipe(self) -> None:
-        """Write the recipe into the directory, as it was resolved by now."""
-        file, kept = self.path("recipe.yaml"), self.recipe
-        if file.is_file():
-            before = load_recipe(file)
-            kept = replace(kept, publish=before.publish, run=replace(kept.run, root=before.run.root))
-        write_text(file, to_yaml(as_dict(to_keep(kept))))
-        if not self.path("versions.json").is_file():  # the cards name those that the run began with
-            write_json(self.path("versions.json"), library_versions())
-
-    def _enter(self) -> None:
-        if self.presence is None:
-            about = {"launch": self.launch, "rank": self.accelerator.process_index}
-            self.presence = Presence(self.folder, about)
-
-    def _require_shared(self) -> None:
-        """Refuse a run directory that is not the one of the launch's main process."""
-        until = time.monotonic() + SEEN_WITHIN
-        while not any(other.get("launch") == self.launch for other in others(self.folder)):
-            if time.monotonic() > until:
-                raise UserError(
-                    f"run.root: {self.folder} on {process_name()} is not the directory that the launch's main process "
-                    "works in; set run.root to a file system that all machines share"
-                )
-            time.sleep(NAP)
+    def store_recipe(self, recipe: Recipe) -> None:
+        """Make this the run's recipe: a value was resolved. The main process writes it into the directory."""
+        self.recipe = recipe
+        if self.is_main:
+            self._write_recipe()
 
     def remove(self, name: str, why: str) -> None:
-        """Remove a file or a folder of the run; a folder's removal is told."""
+        """Remove a file or folder of the run. The removal of a folder is printed with its reason."""
         place = self.path(name)
         if place.is_dir():
             count = sum(1 for file in place.rglob("*") if file.is_file())
@@ -194,134 +195,129 @@ class Run:
         else:
             place.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Leave the directory to others."""
-        if self.accelerator.trackers:
-            self.accelerator.end_training()
-        if self.presence is not None:
-            self.presence.leave()
-            self.presence = None
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process of its launch that talks to the user and does what is done once."""
-        return bool(self.accelerator.is_main_process)
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device(self.accelerator.device)
-
-    @property
-    def engine(self) -> Engine:
-        """How this process computes."""
-        precision = self.recipe.precision
-        assert precision != "auto", "settle() comes first"
-        return Engine(precision, self.recipe.run.compile)
-
-    def path(self, *parts: str) -> Path:
-        return self.folder.joinpath(*parts)
-
-    @cached_property
-    def logger(self) -> logging.Logger:
-        """Writes to the run's log.txt."""
-        logger = logging.getLogger(f"srel_hub.{self.folder.resolve()}")
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        handler = _LogFile(self.path("log.txt"), encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.handlers = [handler]
-        return logger
-
-    def print(self, message: str) -> None:
-        """One line to the terminal of the main process, and to the log."""
-        if self.is_main:
-            tqdm.write(message, file=sys.stderr)
-        self.logger.info(message)
-
-    def record(self, stage: str, **values: Any) -> None:
-        """One line of metrics.jsonl; the main process's numbers also go to the trackers."""
-        line = {"stage": stage, "time": round(time.time(), 3), "process": process_name(), **values}
-        with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if self.accelerator.trackers:
-            numbers = {f"{stage}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
-            self.accelerator.log(numbers, step=next(self._recorded))
-
-    def bar(self, total: int | None, title: str, unit: str) -> Bar:
-        """A bar that each machine's first process shows, and the main process logs.
-
-        Before `begin` nothing is logged: a command that is refused leaves nothing behind.
-        """
-        return Bar(total, title, unit, not self.accelerator.is_local_main_process, self._log)
-
-    def _log(self, line: str) -> None:
-        if self.is_main and self.presence is not None:
-            self.logger.info(line)
-
-    def progress(self, items: Iterable[Item], total: int | None, title: str, unit: str) -> Iterator[Item]:
-        """Pass items on under a progress bar; between two of them the run can be stopped."""
-        with self.bar(total, title, unit) as bar, stopping.in_steps():
-            for item in items:
-                yield item
-                bar.forward()
-                stopping.step_ends()
-
-    def require(self, part: str, stage: Stage) -> None:
-        """Refuse to go on without what an earlier stage leaves.
-
-        Raises:
-            UserError: naming the stage to run first.
-        """
-        if not self.path(part).is_dir():
-            raise UserError(f"{self.path(part)}: there is no such folder yet; run {stage} first")
-        units = self.path("units", f"{stage}.json")
-        missing = set(read_json(units)["units"]) - self.marked(stage) if units.is_file() else set()
-        if missing:
-            raise UserError(f"{self.path(part)}: {len(missing)} units of {stage} missing; run {stage} to its end")
+    # What is done
 
     def is_done(self, stage: str, unit: str) -> bool:
-        """Whether a unit was done, by this recipe, and its files are what they were."""
+        """Return whether a unit was done with this recipe and its files have not changed since."""
         return stage not in self.outdated and self.marks.is_done(stage, unit)
 
-    def marked(self, stage: str) -> set[str]:
-        """The units that have a mark, whoever did them."""
-        return {file.stem for file in self.path("units", stage).glob("*.json")}
-
     def is_complete(self, stage: Stage) -> bool:
-        """Whether all units of a stage are done."""
+        """Return whether all units of a stage are done."""
         try:
-            told = read_json(self.path("units", f"{stage}.json"))
-            same = told["recipe"] == self.stage_key(stage)
-            return same and all(self.is_done(stage, unit) for unit in told["units"])
+            plan = read_json(self.path("units", f"{stage}.json"))
+            is_same = plan["recipe"] == self.stage_key(stage)
+            return is_same and all(self.is_done(stage, unit) for unit in plan["units"])
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return False
 
     def stage_key(self, stage: str) -> str:
-        """The fingerprint of the stage's own section."""
+        """Return the fingerprint of the stage's section of the recipe."""
         return fingerprint(getattr(self.recipe, stage))
 
-    @contextlib.contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Within it, no other process of the directory is within it."""
-        assert self.presence is not None, "begin() comes first"
-        claim = self.path("units", f"{name}.claim")
-        while not self.presence.take(claim):
-            time.sleep(NAP)
-            stopping.step_ends()
-        try:
-            yield
-        finally:
-            self.presence.give_back(claim)
+    def require(self, part: str, stage: Stage) -> None:
+        """Check that an earlier stage has left all of its results.
+
+        Raises:
+            UserError: Naming the stage to run first.
+        """
+        if not self.path(part).is_dir():
+            raise UserError(f"{self.path(part)}: this folder does not exist yet; run {stage} first")
+        units = self.path("units", f"{stage}.json")
+        missing = set(read_json(units)["units"]) - self.marks.units(stage) if units.is_file() else set()
+        if missing:
+            raise UserError(f"{self.path(part)}: {len(missing)} units of {stage} are missing; finish {stage} first")
+
+    # Private
+
+    def _adopt(self, resolved: Resolved) -> None:
+        self._resolved, self.recipe, self.outdated = resolved, resolved.recipe, resolved.outdated
+        threads = self.recipe.run.cpu_threads
+        assert isinstance(threads, int)
+        torch.set_num_threads(threads)
+
+    def _has_begun(self) -> bool:
+        patterns = [*(f"units/{stage}/*.json" for stage in STAGES), "checkpoints/*"]
+        return any(any(self.folder.glob(pattern)) for pattern in patterns) or bool(other_processes(self.folder))
+
+    def _other_launches(self) -> list[dict[str, Any]]:
+        return [process for process in other_processes(self.folder) if process.get("launch") != self.launch]
+
+    def _require_no_other_launch(self, recipe: Recipe) -> None:
+        others = self._other_launches()
+        if others and not recipe.run.cooperate:
+            names = ", ".join(f"{process['host']}, process {process['pid']}" for process in others[:3])
+            raise UserError(
+                f"{self.folder}: another launch is working in it ({names}); stop that launch first, or set "
+                "run.cooperate=true to share the work"
+            )
+
+    def _require_no_results_in_use(self) -> None:
+        """Refuse to replace the results of a launch that is still working."""
+        if self.outdated and (others := self._other_launches()):
+            raise UserError(
+                f"run.overwrite=true: {others[0]['host']}, process {others[0]['pid']} is working in {self.folder} with "
+                "another recipe; stop that launch first"
+            )
+
+    def _start_heartbeat(self) -> None:
+        if self.heartbeat is None:
+            self.heartbeat = Heartbeat(self.folder, {"launch": self.launch, "rank": self.accelerator.process_index})
+
+    def _require_shared_folder(self) -> None:
+        """Refuse a run directory that is not the one of the launch's main process."""
+        until = time.monotonic() + SHARED_WITHIN
+        while not any(process.get("launch") == self.launch for process in other_processes(self.folder)):
+            if time.monotonic() > until:
+                raise UserError(
+                    f"run.root: {self.folder} on {process_name()} is not the directory that the launch's main process "
+                    "works in; set run.root to a file system that all machines share"
+                )
+            time.sleep(CLAIM_INTERVAL)
+
+    def _prepare_folder(self) -> None:
+        if not other_processes(self.folder):
+            remove_abandoned_files(self.folder)
+            claims.remove_dead_claims(self.folder)
+            remove_dead_processes(self.folder)
+        self._adopt(resolve(self._requested, self.folder, self._has_begun()))
+        self._require_no_results_in_use()
+        self._remove_outdated()
+        self._write_recipe()
+        if self.recipe.run.trackers and not self.accelerator.trackers:
+            self.accelerator.init_trackers("srel_hub", _flatten(as_dict(self.recipe)))
+
+    def _remove_outdated(self) -> None:
+        why = self._resolved.reason
+        if self._resolved.only_reencodes and self.path("soft_labels", "manifest.json").is_file():
+            self.remove(SET_ASIDE, why)
+            self.path("soft_labels").rename(self.path(SET_ASIDE))  # relabel reads them instead of running the teacher
+        for stage in reversed(self.outdated):
+            for place in list(self._outdated_results(stage)):
+                self.remove(place, why)
+        if self.outdated:
+            for name in ("checkpoints", "cache", "units/cache"):
+                self.remove(name, why)
+            self.outdated = ()
+
+    def _outdated_results(self, stage: Stage) -> Iterator[str]:
+        """Yield what exists of a stage whose recipe changed. Label teachers stay if the same ones are requested."""
+        keeps_teachers = self._resolved.keeps_label_teachers
+        for pattern in (*RESULTS[stage], f"units/{stage}.json", f"units/{stage}/*"):
+            for place in sorted(self.folder.glob(pattern)):
+                if not (keeps_teachers and place.stem.startswith("label_")):
+                    yield place.relative_to(self.folder).as_posix()
+
+    def _write_recipe(self) -> None:
+        file, recipe = self.path("recipe.yaml"), self.recipe
+        if file.is_file():
+            before = load_recipe(file)
+            recipe = replace(recipe, publish=before.publish, run=replace(recipe.run, root=before.run.root))
+        write_text(file, to_yaml(as_dict(to_store(recipe))))
+        if not self.path("versions.json").is_file():  # cards name the versions that the run began with
+            write_json(self.path("versions.json"), library_versions())
 
 
-class _LogFile(logging.FileHandler):
-    """A log that cannot be written stops the run, as any other file does."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        raise  # noqa: PLE0704
-
-
-def _flat(plain: dict[str, Any]) -> dict[str, str]:
-    """The recipe as trackers take it."""
+def _flatten(plain: dict[str, Any]) -> dict[str, str]:
+    """Return the recipe as trackers take it: one level, values as text."""
     sections = ((name, value) for name, value in plain.items() if isinstance(value, dict))
     return {f"{name}.{key}": str(value) for name, section in sections for key, value in section.items()}

@@ -1,4 +1,4 @@
-"""Finished stages of one run directory, linked into another whose recipe would make the same."""
+"""Reuse of finished stages: they are linked from one run directory into another whose recipe gives the same results."""
 
 import contextlib
 import itertools
@@ -10,15 +10,21 @@ from pathlib import Path
 
 from srel_hub.config import Recipe, load_recipe
 from srel_hub.runs.completion import RESULTS, STAGES, Marks, Stage
-from srel_hub.runs.resume import settle
+from srel_hub.runs.resume import resolve
 from srel_hub.storage.files import read_json, write_json
 
 
-LENT = "lent.json"  # of a run: its stages that another made, with that one's name
+LENT = "lent.json"  # in a run directory: the stages that it took from others, with the names of those runs
 
 
 def borrow(recipe: Recipe, folder: Path, others: Iterable[Path]) -> None:
-    """Link in, from the run that has most of them, the finished stages that `folder` has not begun."""
+    """Link finished stages that a run has not begun, from the run that offers most of them.
+
+    Args:
+        recipe: The recipe of the run that borrows.
+        folder: Its run directory.
+        others: Run directories that may lend.
+    """
     missing = [stage for stage in STAGES if not any((folder / "units" / stage).glob("*.json"))]
     offers = {other: lendable(other, recipe) for other in sorted(others) if other != folder}
     if not offers:
@@ -32,17 +38,20 @@ def borrow(recipe: Recipe, folder: Path, others: Iterable[Path]) -> None:
 
 
 def lendable(folder: Path, recipe: Recipe) -> tuple[Stage, ...]:
-    """The first stages of a run that are finished and are what this recipe would make; evaluate is lent by none."""
+    """Return the leading stages of a run that are finished and have the results that this recipe would give.
+
+    Evaluate is never shared, because its results bear the name of the run.
+    """
     if not (folder / "recipe.yaml").is_file():
         return ()
     name = load_recipe(folder).name
-    asked = replace(recipe, name=name, run=replace(recipe.run, overwrite=True))
-    outdated = settle(asked, folder, begun=True).outdated
+    requested = replace(recipe, name=name, run=replace(recipe.run, overwrite=True))
+    outdated = resolve(requested, folder, has_begun=True).outdated
     return tuple(itertools.takewhile(lambda stage: stage not in outdated and is_finished(folder, stage), STAGES[:-1]))
 
 
 def is_finished(folder: Path, stage: Stage) -> bool:
-    """Whether a stage of a run directory is done, by the recipe that the directory has."""
+    """Return whether a stage of a run directory is complete, by the recipe that the directory has."""
     try:
         units = read_json(folder / "units" / f"{stage}.json")["units"]
     except (FileNotFoundError, ValueError, KeyError):
@@ -51,28 +60,28 @@ def is_finished(folder: Path, stage: Stage) -> bool:
     return all(marks.is_done(stage, unit) for unit in units)
 
 
-def _link(donor: Path, folder: Path, stage: Stage) -> None:
-    """Results first, marks last, so that a kill between leaves what is done again."""
+def _link(lender: Path, folder: Path, stage: Stage) -> None:
+    # Results first, marks last: after a kill in between, the stage counts as not done.
     patterns = (*RESULTS[stage], f"units/{stage}", f"units/{stage}.json")
-    for place in (place for pattern in patterns for place in sorted(donor.glob(pattern))):
-        goal = folder / place.relative_to(donor)
-        if place.is_dir():
-            shutil.copytree(place, goal, copy_function=_link_file, dirs_exist_ok=True, ignore=_claims)
+    for source in (source for pattern in patterns for source in sorted(lender.glob(pattern))):
+        target = folder / source.relative_to(lender)
+        if source.is_dir():
+            shutil.copytree(source, target, copy_function=_link_file, dirs_exist_ok=True, ignore=_ignore_claims)
         else:
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            _link_file(place, goal)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link_file(source, target)
 
 
-def _claims(_: str, names: list[str]) -> list[str]:
+def _ignore_claims(_: str, names: list[str]) -> list[str]:
     return [name for name in names if name.endswith((".claim", ".tmp"))]
 
 
-def _link_file(source: str | Path, goal: str | Path) -> None:
-    """A second name of the file where the file system has them, else a copy; a run replaces files, it changes none."""
+def _link_file(source: str | Path, target: str | Path) -> None:
+    """Link a file where the file system can, else copy it. A run replaces files and never changes one in place."""
     with contextlib.suppress(FileExistsError):
         try:
-            os.link(source, goal)
+            os.link(source, target)
         except OSError as error:
             if isinstance(error, FileExistsError):
                 raise
-            shutil.copy2(source, goal)
+            shutil.copy2(source, target)

@@ -1,36 +1,48 @@
-"""SIGTERM and Ctrl-C: the step at hand is finished, then `Stopped` is raised. A second one stops at once."""
+"""SIGTERM and Ctrl-C: the current step finishes, then `Stopped` is raised. A second signal stops immediately."""
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
 
 class Stopped(BaseException):
-    """The user, or the machine's scheduler, asked to stop; nothing is wrong."""
+    """The user or the scheduler stopped the program. Nothing is wrong, hence no `Exception`.
+
+    Attributes:
+        exit_status: 128 plus the signal's number, as shells report it.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.exit_status = 128 + number
 
 
-_asked = 0  # the signal that came, 0 for none; signals are the process's, and so is this
-_busy = False  # whether a step is at hand
+# Signals belong to the process, and so does this state.
+_received = 0  # the signal's number; 0 for none
+_in_step = False
 
 
-def _take(number: int, _: FrameType | None) -> None:
-    global _asked
-    if _asked or not _busy:
+def _receive(number: int, _: FrameType | None) -> None:
+    global _received
+    if _received or not _in_step:
         raise Stopped(number)
-    _asked = number
+    _received = number
 
 
 @contextlib.contextmanager
-def obeyed() -> Iterator[None]:
-    """Within it, both signals are taken as described; before and after it as they were."""
-    global _asked, _busy
-    _asked, _busy = 0, False
-    before = {number: signal.signal(number, _take) for number in (signal.SIGTERM, signal.SIGINT)}
+def handled() -> Iterator[None]:
+    """Handle both signals as described inside the block, and restore the previous handlers after it.
+
+    Only the main thread may set handlers. In another one, such as a notebook's worker, signals stay as they are.
+    """
+    global _received, _in_step
+    _received, _in_step = 0, False
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -40,23 +52,23 @@ def obeyed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_steps() -> Iterator[None]:
-    """Around a loop whose steps are to be finished; it calls `step_ends` after each."""
-    global _busy
-    before, _busy = _busy, True
+    """Surround a loop whose steps must finish. The loop calls `step_ends` after each."""
+    global _in_step
+    before, _in_step = _in_step, True
     try:
         yield
     except Exception:
-        step_ends()  # another process of the launch stopped first: no error of this one
+        step_ends()  # if another process of the launch stopped first, the error here is only a consequence
         raise
     finally:
-        _busy = before
+        _in_step = before
 
 
 def step_ends() -> None:
-    """Stop here, if that was asked for.
+    """Stop here if a signal arrived during the step.
 
     Raises:
-        Stopped: if it was.
+        Stopped: If it did.
     """
-    if _asked:
-        raise Stopped(_asked)
+    if _received:
+        raise Stopped(_received)

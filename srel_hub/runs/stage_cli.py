@@ -1,4 +1,8 @@
-"""The command line that every stage has: `RECIPE_OR_RUN [key=value ...]`, and what its exit status means."""
+"""What every command on a run shares: `RECIPE_OR_RUN [section.key=value ...]`, messages, and exit statuses.
+
+Exit status 0: done. 1: the machine, disk or Hub failed, and the same command can be repeated. 2: the user's mistake.
+130 and 143: stopped by Ctrl-C or SIGTERM.
+"""
 
 import contextlib
 import os
@@ -10,23 +14,34 @@ from tqdm import tqdm
 
 from srel_hub.config import Recipe, load_recipe
 from srel_hub.errors import UserError
-from srel_hub.runs import signals as stopping
+from srel_hub.runs import signals
 from srel_hub.runs.run import Run
 from srel_hub.runs.signals import Stopped
 
 
+RESUME = "finished work is kept; run the same command again to resume"
+
+
 def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> None:
-    """Load, check, run. Status 2: a user's mistake; 1: a machine's; 130 and 143: Ctrl-C and SIGTERM."""
+    """Run a stage as a program: load the recipe, open the run, call the stage, exit with a status.
+
+    Args:
+        stage: Works on the run.
+        argv: The arguments; those of the process by default.
+
+    Raises:
+        SystemExit: With a status other than 0 if anything went wrong.
+    """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: python -m srel_hub.{Path(sys.argv[0]).stem} RECIPE_OR_RUN [section.key=value ...]")
-        print("srel-hub recipe schema lists every field")
+        print(f"usage: accelerate launch -m srel_hub.{Path(sys.argv[0]).stem} RECIPE_OR_RUN [section.key=value ...]")
+        print("`srel-hub --help` explains all commands, `srel-hub recipe schema` lists every field.")
         sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
-    with stopping.obeyed():
+    with signals.handled():
         try:
             run = Run(named(arguments[0], arguments[1:]))
         except (UserError, OSError) as error:
-            if os.environ.get("RANK", "0") == "0":  # all processes of a launch find the same
+            if os.environ.get("RANK", "0") == "0":  # all processes of a launch find the same mistake
                 tqdm.write(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except Stopped as stopped:
@@ -37,7 +52,7 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
 
 
 def status_of(work: Callable[[], None]) -> int:
-    """Do something that no run directory is needed for. Status 2: a user's mistake, told; 1: a machine's."""
+    """Call a function that needs no run directory, print its error, and return the exit status."""
     try:
         work()
     except (UserError, OSError) as error:
@@ -47,42 +62,46 @@ def status_of(work: Callable[[], None]) -> int:
 
 
 def named(path: str, overrides: Sequence[str]) -> Recipe:
-    """The recipe of a command line; a run directory is worked on where it lies.
+    """Load the recipe that a command line names. A run directory is used where it is.
+
+    Args:
+        path: A recipe file, the name of a shipped recipe, or a run directory.
+        overrides: `section.key=value` pairs.
 
     Raises:
-        UserError: for a wrong recipe, or a folder that lies in a run.
+        UserError: For a wrong recipe, or a folder inside a run.
     """
     folder = Path(path)
     if folder.is_dir() and folder.resolve().name in ("dataset", "teacher_repo"):
-        raise UserError(f"{folder} lies in a run; give the run: {folder.parent}")
-    here = [f"run.root={os.path.relpath(folder.resolve().parent)}"] if folder.is_dir() else []
-    return load_recipe(folder, [*here, *overrides])
+        raise UserError(f"{folder} is inside a run; pass the run directory: {folder.parent}")
+    root = [f"run.root={os.path.relpath(folder.resolve().parent)}"] if folder.is_dir() else []
+    return load_recipe(folder, [*root, *overrides])
 
 
 def execute(stage: Callable[[Run], object], run: Run) -> int:
-    """Run a stage and give its exit status."""
+    """Call a stage, report how it ended, close the run, and return the exit status."""
     try:
         stage(run)
     except UserError as error:
-        return _told(run, f"error: {error}", 2)
+        return _report(run, f"error: {error}", 2)
     except OSError as error:
-        kept = "what is done is kept, the same command goes on from there"
-        gone = "the run directory is gone; when it is back, the same command goes on from there"
-        return _told(run, f"error: {error}; {kept if run.folder.is_dir() else gone}", 1)
+        is_gone = not run.folder.is_dir()
+        advice = f"the run directory is gone; once it is back, {RESUME}" if is_gone else RESUME
+        return _report(run, f"error: {error}; {advice}", 1)
     except Stopped as stopped:
-        told = f"stopped by {stopped}: what is done is kept, the same command goes on from there"
-        return _told(run, told, stopped.exit_status)
+        return _report(run, f"stopped by {stopped}: {RESUME}", stopped.exit_status)
     finally:
         with contextlib.suppress(OSError):
             run.close()
     return 0
 
 
-def _told(run: Run, message: str, status: int) -> int:
+def _report(run: Run, message: str, status: int) -> int:
+    # Every process of a launch is stopped, but each one has its own errors.
     if run.is_main or not message.startswith("stopped"):
         tqdm.write(message, file=sys.stderr)
-    if run.presence is not None:
-        with contextlib.suppress(OSError):  # the disk may be what is wrong
-            run.logger.info(message)
-            run.record("error" if status in (1, 2) else "stop", message=message.removeprefix("error: "))
+    if run.heartbeat is not None:
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            run.log.info(message)
+            run.log.record("error" if status in (1, 2) else "stop", message=message.removeprefix("error: "))
     return status

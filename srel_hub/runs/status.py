@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from srel_hub.errors import UserError
-from srel_hub.runs.claims import others
 from srel_hub.runs.completion import RESULTS, STAGES, Stage
+from srel_hub.runs.heartbeat import other_processes
 from srel_hub.storage.files import format_bytes, read_json, total_bytes
 
 
@@ -65,7 +65,7 @@ def status(folder: Path) -> Status:
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{folder}: there is no run here (a run has a recipe.yaml); runs lie in `run.root`, by name")
     lines = list(_records(folder))
-    living = tuple(others(folder))
+    living = tuple(other_processes(folder))
     units = [line for line in lines if "unit" in line]
     return Status(
         run=str(folder),
@@ -88,9 +88,7 @@ def _records(folder: Path) -> Iterator[Told]:
             continue
 
 
-def _stage(
-    folder: Path, name: Stage, lines: Sequence[dict[str, Any]], living: Sequence[dict[str, Any]]
-) -> StageStatus:
+def _stage(folder: Path, name: Stage, lines: Sequence[dict[str, Any]], living: Sequence[dict[str, Any]]) -> StageStatus:
     size = sum(total_bytes(place) for part in RESULTS[name] for place in folder.glob(part) if place.is_dir())
     try:
         told: dict[str, int] = read_json(folder / "units" / f"{name}.json")["units"]

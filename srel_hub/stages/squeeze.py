@@ -1,13 +1,12 @@
-"""Squeeze: train the network that the images will be recovered from, or adopt a pretrained one.
+"""Squeeze: train the network that images will be recovered from, or adopt a pretrained one (SRe2L, section 3.1).
 
-    accelerate launch -m srel_hub.squeeze recipes/quickstart.yaml
-
-Leaves `teacher/`: config.json, model.safetensors, preprocessor_config.json, metrics.json; and the same in
-`label_teacher/` and others where the recipe names more networks, to match or to label with.
+Writes `teacher/`: config.json, model.safetensors, preprocessor_config.json and metrics.json. Further networks that the
+recipe names, to match images to or to label with, are saved in the same way in folders of their own.
 """
 
+import enum
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,21 +35,38 @@ from srel_hub.errors import first_few
 from srel_hub.runs.checkpoint import Checkpoint, seed_epoch
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
-from srel_hub.runs.work_queue import Work
-from srel_hub.stages.preflight.prepare import Prepared, prepare, stage_of, teachers
+from srel_hub.runs.work_queue import WorkQueue
+from srel_hub.stages.inputs import Inputs, stage_of
 from srel_hub.storage.files import atomic_write, write_json
 from srel_hub.storage.mapped_images import to_device_if_it_fits
-from srel_hub.teachers import architectures as networks
-from srel_hub.teachers import classifier as teacher
+from srel_hub.teachers import architectures
+from srel_hub.teachers import classifier as classifiers
 from srel_hub.teachers.classifier import Classifier
 
 
+TEACHER = "teacher"  # the unit, and the run's folder
 CHECKPOINT = "squeeze-teacher"
+
+Facts = dict[str, Any]  # what metrics.json says about where a teacher came from
+
+
+class Order(enum.Enum):
+    """What the main process tells the other processes of a launch to do next."""
+
+    TRAIN = "train the teacher together with the main process"
+    FINISH = "go on to the next stage"
 
 
 @dataclass(frozen=True)
 class Step:
-    """Progress: `loss` is the epoch's mean training loss so far, on the device; `last` ends the epoch."""
+    """Progress of a training after one batch.
+
+    Attributes:
+        epoch: The epoch, counted from 0.
+        last: Whether this batch ends the epoch.
+        lr: The learning rate.
+        loss: Mean training loss of the epoch so far, on the device.
+    """
 
     epoch: int
     last: bool
@@ -58,83 +74,78 @@ class Step:
     loss: Tensor
 
 
-def squeeze(run: Run, prepared: Prepared | None = None) -> Path:
-    """Train the teacher, or adopt a pretrained one, and measure and save it; what is done already is kept.
+def squeeze(spec: config.Squeeze, inputs: Inputs, run: Run) -> Path:
+    """Train or adopt the teacher, measure it and save it, unless that is done already.
+
+    Args:
+        spec: The recipe's section.
+        inputs: The real dataset and the pretrained teachers.
+        run: The run, after `begin`.
 
     Returns:
-        the teacher's folder.
+        The teacher's folder.
     """
-    if run.broadcast(all(run.is_done(stage_of(name), name) for name in teachers(run.recipe))):
-        return run.path("teacher")
-    if prepared is None:
-        with run.accelerator.main_process_first():
-            prepared = prepare(run)
-        run.begin()
-    if run.is_main:
-        for remark in (*prepared.source.remarks, *few_images(prepared, run.recipe.recover.ipc)):
-            run.print(f"note: {remark}")
-    with Work(run, "squeeze", {"teacher": training_steps(run, prepared)}, "step") as work:
-        # The main process alone: transformers saves nothing from any other of a launch.
-        if run.is_main:
-            for name in work:
-                _make(run, prepared, work, name)
-            _adopt_others(run, prepared)
-            run.broadcast(False)
-        else:
-            while run.broadcast(False):
-                train_teacher(run, prepared, work)
-    return run.path("teacher")
+    split, steps = inputs.source.train, 1
+    if spec.pretrained is None and split is not None:
+        steps = spec.epochs * batch_count(len(split.labels), spec.batch_size)
+    with WorkQueue(run, "squeeze", {TEACHER: steps}, "step") as work:
+        # Only the main process claims the unit: transformers saves nothing in any other process of a launch.
+        if not run.is_main:
+            while run.receive() is Order.TRAIN:
+                train_teacher(spec, inputs, run, work)
+            return run.path(TEACHER)
+        test = _eval_images(inputs, run)
+        for _ in work:
+            if spec.pretrained is not None:
+                classifier, facts = adopt(inputs, TEACHER)
+                title = spec.pretrained.path
+            else:
+                run.broadcast(Order.TRAIN)
+                classifier, facts = train_teacher(spec, inputs, run, work)
+                title = f"{spec.network.title}, {spec.epochs} epochs"
+            work.done(save_teacher(classifier, facts, test, TEACHER, title, run))
+            run.path("checkpoints", CHECKPOINT).unlink(missing_ok=True)
+        save_further_teachers(inputs, test, run)
+        run.broadcast(Order.FINISH)
+    return run.path(TEACHER)
 
 
-def few_images(prepared: Prepared, ipc: int) -> list[str]:
-    """A remark where classes have fewer training images than will be condensed of them."""
-    if prepared.source.train is None:
+def few_images(inputs: Inputs, ipc: int) -> list[str]:
+    """Return a remark if classes have fewer training images than condensed ones."""
+    if inputs.source.train is None:
         return []
-    counts = prepared.source.train.labels.bincount(minlength=len(prepared.class_names)).tolist()
-    few = [f"{name} ({count})" for name, count in zip(prepared.class_names, counts, strict=True) if count < ipc]
-    told = ", ".join(first_few(few))
-    return [f"fewer training images than recover.ipc={ipc}: {told}; these classes are hardly known"] if few else []
+    counts = inputs.source.train.labels.bincount(minlength=len(inputs.class_names)).tolist()
+    few = [f"{name} ({count})" for name, count in zip(inputs.class_names, counts, strict=True) if count < ipc]
+    if not few:
+        return []
+    names = ", ".join(first_few(few))
+    return [f"fewer training images than recover.ipc={ipc}: {names}; the teacher may not learn these classes well"]
 
 
-def _make(run: Run, prepared: Prepared, work: Work, name: str) -> None:
-    test = _eval_images(run, prepared)  # an image that cannot be read is found before the training
-    if run.recipe.squeeze.pretrained is not None:
-        work.done(save(run, name, *adopt(prepared, name), test))
-        return
-    run.broadcast(True)  # all processes of the launch train
-    work.done(save(run, name, *train_teacher(run, prepared, work), test))
-    run.path("checkpoints", CHECKPOINT).unlink(missing_ok=True)
-
-
-def training_steps(run: Run, prepared: Prepared) -> int:
-    """Batches of the whole training; 1 where a teacher is adopted."""
-    spec, train_split = run.recipe.squeeze, prepared.source.train
-    if spec.pretrained is not None or train_split is None:
-        return 1
-    return spec.epochs * batch_count(len(train_split.labels), spec.batch_size)
-
-
-def _adopt_others(run: Run, prepared: Prepared) -> None:
-    for name in teachers(run.recipe):
-        stage = stage_of(name)
+def save_further_teachers(inputs: Inputs, test: Images | None, run: Run) -> None:
+    """Measure and save the adopted teachers that other stages use."""
+    for folder, adopted in inputs.adopted.items():
+        stage = stage_of(folder)
         if stage != "squeeze":
-            with run.locked(name):
-                if not run.is_done(stage, name):
-                    saved = save(run, name, *adopt(prepared, name), _eval_images(run, prepared))
-                    run.marks.mark(stage, name, saved)
+            with run.locked(folder):
+                if not run.is_done(stage, folder):
+                    classifier, facts = adopt(inputs, folder)
+                    files = save_teacher(classifier, facts, test, folder, adopted.origin.path, run)
+                    run.marks.mark(stage, folder, files)
 
 
-def _eval_images(run: Run, prepared: Prepared) -> Images | None:
-    split = prepared.source.eval
-    return None if split is None else source_images(run, split, prepared.frame)
+def _eval_images(inputs: Inputs, run: Run) -> Images | None:
+    """Decode the eval split before the training, so that a damaged image is found first."""
+    split = inputs.source.eval
+    return None if split is None else source_images(run, split, inputs.frame)
 
 
-def adopt(prepared: Prepared, name: str) -> tuple[Classifier, dict[str, Any]]:
-    """A pretrained teacher, and where it came from."""
-    train, adopted, counts = prepared.source.train, prepared.adopted[name], None
+def adopt(inputs: Inputs, folder: str) -> tuple[Classifier, Facts]:
+    """Return a pretrained teacher, and where it came from."""
+    train, adopted, counts = inputs.source.train, inputs.adopted[folder], None
     if train is not None:
-        require_every_class(train.labels, prepared.class_names)
-        counts = train.labels.bincount(minlength=len(prepared.class_names)).tolist()
+        require_every_class(train.labels, inputs.class_names)
+        counts = _class_counts(train.labels, inputs.class_names)
     return adopted.classifier, {
         "pretrained": asdict(adopted.origin),
         "train_images": None,
@@ -142,49 +153,70 @@ def adopt(prepared: Prepared, name: str) -> tuple[Classifier, dict[str, Any]]:
     }
 
 
-def train_teacher(run: Run, prepared: Prepared, work: Work) -> tuple[Classifier, dict[str, Any]]:
-    """A teacher trained on the training split by all processes of the launch, and on what it was trained."""
-    spec, split, seed = run.recipe.squeeze, prepared.source.train, run.recipe.seed
-    assert split is not None
-    require_every_class(split.labels, prepared.class_names)
-    train_set = source_images(run, split, prepared.frame)
-    mean, std = channel_statistics(train_set.pixels)
-    weights = derive_seed(seed, "squeeze", "weights")
-    model = networks.build(spec.network, prepared.class_names, train_set.size, weights).to(run.device)
-    classifier = Classifier(model, mean, std, prepared.class_names, train_set.size)
+def _class_counts(labels: Tensor, class_names: Sequence[str]) -> list[int]:
+    counts: list[int] = labels.bincount(minlength=len(class_names)).tolist()
+    return counts
+
+
+def train_teacher(spec: config.Squeeze, inputs: Inputs, run: Run, work: WorkQueue) -> tuple[Classifier, Facts]:
+    """Train the teacher on the training split, by all processes of the launch, from where a checkpoint ended.
+
+    Returns:
+        The teacher, and what it was trained on.
+    """
+    split = inputs.source.train
+    assert split is not None, "a recipe that trains names its training split"
+    require_every_class(split.labels, inputs.class_names)
+    images = source_images(run, split, inputs.frame)
+    classifier = _untrained(spec, images, inputs.class_names, run)
+    model = classifier.model
     checkpoint = Checkpoint(run.path("checkpoints", CHECKPOINT), model, make_optimizer(model, spec.optimizer))
     checkpoint.restore()
     if checkpoint.epochs:
-        run.print(f"squeeze: goes on after epoch {checkpoint.epochs}")
-    steps = train(classifier, checkpoint, train_set, spec, seed, run.accelerator, run.engine)
-    behind = checkpoint.epochs * batch_count(len(train_set.labels), spec.batch_size)
-    for step in work.steps(steps, behind):
+        run.print(f"squeeze: resuming after epoch {checkpoint.epochs}")
+    steps = train(classifier, checkpoint, images, spec, run.seed, run.accelerator, run.engine)
+    made = checkpoint.epochs * batch_count(len(images.labels), spec.batch_size)
+    for step in work.steps(steps, made):
         if step.last:
             loss = require_finite(step.loss, f"squeeze, epoch {step.epoch}", "squeeze.optimizer.lr")
             checkpoint.add(run.is_main, epoch=step.epoch, loss=loss, lr=step.lr)
             if run.is_main:
-                run.record("squeeze", **checkpoint.curve[-1])
-    counts = train_set.labels.bincount(minlength=len(prepared.class_names)).tolist()
-    return classifier, {"pretrained": None, "train_images": len(train_set.labels), "class_images": counts}
+                run.log.record("squeeze", **checkpoint.curve[-1])
+    counts = _class_counts(images.labels, inputs.class_names)
+    return classifier, {"pretrained": None, "train_images": len(images.labels), "class_images": counts}
 
 
-def save(run: Run, name: str, classifier: Classifier, facts: dict[str, Any], test: Images | None) -> list[Path]:
-    """Measure a teacher, and save it as the run's folder `name`.
+def _untrained(spec: config.Squeeze, images: Images, class_names: tuple[str, ...], run: Run) -> Classifier:
+    mean, std = channel_statistics(images.pixels)
+    seed = derive_seed(run.seed, "squeeze", "weights")
+    model = architectures.build(spec.network, class_names, images.size, seed).to(run.device)
+    return Classifier(model, mean, std, class_names, images.size)
+
+
+def save_teacher(
+    classifier: Classifier, facts: Facts, test: Images | None, folder: str, title: str, run: Run
+) -> list[Path]:
+    """Measure a teacher and save it.
+
+    Args:
+        classifier: The teacher.
+        facts: Where it came from.
+        test: Images to score it on; None without an eval split.
+        folder: Its folder in the run.
+        title: How the log calls it.
+        run: The run.
 
     Returns:
-        its files.
+        Its files.
     """
     classifier = replace(classifier, model=classifier.model.to(run.device))
     metrics = {"architecture": type(classifier.model).__name__, **facts, **measure(classifier, test)}
-    folder = run.path(name)
-    with atomic_write(folder) as temporary:
-        teacher.save(classifier, temporary)
+    with atomic_write(run.path(folder)) as temporary:
+        classifiers.save(classifier, temporary)
         write_json(temporary / "metrics.json", metrics)
-    top1 = "not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
-    network, origin = run.recipe.squeeze.network, facts["pretrained"]
-    trained = f"{network.title}, {run.recipe.squeeze.epochs} epochs"
-    run.print(f"{name}: {origin['path'] if origin else trained}: {top1}")
-    return [file for file in folder.iterdir() if file.is_file()]
+    top1 = "accuracy not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
+    run.print(f"{folder}: {title}: {top1}")
+    return [file for file in run.path(folder).iterdir() if file.is_file()]
 
 
 def train(
@@ -196,19 +228,30 @@ def train(
     accelerator: Accelerator | None,
     engine: Engine = FLOAT32,
 ) -> Iterator[Step]:
-    """Train in place from where the checkpoint is, a batch a step; each process takes its share of every batch.
+    """Train a classifier in place from where its checkpoint ended. Each process takes its share of every batch.
 
-    BatchNorm sees its own process's share, and the running statistics are averaged at the end of each epoch.
+    BatchNorm sees the share of its own process; running statistics are averaged over processes after each epoch.
+    (SyncBatchNorm refuses to run on CPUs.)
 
     Args:
-        accelerator: of the processes that train together; None: this one alone, where the network is.
+        classifier: The network, its normalization and class names.
+        checkpoint: Its optimizer and curve.
+        images: The training images.
+        spec: Epochs, batch size, optimizer and augmentation.
+        seed: Of views and batches.
+        accelerator: Of the processes that train together; None trains in this process, where the network is.
+        engine: How the network computes.
+
+    Yields:
+        The progress after every batch.
     """
     model, rank, world = to_channels_last(classifier.model), 0, 1
     device = next(model.parameters()).device
     if accelerator is not None:
         device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the option's new name is not known to older torch
+            # DDP warns about the old name of an option that older torch versions know only by it.
+            warnings.simplefilter("ignore", FutureWarning)
             model = accelerator.prepare_model(model)
     network, table = engine.network(model), classifier.table(device)
     pixels, labels = to_device_if_it_fits(images.pixels, device), images.labels.to(device)
@@ -227,7 +270,7 @@ def train(
             x = normalize(render(pixels, views, batch).to(device), table)
             own, other = labels[batch.to(device)], labels[partners.to(device)]
             loss = mixed_cross_entropy(network(x), own, other, shares[batch.to(device)])
-            # Gradients are averaged over processes: what is averaged must sum to the whole batch's mean.
+            # DDP averages gradients over processes, so each share is weighted to sum to the whole batch's mean.
             descend(checkpoint.optimizer, loss * (len(batch) * world / len(whole)))
             total, seen = total + loss.detach() * len(batch), seen + len(whole)
             if seen == len(labels) and accelerator is not None:
@@ -237,14 +280,23 @@ def train(
 
 
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
-    """Make every process's running means and variances their average over the processes."""
+    """Replace running means and variances by their average over all processes."""
     for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.copy_(accelerator.reduce(buffer, "mean"))
 
 
 def measure(classifier: Classifier, test: Images | None) -> dict[str, float | int | None]:
-    """Top-1 and top-5 on the eval split (None without one), the network's size and its cost per image."""
+    """Measure a teacher.
+
+    Args:
+        classifier: The network, where it computes.
+        test: The images to score it on; None without an eval split.
+
+    Returns:
+        Number of parameters, FLOPs of a forward pass on one image, number of eval images, and top-1 and top-5
+        accuracy in [0, 1], or None without an eval split.
+    """
     model, device = classifier.model, next(classifier.model.parameters()).device
     metrics: dict[str, float | int | None] = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -30,7 +30,8 @@ from srel_hub.runs.launch import make_accelerator
 from srel_hub.runs.machine import fair_threads, machine_facts, peak_resident
 from srel_hub.runs.progress import Bar
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import Unit, synthesize
+from srel_hub.stages.recover.optimize import synthesize
+from srel_hub.stages.recover.units import Unit
 from srel_hub.storage.files import format_bytes
 from srel_hub.studies.plan.stage_plans import recover_iteration_cost
 from srel_hub.teachers.architectures import build, require_usable
@@ -118,9 +119,9 @@ def check(settings: Settings) -> list[tuple[Network, nn.Module]]:
     errors, networks = ErrorCollector(), []
     for option, least in (("size", 1), ("batch", 2), ("classes", 2), ("iterations", 1)):
         if getattr(settings, option) < least:
-            errors.found.append(f"--{option}={getattr(settings, option)}: must be at least {least}")
+            errors.messages.append(f"--{option}={getattr(settings, option)}: must be at least {least}")
     if settings.batch > settings.classes:
-        errors.found.append(
+        errors.messages.append(
             f"--batch={settings.batch}: must be at most --classes={settings.classes}, because each image of a batch "
             "has a different class; lower --batch, or raise --classes"
         )

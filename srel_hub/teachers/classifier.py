@@ -94,7 +94,9 @@ def save(classifier: Classifier, folder: Path) -> None:
         type(model.config).register_for_auto_class()
     for name, value in label_maps(classifier.class_names).items():
         setattr(model.config, name, value)
-    model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
+    # safetensors refuses tensors that are not contiguous, as channels_last weights are.
+    with hide_loading_bars():
+        model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
     _processor(classifier).save_pretrained(folder)
 
 
@@ -117,7 +119,7 @@ def _processor(classifier: Classifier) -> Any:
 def hide_loading_bars() -> Iterator[None]:
     """Hide the progress bars of transformers and huggingface_hub inside the block; both settings are restored.
 
-    A network of ours loads in a moment, and a bar for its weights would break into the bar of the stage.
+    A network loads or saves in a moment, and a bar for its weights would break into the bar of the stage.
     """
     loading, downloading = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     logging.disable_progress_bar()  # of huggingface_hub too

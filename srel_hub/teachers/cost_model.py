@@ -179,9 +179,7 @@ def training_steps(
 
 
 @torch.no_grad()
-def inference_steps(
-    network: nn.Module, augment: Augment | None, batch: int, size: tuple[int, int]
-) -> Iterator[object]:
+def inference_steps(network: nn.Module, augment: Augment | None, batch: int, size: tuple[int, int]) -> Iterator[object]:
     """Run two forward passes, as relabel does, or with `augment` None on whole images, as scoring does.
 
     Yields:

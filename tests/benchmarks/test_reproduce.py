@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, SMALL, make_source
 
 from srel_hub.config import load_recipe
-from srel_hub.config.yaml_io import RECIPES, shipped
+from srel_hub.config.recipe_files import recipe_names
+from srel_hub.config.resources import RECIPES
 
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -21,9 +22,9 @@ SLOW = ["squeeze.epochs=30", "recover.iterations=60", "recover.stack=1", "relabe
 
 
 def test_every_shipped_recipe_has_its_own_name_and_states_the_published_accuracy() -> None:
-    names = [load_recipe(name).name for name in shipped()]
+    names = [load_recipe(name).name for name in recipe_names()]
     assert len(set(names)) == len(names) > 60
-    for name in shipped():
+    for name in recipe_names():
         head = (RECIPES / f"{name}.yaml").read_text().split("\nextends", 1)[0]
         assert any(word in head for word in ("% top-1", "No figure is published", "No published figure")), name
 

@@ -1,3 +1,5 @@
+"""Reading, merging, overriding and validating recipes."""
+
 import json
 from pathlib import Path
 
@@ -7,7 +9,8 @@ from pydantic import TypeAdapter
 
 from srel_hub import config
 from srel_hub.config import Recipe, RecipeError, load_recipe
-from srel_hub.config.yaml_io import RECIPES, Loader, to_yaml
+from srel_hub.config.resources import RECIPES
+from srel_hub.config.yaml_io import Loader, to_yaml
 from srel_hub.errors import UserError
 
 
@@ -43,24 +46,24 @@ def test_overrides_win_and_numbers_are_numbers(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "title"),
+    ("text", "title"),
     [("007", "007"), ("1.10", "1.10"), ("a #1 b", "a #1 b"), ("# x", "# x"), ("'null'", "null"), ("null", None)],
 )
-def test_text_fields_take_an_override_as_it_stands(file: Path, given: str, title: str | None) -> None:
-    loaded = load_recipe(file, [f"source.title={given}"])
+def test_text_fields_take_an_override_literally(file: Path, text: str, title: str | None) -> None:
+    loaded = load_recipe(file, [f"source.title={text}"])
     assert loaded.source.title == title
     again = TypeAdapter(Recipe).validate_python(yaml.load(to_yaml(config.as_dict(loaded)), Loader))
     assert again == loaded
 
 
-@pytest.mark.parametrize(("given", "ipc"), [("010", 10), ("1e3", 1000), ("+7", 7)])
-def test_numbers_are_those_of_yaml_1_2(file: Path, given: str, ipc: int) -> None:
-    assert load_recipe(file, [f"recover.ipc={given}"]).recover.ipc == ipc
+@pytest.mark.parametrize(("text", "ipc"), [("010", 10), ("1e3", 1000), ("+7", 7)])
+def test_numbers_are_those_of_yaml_1_2(file: Path, text: str, ipc: int) -> None:
+    assert load_recipe(file, [f"recover.ipc={text}"]).recover.ipc == ipc
     with pytest.raises(RecipeError, match="recover.ipc: "):
         load_recipe(file, ["recover.ipc=1:30"])
 
 
-def test_a_number_for_a_text_in_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_number_in_a_text_field_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(MINIMAL + "squeeze: {pretrained: {path: x, class_names: [007, b]}}\n")
     with pytest.raises(RecipeError, match=r"class_names.0: input should be a valid string \(quote it\), got 7"):
         load_recipe(tmp_path / "bad.yaml")
@@ -80,14 +83,14 @@ def test_extending_itself_is_refused(tmp_path: Path) -> None:
         load_recipe(tmp_path / "a.yaml")
 
 
-def test_the_fingerprint_is_of_values_not_of_spelling(tmp_path: Path, file: Path) -> None:
+def test_the_fingerprint_depends_on_values_not_on_spelling(tmp_path: Path, file: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("recover: {ipc: 10, lr: 2.5e-1}\nname: mine\nsource:\n  builtin: digits\n")
     assert config.fingerprint(load_recipe(other)) == config.fingerprint(load_recipe(file))
     assert config.fingerprint(load_recipe(file, ["seed=1"])) != config.fingerprint(load_recipe(file))
 
 
-def test_every_fault_is_named_at_once(file: Path) -> None:
+def test_all_errors_are_reported_together(file: Path) -> None:
     wrong = {
         "recover.lr=fast": "recover.lr: input should be a valid number",
         "recover.itertions=3": "recover.itertions: unknown field; did you mean iterations?",
@@ -96,7 +99,7 @@ def test_every_fault_is_named_at_once(file: Path) -> None:
         "evaluate.seeds=0": "evaluate.seeds: input should be greater than or equal to 1, got 0",
         "source.path=somewhere": "source: exactly one of source.path",
         "relabel.augment.scale=[0.5, 0.1]": "relabel.augment: scale=[0.5, 0.1]: must be [low, high]",
-        "squeeze.optimizer.lr=.nan": "squeeze.optimizer.lr: input should be greater than 0, got nan",
+        "squeeze.optimizer.lr=.nan": "squeeze.optimizer.lr: input should be a finite number, got nan",
         "publish.repo_id=a--b": "publish: ",
         "run.cpu_threads=many": "run.cpu_threads: ",
         "nonsense": "'nonsense': an override is key=value",
@@ -107,29 +110,29 @@ def test_every_fault_is_named_at_once(file: Path) -> None:
     lines = str(caught.value).splitlines()
     for expected in wrong.values():
         assert any(line.strip().startswith(expected) for line in lines), (expected, lines)
-    assert len(caught.value.faults) == len(wrong)
+    assert len(caught.value.messages) == len(wrong)
     assert "(nearest: resnet18)" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n- b\n", "a recipe is a mapping of sections, got list"),
+        ("- a\n- b\n", "a recipe must be a mapping of sections, got list"),
         ("source: {builtin: digits\n", "not valid YAML"),
-        ("seed: 1\nseed: 2\n", "the key 'seed' stands twice"),
+        ("seed: 1\nseed: 2\n", "duplicate key 'seed'"),
         ("source: !!python/object:os.system {}\n", "not valid YAML"),
         ("extends: nowhere.yaml\n", "there is no file"),
-        ("seed: 1\n", "source: must be set"),
+        ("seed: 1\n", "source: is required"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         load_recipe(path)
 
 
-def test_a_name_that_is_no_recipe_gives_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UserError, match="nearest: quickstart"):
         load_recipe("quikstart")
 
@@ -141,6 +144,6 @@ def test_the_published_recipe_has_no_local_path(tmp_path: Path, file: Path) -> N
     assert str(tmp_path) not in text and "path: pictures" in text and "cpu_threads" not in text
 
 
-def test_the_schema_names_every_section() -> None:
+def test_the_schema_contains_every_section() -> None:
     schema = TypeAdapter(Recipe).json_schema()
     assert set(schema["properties"]) == set(config.as_dict(load_recipe("quickstart")))

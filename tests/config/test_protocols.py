@@ -1,5 +1,7 @@
-"""Protocols: complete, layered between a recipe and what is asked for besides, told with their deviations; losses,
-schedules and averaged weights as they are defined."""
+"""Protocols: complete, merged between a recipe and its overrides, and reported with their deviations.
+
+Also the losses, schedules and averaged weights that they choose.
+"""
 
 import math
 from pathlib import Path
@@ -15,35 +17,35 @@ from srel_hub.commands.program import main
 from srel_hub.config import Augment, Cooling, Evaluate, Network, Optimizer, as_dict
 from srel_hub.config.loading import RecipeError, load_recipe
 from srel_hub.config.protocols import TRAININGS, deviations, protocol_of, protocol_title
-from srel_hub.config.yaml_io import protocols
+from srel_hub.config.recipe_files import protocol_names
 from srel_hub.core.augment import Views, render, sample_views, shuffle_patches
 from srel_hub.core.losses import soft_loss, teacher_temperature
 from srel_hub.core.optim import learning_rate
 from srel_hub.errors import UserError
-from srel_hub.stages.evaluate.student import Trained
-from srel_hub.stages.preflight.prepare import require_patches
+from srel_hub.stages.evaluate.student import Student
+from srel_hub.stages.preflight.recipe_checks import undivided_patches
 from srel_hub.teachers import architectures as networks
 
 
 NAMES = ["edc", "fadrm", "hard", "lpqld", "rded", "sre2l-300", "sre2l-tiny", "sre2lpp"]
 
 
-def test_these_are_shipped(capsys: pytest.CaptureFixture[str]) -> None:
-    assert protocols() == NAMES
+def test_eight_protocols_are_shipped_with_a_title_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert protocol_names() == NAMES
     assert main(["recipe", "protocols"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == NAMES and all(len(line.split()) > 4 for line in told)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == NAMES and all(len(line.split()) > 4 for line in lines)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_protocol_names_every_field_that_decides(name: str) -> None:
-    """So that whatever the recipe below it says, the result is the protocol."""
-    told = yaml.safe_load((ROOT / "recipes" / "protocols" / f"{name}.yaml").read_text())
-    wanted = protocol_of(load_recipe("quickstart"))
-    assert told.keys() == wanted.keys() and told["relabel"].keys() == wanted["relabel"].keys()
-    assert told["evaluate"].keys() == wanted["evaluate"].keys()
-    assert told["relabel"]["augment"].keys() == wanted["relabel"]["augment"].keys()
-    assert told["evaluate"]["optimizer"].keys() == wanted["evaluate"]["optimizer"].keys()
+def test_a_protocol_sets_every_field_that_decides(name: str) -> None:
+    """Check that no value of the recipe below a protocol remains in effect."""
+    protocol = yaml.safe_load((ROOT / "recipes" / "protocols" / f"{name}.yaml").read_text())
+    complete = protocol_of(load_recipe("quickstart"))
+    assert protocol.keys() == complete.keys() and protocol["relabel"].keys() == complete["relabel"].keys()
+    assert protocol["evaluate"].keys() == complete["evaluate"].keys()
+    assert protocol["relabel"]["augment"].keys() == complete["relabel"]["augment"].keys()
+    assert protocol["evaluate"]["optimizer"].keys() == complete["evaluate"]["optimizer"].keys()
     for recipe in ("quickstart", "cifar10_ipc10", "tiny_imagenet_ipc50", "in1k_ipc50"):
         loaded = load_recipe(recipe, [f"protocol={name}"])
         assert deviations(loaded) == {} and protocol_title(loaded) == name
@@ -52,43 +54,45 @@ def test_a_protocol_names_every_field_that_decides(name: str) -> None:
     )
 
 
-def test_eight_protocols_are_eight() -> None:
-    different = {str(protocol_of(load_recipe("quickstart", [f"protocol={name}"]))) for name in NAMES}
-    assert len(different) == len(NAMES)
+def test_all_protocols_differ() -> None:
+    contents = {str(protocol_of(load_recipe("quickstart", [f"protocol={name}"]))) for name in NAMES}
+    assert len(contents) == len(NAMES)
 
 
-def test_a_protocol_lies_between_what_is_extended_and_what_is_said(tmp_path: Path) -> None:
+def test_a_protocol_is_merged_between_the_extended_recipe_and_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("extends: quickstart\nprotocol: rded\nevaluate: {epochs: 30}\n")
     recipe = load_recipe(file, ["evaluate.seeds=2"])
     assert recipe.evaluate.epochs == 30 and recipe.evaluate.batch_size == 100 and recipe.evaluate.seeds == 2
-    assert recipe.relabel.augment.mix == "cutmix" and recipe.relabel.epochs == 100, "stored epochs are the recipe's"
+    assert recipe.relabel.augment.mix == "cutmix" and recipe.relabel.epochs == 100, (
+        "the protocol does not set the number of stored epochs"
+    )
     assert recipe.evaluate.students == load_recipe("quickstart").evaluate.students
     assert protocol_title(recipe) == "rded, but evaluate.epochs 30 instead of 300"
     other = load_recipe(file, ["evaluate.batch_size=50", "protocol=edc"])
     assert (other.evaluate.loss, other.evaluate.batch_size, other.evaluate.epochs) == ("mse", 50, 300)
-    kept = tmp_path / "kept.yaml"
-    kept.write_text(yaml.safe_dump(as_dict(other)))
-    assert load_recipe(kept) == other
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(yaml.safe_dump(as_dict(other)))
+    assert load_recipe(resolved) == other
 
 
-def test_a_recipe_of_its_own_and_an_unknown_protocol() -> None:
+def test_a_recipe_without_protocol_and_an_unknown_protocol() -> None:
     assert protocol_title(load_recipe("quickstart")) == "its own"
     with pytest.raises(UserError, match="protocol=sre2l: must be one of edc, .*; nearest: sre2lpp"):
         load_recipe("quickstart", ["protocol=sre2l"])
 
 
-def test_seeds_and_students_are_no_part_of_a_protocol() -> None:
+def test_seeds_and_students_are_not_part_of_a_protocol() -> None:
     mine = load_recipe("quickstart", ["evaluate.seeds=9", "evaluate.baselines=false", "relabel.encoding=uint8"])
     assert protocol_of(mine) == protocol_of(load_recipe("quickstart"))
     assert not set(TRAININGS) & set(protocol_of(mine)["evaluate"])
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("overrides", "message"),
     [
-        (["evaluate.loss=hard", "evaluate.hard_weight=0.5"], "with loss=hard there is no other loss"),
-        (["evaluate.groups=true"], "a batch must be of whole groups; relabel.group_size=None"),
+        (["evaluate.loss=hard", "evaluate.hard_weight=0.5"], "loss=hard is already the cross-entropy alone"),
+        (["evaluate.groups=true"], "must be a multiple of relabel.group_size=None"),
         (["relabel.group_size=8", "evaluate.groups=true", "evaluate.batch_size=20"], "evaluate.batch_size=20"),
         (["relabel.augment.patches=2"], "labels of shuffled patches cannot be stored; set encoding: none"),
         (["evaluate.scores=true", "evaluate.baselines=false"], "evaluate.scores=true: needs"),
@@ -97,10 +101,10 @@ def test_seeds_and_students_are_no_part_of_a_protocol() -> None:
         (["relabel.top_k=0"], "relabel.top_k"),
     ],
 )
-def test_what_contradicts_itself_is_refused(asked: list[str], said: str) -> None:
+def test_contradicting_settings_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(RecipeError) as refusal:
-        load_recipe("quickstart", asked)
-    assert said in str(refusal.value)
+        load_recipe("quickstart", overrides)
+    assert message in str(refusal.value)
 
 
 # Schedules and losses
@@ -116,10 +120,12 @@ def test_a_smoothed_cosine_ends_at_half() -> None:
 def test_the_teachers_temperature_falls_in_steps_to_its_floor() -> None:
     spec = Evaluate(temperature=20, cooling=Cooling(factor=0.7, every=30, floor=2))
     assert [round(teacher_temperature(spec, epoch), 3) for epoch in (0, 29, 30, 60, 299)] == [20, 20, 14, 9.8, 2]
-    assert teacher_temperature(Evaluate(temperature=1, cooling=Cooling()), 299) == 1, "never above where it began"
+    assert teacher_temperature(Evaluate(temperature=1, cooling=Cooling()), 299) == 1, (
+        "never above the initial temperature"
+    )
 
 
-def test_losses_are_what_their_papers_say() -> None:
+def test_losses_match_their_papers() -> None:
     draw = torch.Generator().manual_seed(0)
     student, answers = torch.randn(6, 5, generator=draw), torch.randn(6, 5, generator=draw)
     spec = Evaluate(temperature=8, student_temperature=0.5, cooling=Cooling(factor=0.5, every=1, floor=2))
@@ -132,19 +138,19 @@ def test_losses_are_what_their_papers_say() -> None:
 
 def test_averaged_weights_are_the_moving_average() -> None:
     model = networks.build(Network(model="convnet", width=0.1), ["a", "b"], (8, 8), seed=0)
-    trained = Trained(model, Evaluate(ema=0.9))
+    student = Student(model, Evaluate(ema=0.9))
     expected: dict[str, torch.Tensor] = {}
     for step in range(4):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.1 * (step + 1)
-        trained.stepped()
+        student.update_average()
         for name, value in model.named_parameters():
             now = value.detach().clone()
             expected[name] = now if step == 0 else 0.9 * expected[name] + 0.1 * now
-    for name, value in trained.scored.named_parameters():
+    for name, value in student.scored.named_parameters():
         torch.testing.assert_close(value, expected[name])
-    assert Trained(model, Evaluate()).scored is model and isinstance(trained.state, nn.ModuleList)
+    assert Student(model, Evaluate()).scored is model and isinstance(student.state, nn.ModuleList)
 
 
 # Patches
@@ -175,6 +181,6 @@ def test_views_of_patches_show_all_of_them() -> None:
 
 def test_patches_that_do_not_fit_are_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = small_recipe(recovered[0], tmp_path, "relabel.encoding=none", "relabel.augment.patches=3")
-    with pytest.raises(UserError, match="relabel.augment.patches=3: images of 8 x 8 pixels cannot be cut"):
-        require_patches(recipe, (8, 8))
-    require_patches(recipe, (9, 12))
+    [problem] = undivided_patches(recipe, (8, 8))
+    assert "relabel.augment.patches=3: images of 8 x 8 pixels cannot be cut" in problem
+    assert not undivided_patches(recipe, (9, 12))

@@ -1,4 +1,4 @@
-"""Encodings of labels: what is exact, what is bounded, and the same bits from another decoder."""
+"""Encodings of labels: what is exact, what is bounded, and the same bits for readers of label-format.md."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_the_mean_of_the_rest_preserves_the_sum_of_the_logits(rows: int, K: int,
 
 
 def by_the_document(tensors: dict[str, np.ndarray], num_classes: int) -> np.ndarray:
-    """docs/format.md over numpy."""
+    """docs/reference/label-format.md over numpy."""
     if "logits" in tensors:
         return tensors["logits"].astype(np.float32)
     values = tensors["values"].astype(np.float32)

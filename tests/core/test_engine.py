@@ -22,7 +22,7 @@ from srel_hub.runs import resume
 from srel_hub.runs.decoded_images import condensed_images
 from srel_hub.runs.run import Run
 from srel_hub.stages.evaluate import training_sets
-from srel_hub.stages.relabel import Behind
+from srel_hub.stages.relabel import BackgroundWriter
 from srel_hub.storage.files import read_json
 from srel_hub.teachers import classifier
 
@@ -40,7 +40,7 @@ def test_precision_is_fixed_when_a_run_begins(
     monkeypatch.setattr(resume, "best_precision", lambda: "float32")
     again = Run(small_recipe(file, tmp_path, "precision=auto"))
     assert again.recipe.precision == again.engine.precision == "bfloat16"
-    with pytest.raises(UserError, match="precision: 'bfloat16' there, 'float32' asked for"):
+    with pytest.raises(UserError, match="precision: 'bfloat16' in the run, 'float32' requested"):
         Run(small_recipe(file, tmp_path, "precision=float32"))
 
 
@@ -104,7 +104,7 @@ def test_epochs_are_made_once_for_trainings_that_share_them(recovered: tuple[Pat
     pixels = torch.zeros(4, 3, *loaded.size, dtype=torch.uint8)
     drawn: list[tuple[object, int]] = []
 
-    def use(shared: training_sets.Shared, of: str | int, index: int) -> None:
+    def use(shared: training_sets.SharedEpochs, of: str | int, index: int) -> None:
         def make() -> Epoch:
             drawn.append((of, index))
             labeller = make_labeller([loaded], FLOAT32, torch.device("cpu"), None)
@@ -112,24 +112,22 @@ def test_epochs_are_made_once_for_trainings_that_share_them(recovered: tuple[Pat
 
         shared.epoch(of, index, make)
 
-    shared = training_sets.Shared(keeps=True)
+    shared = training_sets.SharedEpochs(keeps=True)
     for seed in (0, 1):
         for of in ("condensed", seed, seed):
             for index in range(2):
                 use(shared, of, index)
     assert drawn == [("condensed", 0), ("condensed", 1), (0, 0), (0, 1), (1, 0), (1, 1)]
     drawn.clear()
-    without = training_sets.Shared(keeps=False)
+    without = training_sets.SharedEpochs(keeps=False)
     for _ in range(2):
         use(without, "condensed", 0)
     assert len(drawn) == 2
 
 
-def test_what_would_be_kept_decides(recovered: tuple[Path, Path], tmp_path: Path) -> None:
-    recipe = small_recipe(recovered[0], tmp_path, "evaluate.epochs=5", "relabel.epochs=3")
-    assert training_sets.kept_bytes(recipe, 3, (8, 9), True) == (3 + 5) * 9 * (3 * 8 * 9 + 4 * 3)
-    other = small_recipe(recovered[0], tmp_path, "evaluate.epochs=5", "relabel.epochs=3", "evaluate.seeds=9")
-    assert training_sets.kept_bytes(other, 3, (8, 9), True) == training_sets.kept_bytes(recipe, 3, (8, 9), True)
+def test_kept_bytes_count_images_and_logits() -> None:
+    assert training_sets.kept_bytes(5, 3, 9, 3, (8, 9), real=True) == (3 + 5) * 9 * (3 * 8 * 9 + 4 * 3)
+    assert training_sets.kept_bytes(5, 0, 9, 3, (8, 9), real=False) == 5 * 9 * (3 * 8 * 9 + 4 * 3)
 
 
 def test_writing_behind_keeps_the_order_and_raises_errors() -> None:
@@ -142,11 +140,11 @@ def test_writing_behind_keeps_the_order_and_raises_errors() -> None:
             raise UserError("no more")
         written.append(float(value))
 
-    with Behind(slow) as writer:
+    with BackgroundWriter(slow) as writer:
         for index in range(4):
             writer.put(torch.tensor([0]), torch.tensor(index))
     assert written == [0, 1, 2, 3], "all were written when the block was left"
-    with pytest.raises(UserError, match="no more"), Behind(slow) as writer:
+    with pytest.raises(UserError, match="no more"), BackgroundWriter(slow) as writer:
         writer.put(torch.tensor([0]), torch.tensor(4))
 
 

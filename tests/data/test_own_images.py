@@ -18,7 +18,7 @@ from PIL import Image
 from srel_hub import load_condensed
 from srel_hub.condense import condense
 from srel_hub.config import load_recipe
-from srel_hub.config.yaml_io import RECIPES
+from srel_hub.config.resources import RECIPES
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
 from srel_hub.storage.condensed_table import encode_png, write_parquet

@@ -23,7 +23,8 @@ from srel_hub.labels.manifest import read_manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.relabel import relabel
 from srel_hub.runs.run import Run
-from srel_hub.stages.evaluate.training_sets import Rows, Shared
+from srel_hub.stages.evaluate.stage import make_context
+from srel_hub.stages.evaluate.training_sets import make_training_set
 from srel_hub.storage.condensed_table import encode_png
 from srel_hub.storage.decode import Frame
 from srel_hub.teachers import classifier
@@ -172,8 +173,14 @@ def test_random_real_rows_share_a_subset_that_differs_between_seeds(
     stored = SoftLabels(read_manifest(folder / "manifest.json"), lambda name: folder / name)
     labeller = make_labeller([teacher], FLOAT32, run.device, None)
 
+    manifest = stored.manifest
+    context = make_context(
+        run.recipe.evaluate, [teacher], manifest, sources.open_source(run.recipe.source, run.progress), run
+    )
+    material = replace(context.material, labeller=labeller)
+
     def row(name: str, seed: int) -> Any:
-        return Rows(run, labeller, teacher.frame, stored, train, Shared(keeps=True)).make(name, seed)
+        return make_training_set(name, seed, material)
 
     soft, hard, other = row("random-real", 0), row("random-real-hard", 0), row("random-real", 1)
     assert torch.equal(soft.epoch(0).images, hard.epoch(0).images)

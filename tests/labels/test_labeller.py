@@ -1,4 +1,4 @@
-"""Who labels, and how: batch statistics in recorded groups, several teachers, teachers asked online."""
+"""Labelling: batch statistics in recorded groups, several teachers, and teachers that label during training."""
 
 from pathlib import Path
 
@@ -63,12 +63,12 @@ def test_groups_are_runs_of_the_order_and_never_of_one(count: int, sizes: list[i
     groups = groups_of(order, 4)
     assert [len(group) for group in groups] == sizes and torch.equal(torch.cat(groups), order)
     for batch_size in (1, 8, 100):
-        each = passes(order, range(count), 4, batch_size)
-        assert sorted(torch.cat(each).tolist()) == list(range(count))
-        assert all(len(indices) % 4 == 0 or len(indices) in sizes for indices in each)
-    some = torch.cat(passes(order, range(2, 4), 4, 8)).tolist()
-    assert {2, 3} <= set(some) and all(
-        set(group.tolist()) <= set(some) or not set(group.tolist()) & {2, 3} for group in groups
+        batches = passes(order, range(count), 4, batch_size)
+        assert sorted(torch.cat(batches).tolist()) == list(range(count))
+        assert all(len(indices) % 4 == 0 or len(indices) in sizes for indices in batches)
+    images = torch.cat(passes(order, range(2, 4), 4, 8)).tolist()
+    assert {2, 3} <= set(images) and all(
+        set(group.tolist()) <= set(images) or not set(group.tolist()) & {2, 3} for group in groups
     )
 
 
@@ -110,9 +110,9 @@ def test_several_teachers_are_averaged(finished: Path, tmp_path: Path) -> None:
     (member,) = condensed.manifest.committee
     assert member.folder == "committee-1" and (run.path("teacher_repo") / "committee-1" / "config.json").is_file()
     epoch = condensed[1]
-    shown = render(epoch.images, epoch.views, torch.arange(9))
+    views = render(epoch.images, epoch.views, torch.arange(9))
     both = [teacher.load(folder, CPU) for folder in (finished / "teacher", other)]
-    answers = torch.stack([c.model(normalize(shown, c.table(CPU))).logits for c in both]).mean(0)
+    answers = torch.stack([c.model(normalize(views, c.table(CPU))).logits for c in both]).mean(0)
     torch.testing.assert_close(epoch.batch(torch.arange(9))[1], answers, rtol=2e-3, atol=2e-3)
     assert all(check.passed for check in verify(str(dataset))), [str(check) for check in verify(str(dataset))]
     assert "mean of 2 networks' logits" in (dataset / "README.md").read_text()
@@ -147,9 +147,9 @@ def test_a_consumer_of_more_epochs_gets_the_pools(finished: Path, tmp_path: Path
     stored = [condensed[epoch].views.boxes for epoch in range(3)] if pool == "cycle" else None
     order = [condensed.manifest.pool_epoch(epoch) for epoch in range(7)]
     labels = condensed._labels
-    for epoch, found in zip(order, condensed, strict=True):
-        assert torch.equal(found.views.boxes, labels.views(epoch).boxes)
-        assert torch.equal(found.batch(torch.arange(9))[1], labels.logits(epoch, torch.arange(9)))
+    for stored, epoch in zip(order, condensed, strict=True):
+        assert torch.equal(epoch.views.boxes, labels.views(stored).boxes)
+        assert torch.equal(epoch.batch(torch.arange(9))[1], labels.logits(stored, torch.arange(9)))
     assert stored is None or order == [0, 1, 2, 0, 1, 2, 0]
 
 

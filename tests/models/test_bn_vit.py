@@ -45,17 +45,17 @@ def test_bn_vit_returns_the_distance_of_its_tokens_statistics() -> None:
     norms = [module for module in model.modules() if isinstance(module, TokenBatchNorm)]
     for norm in norms:
         norm.register_forward_hook(lambda module, tokens, _: inputs.__setitem__(module, tokens[0]))
-    with matched(model) as layers:
-        model(x)
-    assert len(layers) == len(norms)
-    for norm, layer in zip(norms, layers, strict=True):
+    with matched(model) as network:
+        _, distances = network(x, groups=1)
+    assert len(distances) == len(norms)
+    for norm, distance in zip(norms, distances, strict=True):
         tokens = inputs[norm].flatten(0, 1)
         assert norm.layer.running_mean is not None and norm.layer.running_var is not None
         mean_off, var_off = (
             tokens.mean(0) - norm.layer.running_mean,
             tokens.var(0, correction=0) - norm.layer.running_var,
         )
-        assert torch.allclose(layer.distance, (mean_off.norm() + var_off.norm())[None], rtol=1e-4)
+        assert torch.allclose(distance, (mean_off.norm() + var_off.norm())[None], rtol=1e-4)
 
 
 def test_bn_vit_comes_back_through_the_auto_classes(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_pushing_again_sends_nothing(alice: Hub, own: Path) -> None:
     before = repos(alice)
     alice.faults()
     told = push(own)
-    assert "all of it is there already" in told and "published: " in told
+    assert "everything is already there" in told and "published: " in told
     assert writes(alice) == [] and repos(alice) == before
 
 
@@ -196,7 +196,7 @@ def test_somebody_elses_model_is_not_taken_over(alice: Hub, own: Path, capsys: p
         alice.put_file("models", "alice/mine", name, b"{}", private=True)
     before = repos(alice)
     said = not_pushed(capsys, own, "publish.teacher_repo_id=alice/mine")
-    assert "model alice/mine is there already and holds something else (config.json, metrics.json" in said
+    assert "model alice/mine already exists and holds files that are not srel_hub's (config.json, metrics.json" in said
     assert repos(alice) == before
 
 
@@ -247,13 +247,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 REFUSED = {
     "anonymous": (None, [], "publish.repo_id=alice/colors-ipc3: you are not logged in on the Hub; log in with"),
-    "a token that is none": ("hf_nobody", [], "the Hub does not know who you are"),
+    "a token that is none": ("hf_nobody", [], "the Hub rejected your token"),
     "a token that may read": (
         "hf_alice_read",
         [],
-        "the token of alice has the role read; make one with the role write",
+        "the token of alice has the role read; create one with the role write",
     ),
-    "another's namespace": ("hf_carol", [], "carol is no member of alice; namespaces to choose from: carol"),
+    "another's namespace": ("hf_carol", [], "carol is not a member of alice; namespaces to choose from: carol"),
     "an organization to read in": (
         "hf_bob",
         ["publish.repo_id=lab/colors"],
@@ -300,9 +300,9 @@ def test_all_faults_of_a_push_and_of_the_source_are_told_at_once(
     )
     for message in (
         "source.license is unknown",
-        "publish.teacher_repo_id=bob/net: alice is no member of bob",
-        f"publish.private=false: dataset {DATASET} is there already and private, not public",
-        f"dataset {DATASET} is there already and holds something else (data/train.csv)",
+        "publish.teacher_repo_id=bob/net: alice is not a member of bob",
+        f"publish.private=false: dataset {DATASET} already exists and is private, not public",
+        f"dataset {DATASET} already exists and holds files that are not srel_hub's (data/train.csv)",
         "source.path=./nowhere: there is no such folder",
     ):
         assert message in said, said
@@ -316,7 +316,7 @@ def test_a_repository_of_the_other_visibility_is_refused(
     asked = f"publish.private={str(private).lower()}"
     other = f"publish.private={str(not private).lower()}"
     said = not_pushed(capsys, own, other)
-    assert f"{other}: model {TEACHER} is there already" in said and f"set {asked}" in said
+    assert f"{other}: model {TEACHER} already exists" in said and f"set {asked}" in said
     assert list(repos(alice)) == [f"models/{TEACHER}"]
     push(own, asked)
     assert len(repos(alice)) == 2
@@ -326,7 +326,7 @@ def test_a_tag_never_moves(alice: Hub, own: Path, capsys: pytest.CaptureFixture[
     push(own)
     before = repos(alice)
     said = not_pushed(capsys, own, "source.terms=Corrected.")
-    assert f"publish.tag=v1.0: dataset {DATASET} has this tag on another content, and a tag never moves" in said
+    assert f"publish.tag=v1.0: dataset {DATASET} has this tag with other content, and a tag never moves" in said
     assert repos(alice) == before
 
 
@@ -335,7 +335,7 @@ def test_a_private_repository_of_somebody_else_is_no_name_to_take(
 ) -> None:
     hub.put_file("datasets", DATASET, "README.md", b"# Mine", private=True)
     monkeypatch.setenv("HF_TOKEN", "hf_carol")
-    assert "carol is no member of alice" in not_pushed(capsys, own)
+    assert "carol is not a member of alice" in not_pushed(capsys, own)
 
 
 def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(
@@ -350,7 +350,7 @@ def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(
         alice.put_file("datasets", DATASET, "NOTES.md", b"by another hand", private=True)
 
     monkeypatch.setattr(push_module.client(), "preupload_lfs_files", meanwhile)
-    with pytest.raises(UserError, match="somebody else changed it meanwhile"):
+    with pytest.raises(UserError, match="it was changed by someone else in the meantime"):
         push(own, "publish.tag=v1.1", "source.terms=Corrected.")
     refs = repos(alice)[f"datasets/{DATASET}"]["refs"]
     assert "NOTES.md" in refs["main"]["files"] and "v1.1" not in refs
@@ -363,7 +363,7 @@ def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(
 
 def test_what_comes_back_otherwise_is_not_called_published(alice: Hub, own: Path) -> None:
     alice.faults({"kind": "corrupt", "method": "GET", "path": "_cdn", "times": 99})
-    with pytest.raises(UserError, match="model.safetensors comes back as .* Do not use commit"):
+    with pytest.raises(UserError, match="model.safetensors was read back as .* Do not use commit"):
         push(own)
     alice.faults()
     assert "published: " in push(own)
@@ -389,7 +389,7 @@ def test_a_hub_that_hangs_is_not_waited_for(
     [
         ("publish.repo_id=colors", "publish: repo_id=colors: must be namespace/name"),
         ("publish.repo_id=alice/a--b", "repo_id=alice/a--b: "),
-        ("publish.tag=main", "tag=main: is the branch's name"),
+        ("publish.tag=main", "tag=main: is also the name of the branch"),
         ("publish.tag=v 1", "publish.tag: "),
         ("publish={repo_id: a/b, create_pr: true, revision: dev}", "create_pr=true and revision=dev"),
         ("publish.token=hf_x", "publish.token: unknown field"),

@@ -17,7 +17,7 @@ from srel_hub.reports import run_pictures as pictures
 from srel_hub.reports.plot_style import MOST_BYTES
 from srel_hub.reports.plots import CAPTIONS
 from srel_hub.runs.run import Run
-from srel_hub.stages.recover.trace import FRAMES, frame_moments, read_history
+from srel_hub.stages.recover.trace import FRAMES, frame_iterations, read_history
 from srel_hub.storage.condensed_table import class_grid, encode_png, read_rows
 from srel_hub.storage.condensed_table import decode_image as decoded
 from srel_hub.storage.files import read_json
@@ -91,7 +91,7 @@ def test_the_history_begins_with_noise_and_ends_with_what_is_stored(pictured: tu
     way = read_history(folder / "history")
     assert way is not None
     stored = [decoded(png) for png, _ in read_rows(folder / "images")][:4]
-    assert list(way.frames) == frame_moments(recipe.recover.iterations)
+    assert list(way.frames) == frame_iterations(recipe.recover.iterations)
     assert torch.equal(way.frames[recipe.recover.iterations], torch.stack(stored))
     assert way.frames[0].float().std() > way.frames[recipe.recover.iterations].float().std() / 10
     assert way.iterations[0] == 1 and way.iterations[-1] == recipe.recover.iterations
@@ -101,7 +101,7 @@ def test_the_history_begins_with_noise_and_ends_with_what_is_stored(pictured: tu
 
 @pytest.mark.parametrize("iterations", [1, 2, 15, 500, 4000, 100_000])
 def test_moments_begin_with_none_and_end_with_all(iterations: int) -> None:
-    found = frame_moments(iterations)
+    found = frame_iterations(iterations)
     assert found[0] == 0 and found[-1] == iterations and len(found) <= FRAMES + 1
     gaps = [later - earlier for earlier, later in zip(found, found[1:], strict=False)]
     assert all(gap > 0 for gap in gaps) and gaps[-1] == max(gaps)

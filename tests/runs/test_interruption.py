@@ -35,13 +35,13 @@ from runs import (
 )
 
 from srel_hub.data.sources import open_source
-from srel_hub.runs import claims as presence
+from srel_hub.runs import claims, heartbeat
 from srel_hub.runs import resume as settle
 from srel_hub.runs import work_queue as work
 from srel_hub.runs.checkpoint import Checkpoint
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
-from srel_hub.runs.work_queue import Work
+from srel_hub.runs.work_queue import WorkQueue
 from srel_hub.stages import relabel as relabel
 from srel_hub.stages.evaluate import stage as evaluate
 from srel_hub.storage import files as files
@@ -291,13 +291,17 @@ def test_a_changed_recipe(whole: tuple[Path, Path], tmp_path: Path, capsys: pyte
     shutil.copytree(reference, run)
     before = bytes_of(run)
     said = refused(capsys, *arguments(recipe, tmp_path, "relabel.batch_size=3", "evaluate.epochs=3"))
-    assert "relabel.batch_size: 4 there, 3 asked for" in said and "evaluate.epochs: 8 there, 3 asked for" in said
-    assert "kept as they are: squeeze, recover; to be redone: relabel, evaluate" in said
+    assert (
+        "relabel.batch_size: 4 in the run, 3 requested" in said and "evaluate.epochs: 8 in the run, 3 requested" in said
+    )
+    assert "still valid: squeeze, recover; outdated: relabel, evaluate" in said
     assert "run.overwrite=true" in said and bytes_of(run) == before
     teacher = (run / "teacher" / "model.safetensors").stat().st_mtime_ns
     changed = ["relabel.epochs=7", "evaluate.epochs=3"]
     said = finish(arguments(recipe, tmp_path, *changed, "run.overwrite=true"), tmp_path / "log")
-    assert f"removed {run}/soft_labels_before (41 files, " in said and "relabel.epochs: 40 there, 7 asked for" in said
+    assert (
+        f"removed {run}/soft_labels_before (41 files, " in said and "relabel.epochs: 40 in the run, 7 requested" in said
+    )
     assert (run / "teacher" / "model.safetensors").stat().st_mtime_ns == teacher
     finish(arguments(recipe, tmp_path / "fresh", *changed), tmp_path / "log")
     assert bytes_of(run) == bytes_of(tmp_path / "fresh" / "world")
@@ -412,7 +416,7 @@ def in_the_middle(whole: tuple[Path, Path], root: Path) -> Run:
 
 
 def another(run: Run, **about: object) -> Path:
-    """The presence of a process on another machine."""
+    """Write the file of a process on another machine."""
     file = run.path("processes", "far-1.json")
     told = json.loads(run.path("processes", f"{files.process_name()}.json").read_text())
     file.write_text(json.dumps({**told, "host": "far", "pid": 1, "launch": "other", **about}))
@@ -423,26 +427,26 @@ def test_a_claim_is_taken_over_after_ten_missed_beats(whole: tuple[Path, Path], 
     run = in_the_middle(whole, tmp_path)
     file, claim = another(run), run.marks.claim("relabel", "epoch-00000.safetensors")
     claim.write_text("far-1")
-    assert run.presence is not None and not run.presence.take(claim)
+    assert run.heartbeat is not None and not claims.take(claim, run.heartbeat)
     now = time.time()
-    os.utime(file, (now, now - presence.MISSED * presence.BEAT + 5))
-    assert not run.presence.take(claim)
-    os.utime(file, (now, now - presence.MISSED * presence.BEAT - 5))
-    assert run.presence.take(claim) and claim.read_text() == files.process_name()
+    os.utime(file, (now, now - heartbeat.MISSED * heartbeat.BEAT + 5))
+    assert not claims.take(claim, run.heartbeat)
+    os.utime(file, (now, now - heartbeat.MISSED * heartbeat.BEAT - 5))
+    assert claims.take(claim, run.heartbeat) and claim.read_text() == files.process_name()
     run.close()
 
 
 def test_a_unit_done_twice_is_counted(whole: tuple[Path, Path], tmp_path: Path) -> None:
     run = in_the_middle(whole, tmp_path)
     another(run)
-    with Work(run, "relabel", {"epoch": 2}, "step") as work:
+    with WorkQueue(run, "relabel", {"epoch": 2}, "step") as work:
         for name in work:
             for _ in work.steps(range(2)):
                 run.marks.claim("relabel", name).write_text("far-1")  # it slept, and another took over
             files.write_text(run.path("soft_labels.txt"), "the same bytes")
             work.done([run.path("soft_labels.txt")])
     assert [line["twice"] for line in records(run.folder) if line.get("unit") == "epoch"] == [True]
-    assert "epoch was done twice" in run.path("log.txt").read_text()
+    assert "epoch was computed twice" in run.path("log.txt").read_text()
     run.close()
 
 

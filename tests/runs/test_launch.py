@@ -1,6 +1,5 @@
 """One process equals two equals four, and the launcher's silent traps are errors."""
 
-import contextlib
 import os
 import signal
 import statistics
@@ -14,8 +13,7 @@ from conftest import ROOT, execute, refused
 from runs import arguments, bytes_of, finish, records, units_done, world
 
 from srel_hub.config import Network, Squeeze
-from srel_hub.errors import UserError
-from srel_hub.stages.preflight.prepare import require_shares
+from srel_hub.stages.preflight.recipe_checks import single_images
 from srel_hub.storage.files import read_json
 
 
@@ -122,15 +120,12 @@ def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
     assert done.returncode and done.stderr.count("squeeze.batch_size=3: 2 processes share a batch") == 1
 
 
-@pytest.mark.parametrize(
-    ("images", "processes", "fits"), [(18, 4, True), (17, 4, True), (17, 8, False), (17, 1, True)]
-)
+@pytest.mark.parametrize(("images", "processes", "fits"), [(18, 4, True), (17, 4, True), (17, 8, False), (17, 1, True)])
 def test_every_process_has_two_images_of_each_batch(images: int, processes: int, fits: bool) -> None:
     """17 images in batches of 16 are batches of 9 and 8."""
     spec = Squeeze(network=Network(model="convnet", width=0.1), batch_size=16)
-    refusal = contextlib.nullcontext() if fits else pytest.raises(UserError, match="set at least 16, or start fewer")
-    with refusal:
-        require_shares(spec, images, processes)
+    problems = single_images(spec, images, processes)
+    assert not problems if fits else "set at least 16, or start fewer" in problems[0]
 
 
 @pytest.mark.long

@@ -70,9 +70,7 @@ def test_the_paper_is_cited_only_beside_its_figures(table: tuple[str, dict[str, 
     text, figures = table
     assert "paper's figures" not in text
     cited = {**figures, "results": [{**row, "paper": PAPER["convnet x 1"]} for row in figures["results"]]}
-    assert "| 0.24 | 4.2 GB |" in "\n".join(report_lines(cited)) and "paper's figures" in "\n".join(
-        report_lines(cited)
-    )
+    assert "| 0.24 | 4.2 GB |" in "\n".join(report_lines(cited)) and "paper's figures" in "\n".join(report_lines(cited))
 
 
 def test_a_network_that_does_not_fit_is_reported(table: tuple[str, dict[str, Any]]) -> None:
@@ -94,7 +92,7 @@ def test_a_resnet_for_large_images_gets_the_imagenet_stem() -> None:
         (["convnet:0"], "MODEL=convnet:0: width: input should be greater than 0"),
         (
             ["org/net:0.5"],
-            "MODEL=org/net:0.5: width=0.5: org/net is as wide as its config.json says; leave it out",
+            "MODEL=org/net:0.5: width=0.5: the width of org/net is set by its config.json; remove it",
         ),
         (["deit_tiny:0.1"], "MODEL=deit_tiny:0.1: ViTForImageClassification has no BatchNorm2d layer"),
         (["convnet", "--batch=20", "--classes=10"], "--batch=20: must be at most --classes=10"),

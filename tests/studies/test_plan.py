@@ -29,7 +29,7 @@ from srel_hub.teachers import architectures, classifier
 from srel_hub.teachers.cost_model import build_on_meta, on_meta, weights_bytes
 
 
-GPU = Machine(devices=8, precision="float32", tflops=60, estimate=None, kind="cuda", memory=80 * 2**30, resident=0)
+GPU = Machine(devices=8, precision="float32", tflops=60, estimated=None, kind="cuda", memory=80 * 2**30, resident=0)
 
 
 def plan_without_data(recipe: Recipe, num_classes: int, size: tuple[int, int], network: Network) -> Plan:
@@ -188,9 +188,7 @@ def test_a_run_uses_what_was_planned(recovered: tuple[Path, Path], tmp_path: Pat
     assert counted(lambda: relabel(run)) == stages["relabel"]
     assert counted(lambda: evaluate(run, prepared.source)) == stages["evaluate"]
     files = list(run.path("soft_labels").iterdir())
-    assert (
-        sum(file.stat().st_size for file in files if file.suffix == ".safetensors") == planned.label_bytes["float16"]
-    )
+    assert sum(file.stat().st_size for file in files if file.suffix == ".safetensors") == planned.label_bytes["float16"]
     assert len(files) == planned.files["soft_labels"]
     weights = run.path("teacher", "model.safetensors")
     assert weights.stat().st_size == planned.teacher_bytes["teacher"]
@@ -211,9 +209,7 @@ def test_squeeze_and_recover_use_the_flops_planned(recovered: tuple[Path, Path],
     planned = describe(run, prepared, tflops=1)
     stages = {stage.name: stage.flops for stage in planned.stages}
     run.begin()
-    scored = forward_flops(
-        planned.facts.networks["teacher"], planned.facts.size
-    )  # the FLOPs that metrics.json reports
+    scored = forward_flops(planned.facts.networks["teacher"], planned.facts.size)  # the FLOPs that metrics.json reports
     assert counted(lambda: squeeze(run, prepared)) == stages["squeeze"] + scored
     assert counted(lambda: recover(run)) == stages["recover"]
 

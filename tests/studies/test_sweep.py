@@ -18,7 +18,7 @@ from runs import arguments, bytes_of, finish, world
 
 from srel_hub.commands.program import main
 from srel_hub.config import load_recipe
-from srel_hub.config.yaml_io import SWEEPS
+from srel_hub.config.recipe_files import SWEEPS
 from srel_hub.errors import UserError
 from srel_hub.runs.shared_stages import borrow, is_finished, lendable
 from srel_hub.storage.files import read_json
@@ -150,7 +150,7 @@ def test_a_shipped_sweep_spans_its_points(file: Path) -> None:
     ("arguments", "message"),
     [
         ([], "nothing to vary"),
-        (["recover.iterations=5,x", "squeeze.epohs=1,2"], "unable to parse string as an integer, got 'x'"),
+        (["recover.iterations=5,x", "squeeze.epohs=1,2"], "input should be a valid integer, got 'x'"),
         (["recover.iterations=5,x", "squeeze.epohs=1,2"], "did you mean epochs?"),
         (["recover.iterations=5,5"], "are the same run"),
         (["seed=" + ",".join(map(str, range(1001)))], "the sweep has 1,001 points; at most 1,000 are allowed"),

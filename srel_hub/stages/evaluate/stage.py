@@ -1,109 +1,154 @@
-"""Evaluate: train students from scratch and score them on the real eval split, at the last epoch.
+"""Evaluate: train students from scratch and score them on the real eval split after the last epoch.
 
-    accelerate launch -m srel_hub.evaluate recipes/quickstart.yaml
-
-Every student is trained `seeds` times on each of three rows under one protocol: the condensed images with their
-stored labels; as many random real images, drawn anew for every seed, with the same teacher's labels; the same random
-real images with their hard labels. `evaluate.scores` adds the rows that DD-Ranking's scores need. Without a training
-split the real rows are not measured. Leaves `evaluate/`: one folder a training, and summary.json.
+Every student is trained `seeds` times on each training set under one protocol: the condensed images with their stored
+labels; as many random real images, drawn again for every seed, with the same teacher's labels; and the same random real
+images with hard labels. `evaluate.scores` adds the sets that DD-Ranking's scores need. Without a training split, the
+real sets are not measured. Writes `evaluate/`: a folder for every training, and summary.json.
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from srel_hub import config
 from srel_hub.config import fingerprint
 from srel_hub.core.metrics import accuracy
 from srel_hub.core.optim import learning_rate, make_optimizer
 from srel_hub.core.seeds import derive_seed
-from srel_hub.data.sources import Source, open_source
-from srel_hub.data.splits import Split
+from srel_hub.data.sources import Source
+from srel_hub.data.splits import Images
 from srel_hub.labels.labeller import make_labeller
-from srel_hub.labels.manifest import read_manifest
+from srel_hub.labels.manifest import Manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.runs.checkpoint import Checkpoint
-from srel_hub.runs.decoded_images import source_images
+from srel_hub.runs.decoded_images import condensed_images, source_images
 from srel_hub.runs.run import Run
-from srel_hub.runs.work_queue import Work
-from srel_hub.stages.evaluate.student import Trained, train_student
+from srel_hub.runs.work_queue import WorkQueue
+from srel_hub.stages.evaluate.student import Student, train_student
 from srel_hub.stages.evaluate.summary import Training, results_table, summarize, trainings
-from srel_hub.stages.evaluate.training_sets import KEPT_BYTES, Rows, Shared, kept_bytes, row_names
-from srel_hub.stages.preflight.data_checks import require_same_data
+from srel_hub.stages.evaluate.training_sets import (
+    KEPT_BYTES,
+    Material,
+    SharedEpochs,
+    kept_bytes,
+    make_training_set,
+    training_set_names,
+)
 from srel_hub.storage.files import atomic_write, write_json
-from srel_hub.teachers import architectures as networks
-from srel_hub.teachers.classifier import load_classifiers
+from srel_hub.teachers import architectures
+from srel_hub.teachers.classifier import Classifier
 
 
-def evaluate(run: Run, source: Source | None = None) -> Path:
-    """Run every training that is not marked yet, then summarize.
+@dataclass(frozen=True)
+class Context:
+    """What all trainings of this process share.
+
+    Attributes:
+        spec: The recipe's section.
+        classifier: The main teacher, whose class names, frame and normalization students use.
+        test: The real eval images.
+        material: What training sets are made from.
+    """
+
+    spec: config.Evaluate
+    classifier: Classifier
+    test: Images
+    material: Material
+
+
+def evaluate(
+    spec: config.Evaluate, teachers: Sequence[Classifier], manifest: Manifest, source: Source, run: Run
+) -> Path:
+    """Run every training that is not done yet, then summarize.
+
+    Args:
+        spec: The recipe's section.
+        teachers: The networks that label, the main one first.
+        manifest: Of the stored soft labels.
+        source: The real dataset.
+        run: The run, after `begin`.
 
     Returns:
-        the folder of results; empty but for the summary where the recipe sets no eval split.
+        The folder of results. Without an eval split it holds only a summary that says so.
     """
-    folder, spec = run.path("evaluate"), run.recipe.evaluate
-    if run.broadcast(run.is_complete("evaluate")):
-        return folder
-    if source is None:
-        with run.accelerator.main_process_first():
-            source = open_source(run.recipe.source, run.progress, run.recipe.opens_train)
-    run.begin()
-    for labeling in run.recipe.label_folders:
-        run.require(labeling, "squeeze")
-    run.require("images", "recover")
-    run.require("soft_labels", "relabel")
-    manifest = read_manifest(run.path("soft_labels", "manifest.json"))
-    require_same_data(run, source, manifest.class_names)
-    rows = row_names(spec, source.eval is not None, source.train is not None)
-    found = {training.name: training for training in trainings(spec, rows)}
-    passed = {mark for mark in run.marked("evaluate") if not mark.startswith("summary-")} - found.keys()
-    if passed:
-        run.print(f"evaluate: {len(passed)} trainings of other seeds or students are kept, and not summarized")
-    last = f"summary-{fingerprint(list(found))[:12]}"
-    kept = kept_bytes(run.recipe, manifest.num_classes, manifest.image_size, len(rows) > 1)
-    shared = Shared(kept <= KEPT_BYTES)
-    with Work(run, "evaluate", dict.fromkeys(found, spec.epochs), "epoch", last) as work:
+    folder = run.path("evaluate")
+    names = training_set_names(spec, source.eval is not None, source.train is not None)
+    units = {training.name: training for training in trainings(spec, names)}
+    others = {mark for mark in run.marks.units("evaluate") if not mark.startswith("summary-")} - units.keys()
+    if others:
+        run.print(f"evaluate: {len(others)} trainings of other seeds or students are kept, but not summarized")
+    last = f"summary-{fingerprint(list(units))[:12]}"
+    context: Context | None = None
+    with WorkQueue(run, "evaluate", dict.fromkeys(units, spec.epochs), "epoch", last) as work:
         for name in work:
             if name == last:
-                summary = summarize(folder, spec, rows)
+                summary = summarize(folder, spec, names)
                 write_json(folder / "summary.json", summary)
                 work.done([folder / "summary.json"])
                 for line in results_table(summary):
-                    run.logger.info(line)
+                    run.log.info(line)
             else:
-                assert source.eval is not None
-                _train(run, source.train, source.eval, found[name], shared, work)
+                context = context or make_context(spec, teachers, manifest, source, run)
+                _train(units[name], context, run, work)
     return folder
 
 
-def _train(run: Run, train: Split | None, eval_split: Split, training: Training, shared: Shared, work: Work) -> None:
-    spec, student = run.recipe.evaluate, training.student
-    classifiers = load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
-    classifier, folder = classifiers[0], run.path("soft_labels")
-    test = source_images(run, eval_split, classifier.frame)
-    # The rows of one seed start from the same weights.
-    seed = derive_seed(run.recipe.seed, "evaluate", student.name, training.seed)
-    stored = SoftLabels(read_manifest(folder / "manifest.json"), lambda name: folder / name)
-    labeller = make_labeller(classifiers, run.engine, run.device, run.recipe.relabel.group_size)
-    row = Rows(run, labeller, classifier.frame, stored, train, shared).make(training.row, training.seed)
-    model = networks.build(student, classifier.class_names, test.size, seed).to(run.device)
-    trained = Trained(model, spec)
-    checkpoint = Checkpoint(
-        run.path("checkpoints", f"evaluate-{training.name}"), trained.state, make_optimizer(model, spec.optimizer)
+def make_context(
+    spec: config.Evaluate, teachers: Sequence[Classifier], manifest: Manifest, source: Source, run: Run
+) -> Context:
+    """Build what all trainings of this process share. Arguments are those of `evaluate`."""
+    assert source.eval is not None, "without an eval split there are no trainings"
+    train, frame = source.train, teachers[0].frame
+    size = manifest.num_images, manifest.num_classes, manifest.image_size
+    has_real = train is not None and (spec.baselines or spec.scores)
+    keeps = kept_bytes(spec.epochs, manifest.epochs, *size, real=has_real) <= KEPT_BYTES
+
+    def real(rows: Tensor | None) -> Images:
+        assert train is not None
+        return source_images(run, train, frame, rows)
+
+    material = Material(
+        spec=spec,
+        seed=run.seed,
+        stored=SoftLabels(manifest, lambda name: run.path("soft_labels", name)),
+        labeller=make_labeller(teachers, run.engine, run.device, manifest.group_size),
+        condensed=partial(condensed_images, run),
+        real=None if train is None else real,
+        real_labels=None if train is None else train.labels,
+        shared=SharedEpochs(keeps),
+        device=run.device,
     )
+    return Context(spec, teachers[0], source_images(run, source.eval, frame), material)
+
+
+def _train(training: Training, context: Context, run: Run, work: WorkQueue) -> None:
+    spec, classifier, test = context.spec, context.classifier, context.test
+    # All training sets of a seed start from the same weights.
+    seed = derive_seed(run.seed, "evaluate", training.student.name, training.seed)
+    data = make_training_set(training.training_set, training.seed, context.material)
+    model = architectures.build(training.student, classifier.class_names, test.size, seed).to(run.device)
+    student = Student(model, spec)
+    file = run.path("checkpoints", f"evaluate-{training.name}")
+    checkpoint = Checkpoint(file, student.state, make_optimizer(model, spec.optimizer))
     checkpoint.restore()
-    network = run.engine.network(model)
-    for loss in work.steps(train_student(trained, network, row, spec, seed, checkpoint), checkpoint.epochs):
+    losses = train_student(student, run.engine.network(model), data, spec, seed, checkpoint)
+    for loss in work.steps(losses, checkpoint.epochs):
         epoch = checkpoint.epochs
         checkpoint.add(True, epoch=epoch, loss=loss, lr=learning_rate(spec.optimizer, epoch, spec.epochs))
-    top1, top5 = accuracy(trained.scored, test.pixels, test.labels, classifier.table(run.device))
-    metrics = {"top1": top1, "top5": top5}
-    told = {**metrics, "train_images": len(row.labels), "revision": networks.hub_commit(student)}
-    work.done(save_training(run, training, told, checkpoint.curve), **metrics)
+    top1, top5 = accuracy(student.scored, test.pixels, test.labels, classifier.table(run.device))
+    scores = {"top1": top1, "top5": top5}
+    revision = architectures.hub_commit(training.student)
+    metrics = {**scores, "train_images": len(data.labels), "revision": revision}
+    work.done(_save(run.path("evaluate", training.name), metrics, checkpoint.curve), **scores)
     checkpoint.remove()
 
 
-def save_training(run: Run, training: Training, metrics: dict[str, Any], curve: list[dict[str, Any]]) -> list[Path]:
-    folder = run.path("evaluate", training.name)
+def _save(folder: Path, metrics: dict[str, Any], curve: list[dict[str, Any]]) -> list[Path]:
     with atomic_write(folder) as temporary:
         temporary.mkdir()
         write_json(temporary / "metrics.json", metrics)

@@ -1,4 +1,4 @@
-"""stages.evaluate.student."""
+"""The training of one student under the recipe's protocol."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,76 +12,93 @@ from srel_hub.core.optim import epoch_batches, learning_rate, require_finite, se
 from srel_hub.core.seeds import generator
 from srel_hub.labels.epochs import Epoch
 from srel_hub.runs.checkpoint import Checkpoint, seed_epoch
-from srel_hub.stages.evaluate.training_sets import Row
+from srel_hub.stages.evaluate.training_sets import TrainingSet
 
 
-class Trained:
-    """A student, and the moving average of its weights where the protocol scores that."""
+class Student:
+    """A network to train, and the moving average of its weights if the protocol scores that.
+
+    Args:
+        model: A transformers classifier, where it computes.
+        spec: The protocol; `ema` is the decay of the average.
+    """
 
     def __init__(self, model: nn.Module, spec: config.Evaluate) -> None:
-        self.model, self._averaged = model, None
+        self.model, self._average = model, None
         if spec.ema is not None:
-            self._averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(spec.ema), use_buffers=True)
+            self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(spec.ema), use_buffers=True)
 
     @property
     def state(self) -> nn.Module:
-        """All that a checkpoint must keep."""
-        return self.model if self._averaged is None else nn.ModuleList([self.model, self._averaged])
+        """Everything that a checkpoint must hold."""
+        return self.model if self._average is None else nn.ModuleList([self.model, self._average])
 
     @property
     def scored(self) -> nn.Module:
-        return self.model if self._averaged is None else self._averaged.module
+        """The network that is scored."""
+        return self.model if self._average is None else self._average.module
 
-    def stepped(self) -> None:
-        """The weights made a step."""
-        if self._averaged is not None:
-            self._averaged.update_parameters(self.model)
+    def update_average(self) -> None:
+        """Update the moving average after an optimizer step."""
+        if self._average is not None:
+            self._average.update_parameters(self.model)
 
 
 def train_student(
-    trained: Trained,
+    student: Student,
     network: Callable[[Tensor], Tensor],
-    row: Row,
+    data: TrainingSet,
     spec: config.Evaluate,
     seed: int,
     checkpoint: Checkpoint,
 ) -> Iterator[float]:
-    """Train in place from where the checkpoint is, an epoch a step; gives the epoch's mean loss.
+    """Train a student in place from where its checkpoint ended.
 
     Args:
-        network: gives the model's logits.
+        student: The student.
+        network: Returns the student's logits [B, K] for pixel values [B, 3, H, W].
+        data: What it trains on.
+        spec: The protocol.
+        seed: Of batches and dropout.
+        checkpoint: The optimizer and the curve.
+
+    Yields:
+        The mean loss of every epoch.
+
+    Raises:
+        UserError: If the loss is not finite.
     """
-    optimizer, device = checkpoint.optimizer, next(trained.model.parameters()).device
-    labels = row.labels.to(device)
+    optimizer, device = checkpoint.optimizer, next(student.model.parameters()).device
+    labels = data.labels.to(device)
     for index in range(checkpoint.epochs, spec.epochs):
         seed_epoch(seed, index)
-        epoch = row.epoch(index)
+        epoch = data.epoch(index)
         set_learning_rate(optimizer, learning_rate(spec.optimizer, index, spec.epochs))
-        trained.model.train()
+        student.model.train()
         total = torch.zeros((), device=device)
         for parts in _batches(epoch, spec, generator(seed, "order", index)):
             count = sum(len(part) for part in parts)
             optimizer.zero_grad(set_to_none=True)
             for part in parts:
-                loss = _loss(network, epoch, part, labels, row.hard, spec, index)
+                loss = _loss(network, epoch, part, labels, data.hard, spec, index)
                 (loss * (len(part) / count)).backward()
                 total += loss.detach() * len(part)
             optimizer.step()
-            trained.stepped()
+            student.update_average()
         yield require_finite(total, f"evaluate, epoch {index}", "evaluate.optimizer.lr") / len(epoch)
 
 
 def _batches(epoch: Epoch, spec: config.Evaluate, draw: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
-    """The images of each step, in the parts that BatchNorm sees: the whole batch, or the teacher's groups."""
+    """Yield the images of each optimizer step, in the parts that BatchNorm sees: the whole batch, or teacher groups."""
     if not spec.groups:
         for batch in epoch_batches(len(epoch), spec.batch_size, draw):
             yield (batch,)
         return
-    assert epoch.groups is not None, "the recipe's groups are those of relabel"
+    assert epoch.groups is not None, "evaluate.groups requires relabel.group_size"
     groups = [torch.tensor(epoch.groups[index]) for index in torch.randperm(len(epoch.groups), generator=draw)]
-    at_once = max(1, spec.batch_size // len(epoch.groups[0]))  # the last may be longer by one
-    for start in range(0, len(groups), at_once):
-        yield tuple(groups[start : start + at_once])
+    groups_per_step = max(1, spec.batch_size // len(epoch.groups[0]))  # the last group may have one image more
+    for start in range(0, len(groups), groups_per_step):
+        yield tuple(groups[start : start + groups_per_step])
 
 
 def _loss(
@@ -93,7 +110,7 @@ def _loss(
     spec: config.Evaluate,
     index: int,
 ) -> Tensor:
-    """The protocol's loss on these images, mean over them."""
+    """Compute the protocol's loss, the mean over these images."""
     if hard:
         return _hard_loss(network(epoch.pixel_values(part)), epoch, part, labels)
     pixel_values, logits = epoch.batch(part)
@@ -105,9 +122,9 @@ def _loss(
 
 
 def _hard_loss(output: Tensor, epoch: Epoch, part: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with the classes of what is shown, by their shares."""
+    """Compute the cross-entropy with the classes of mixed images, weighted by their shares."""
     views = epoch.views.select(part)
-    here = part.to(labels.device)
-    partners = here if views.partners is None else views.partners.to(labels.device).long()
+    indices = part.to(labels.device)
+    partners = indices if views.partners is None else views.partners.to(labels.device).long()
     shares = views.own_share((epoch.images.shape[2], epoch.images.shape[3])).to(labels.device)
-    return mixed_cross_entropy(output, labels[here], labels[partners], shares)
+    return mixed_cross_entropy(output, labels[indices], labels[partners], shares)

@@ -1,40 +1,70 @@
-"""What students train on: condensed or real images, with the teacher's labels or their own, in views or whole.
+"""What students train on: condensed or real images, with soft or hard labels, in augmented or whole views.
 
-All rows of a protocol see as many epochs of labels, drawn, pooled and encoded alike; only the images differ.
+All training sets of a protocol see as many epochs of labels, drawn, pooled and encoded alike. Only the images differ.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
+import torch
 from torch import Tensor
 
-from srel_hub.config import Augment, Evaluate, Recipe
+from srel_hub.config import Augment, Evaluate
 from srel_hub.core.encodings import Encoding, decode, encode
 from srel_hub.core.seeds import derive_seed, generator
-from srel_hub.data.splits import Images, Split, random_subset
+from srel_hub.data.splits import Images, random_subset
 from srel_hub.labels.epochs import Epoch, KeptEpoch, sampled_epoch, stored_epoch
 from srel_hub.labels.labeller import Labeller
 from srel_hub.labels.manifest import Manifest
 from srel_hub.labels.reader import SoftLabels
-from srel_hub.runs.decoded_images import condensed_images, source_images
-from srel_hub.runs.run import Run
-from srel_hub.storage.decode import Frame
 from srel_hub.storage.mapped_images import to_device_if_it_fits
 
 
-CONDENSED, RANDOM, RANDOM_HARD = "condensed", "random-real", "random-real-hard"
-CONDENSED_HARD, REAL_HARD = "condensed-hard", "real-hard"  # from here on: what the scores need besides
-CONDENSED_WHOLE, RANDOM_WHOLE = "condensed-whole", "random-real-whole"
-KEPT_BYTES = 256 * 1024**2  # of epochs that several trainings use
+KEPT_BYTES = 256 * 1024**2  # of epochs that several trainings share in memory
 WHOLE = Augment(crop="none", flip=False)
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a student trains on: the images' classes [N], and its epochs by their number.
+class Kind:
+    """How a training set is made.
 
-    `hard` says that the classes, not the logits, are the target.
+    Attributes:
+        images: 'condensed'; 'random', as many real ones, drawn again for every seed; or 'real', all of them.
+        target: 'soft' trains on logits, 'hard' on classes.
+        whole: Images are not augmented.
+        pooled: Epochs are those of the pool of stored labels.
+        shared: Epochs are kept in memory for other trainings.
+    """
+
+    images: Literal["condensed", "random", "real"]
+    target: Literal["soft", "hard"]
+    whole: bool = False
+    pooled: bool = True
+    shared: bool = True
+
+
+# Hard labels need no pool: a view costs nothing without a teacher, so every epoch has new ones.
+TRAINING_SETS = {
+    "condensed": Kind("condensed", "soft"),
+    "random-real": Kind("random", "soft"),
+    "random-real-hard": Kind("random", "hard", pooled=False),
+    "condensed-hard": Kind("condensed", "hard", pooled=False, shared=False),
+    "real-hard": Kind("real", "hard", pooled=False, shared=False),
+    "condensed-whole": Kind("condensed", "soft", whole=True),
+    "random-real-whole": Kind("random", "soft", whole=True),
+}
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What one student trains on.
+
+    Attributes:
+        labels: int64 [N], the images' classes.
+        epoch: Returns an epoch by its number.
+        hard: Whether the classes are the target instead of the logits.
     """
 
     labels: Tensor
@@ -42,125 +72,166 @@ class Row:
     hard: bool
 
 
-def row_names(spec: Evaluate, evaluated: bool, has_real: bool) -> tuple[str, ...]:
-    """The rows of every student: none without an eval split, no real ones without a training split."""
-    if not evaluated:
-        return ()
-    rows = [CONDENSED, *([RANDOM, RANDOM_HARD] if has_real and spec.baselines else [])]
-    if spec.scores:
-        rows += [CONDENSED_HARD, REAL_HARD, CONDENSED_WHOLE, RANDOM_WHOLE]
-    if spec.loss == "hard":  # then these are what others are
-        rows = [row for row in rows if row not in (RANDOM_HARD, CONDENSED_HARD)]
-    return tuple(rows)
-
-
-class Shared:
-    """Epochs that several trainings of this process use, shown and labeled once: the condensed ones, and those of
-    the random real images of the last seed.
+def training_set_names(spec: Evaluate, has_eval: bool, has_real: bool) -> tuple[str, ...]:
+    """Return the training sets of every student.
 
     Args:
-        keeps: False makes every epoch each time; decided by the recipe, for labels that a teacher is asked for depend,
-            in their last bit, on how many it is asked at a time.
+        spec: The recipe's section.
+        has_eval: Whether there is an eval split; nothing is trained without one.
+        has_real: Whether the real training split is open.
+    """
+    if not has_eval:
+        return ()
+    names = ["condensed"]
+    if has_real and spec.baselines:
+        names += ["random-real", "random-real-hard"]
+    if spec.scores:
+        names += ["condensed-hard", "real-hard", "condensed-whole", "random-real-whole"]
+    if spec.loss == "hard":  # then these equal `condensed` and `random-real`
+        names = [name for name in names if name not in ("random-real-hard", "condensed-hard")]
+    return tuple(names)
+
+
+class SharedEpochs:
+    """Epochs that several trainings of this process use, rendered and labeled once.
+
+    It keeps those of the condensed images and of the random real images of the last seed.
+
+    Args:
+        keeps: False makes every epoch each time. The recipe decides this, because labels computed on demand depend in
+            their last bit on how many images share a batch.
     """
 
     def __init__(self, keeps: bool) -> None:
         self._keeps = keeps
         self._kept = dict[str | int, dict[int, KeptEpoch]]()
 
-    def epoch(self, of: str | int, index: int, make: Callable[[], Epoch]) -> Epoch:
-        """Epoch `index` of the condensed images (`of` their row's name) or of a seed's real ones."""
+    def epoch(self, key: str | int, index: int, make: Callable[[], Epoch]) -> Epoch:
+        """Return an epoch, made at its first use.
+
+        Args:
+            key: 'condensed', or the seed of random real images.
+            index: Number of the epoch.
+            make: Makes it.
+        """
         if not self._keeps:
             return make()
-        if of not in self._kept:
-            self._kept = {of: {}} | {name: epochs for name, epochs in self._kept.items() if name == CONDENSED}
-        if index not in self._kept[of]:
-            self._kept[of][index] = KeptEpoch(make())
-        return self._kept[of][index]
+        if key not in self._kept:
+            self._kept = {key: {}} | {name: epochs for name, epochs in self._kept.items() if name == "condensed"}
+        if index not in self._kept[key]:
+            self._kept[key][index] = KeptEpoch(make())
+        return self._kept[key][index]
 
 
-def kept_bytes(recipe: Recipe, num_classes: int, size: tuple[int, int], real: bool) -> int:
-    """What `Shared` would keep: images as they are shown, and their logits; `real` tells if there are real rows."""
-    epochs, stored = recipe.evaluate.epochs, recipe.relabel.epochs
-    condensed = epochs if recipe.relabel.encoding == "none" else min(epochs, stored)
-    images = (condensed + epochs * real) * recipe.recover.ipc * num_classes
-    return images * (3 * size[0] * size[1] + 4 * num_classes)
-
-
-class Rows:
-    """The rows of a run.
+def kept_bytes(epochs: int, stored: int, num_images: int, num_classes: int, size: tuple[int, int], real: bool) -> int:
+    """Return the bytes that `SharedEpochs` would keep: rendered images and their logits.
 
     Args:
-        labeller: who labels; the condensed images' labels are stored.
-        frame: how a real image becomes one of the dataset's size.
-        train: the real training split, if it is opened.
+        epochs: Epochs of a training.
+        stored: Epochs of stored labels; 0 if none are stored.
+        num_images: Number of condensed images.
+        num_classes: K.
+        size: (height, width).
+        real: Whether there are real training sets.
+    """
+    condensed = min(epochs, stored) if stored else epochs
+    return (condensed + epochs * real) * num_images * (3 * size[0] * size[1] + 4 * num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What training sets are made from.
+
+    Attributes:
+        spec: The recipe's section.
+        seed: The recipe's seed.
+        stored: The condensed images' stored labels.
+        labeller: Labels views on demand.
+        condensed: Returns the condensed images.
+        real: Returns these rows of the real training split, or all of it; None if it is not open.
+        real_labels: int64, the classes of the real training split; None if it is not open.
+        shared: Epochs shared by trainings.
+        device: Where students train.
     """
 
-    def __init__(
-        self, run: Run, labeller: Labeller, frame: Frame, stored: SoftLabels, train: Split | None, shared: Shared
-    ) -> None:
-        self._run, self._labeller, self._frame, self._stored = run, labeller, frame, stored
-        self._train, self._shared = train, shared
-
-    def make(self, name: str, seed: int) -> Row:
-        """A training's data. A random real subset depends on the seed only, so that all its rows share it."""
-        is_condensed = name in (CONDENSED, CONDENSED_HARD, CONDENSED_WHOLE)
-        images = condensed_images(self._run) if is_condensed else self._real(name, seed)
-        drawn_from = self._manifest.seed if is_condensed else derive_seed(self._run.recipe.seed, "evaluate", seed)
-        if name in (CONDENSED_WHOLE, RANDOM_WHOLE):
-            kept = KeptEpoch(self._sampled(images, WHOLE, drawn_from)(0))
-            return Row(images.labels, lambda epoch: kept, hard=False)
-        if name in (CONDENSED_HARD, REAL_HARD):
-            return Row(images.labels, self._sampled(images, self._views, drawn_from), hard=True)
-        if name == CONDENSED and self._manifest.epochs:
-            make = self._replayed(images)
-        else:
-            make = self._sampled(images, self._views, drawn_from)
-        kept_as = CONDENSED if is_condensed else seed
-
-        def epoch(index: int) -> Epoch:
-            # Labels are pooled, views alone cost nothing.
-            of_pool = index if name == RANDOM_HARD else self._manifest.pool_epoch(index)
-            return self._shared.epoch(kept_as, of_pool, lambda: make(of_pool))
-
-        return Row(images.labels, epoch, hard=name == RANDOM_HARD or self._run.recipe.evaluate.loss == "hard")
+    spec: Evaluate
+    seed: int
+    stored: SoftLabels
+    labeller: Labeller
+    condensed: Callable[[], Images]
+    real: Callable[[Tensor | None], Images] | None
+    real_labels: Tensor | None
+    shared: SharedEpochs
+    device: torch.device
 
     @property
-    def _views(self) -> Augment:
-        return self._run.recipe.relabel.augment
+    def manifest(self) -> Manifest:
+        """The manifest of the stored labels."""
+        return self.stored.manifest
 
-    @property
-    def _manifest(self) -> Manifest:
-        return self._stored.manifest
 
-    def _real(self, name: str, seed: int) -> Images:
-        assert self._train is not None
-        if name == REAL_HARD:
-            return source_images(self._run, self._train, self._frame)
-        draw = generator(self._run.recipe.seed, "evaluate", "random-real", seed)
-        ipc, num_classes = self._run.recipe.recover.ipc, self._manifest.num_classes
-        chosen = random_subset(self._train.labels, ipc, num_classes, draw)
-        return source_images(self._run, self._train, self._frame, chosen)
+def make_training_set(name: str, seed: int, material: Material) -> TrainingSet:
+    """Make a training set.
 
-    def _replayed(self, images: Images) -> Callable[[int], Epoch]:
-        pixels, table = to_device_if_it_fits(images.pixels, self._run.device), self._labeller.table
-        return lambda epoch: stored_epoch(pixels, table, self._stored, epoch)
+    A random real subset depends on the seed alone, so all training sets of a seed share it.
 
-    def _sampled(self, images: Images, augment: Augment, seed: int) -> Callable[[int], Epoch]:
-        """Epochs that the labeller is asked about, their labels encoded as stored ones are."""
-        pixels, coding = to_device_if_it_fits(images.pixels, self._run.device), self._manifest.coding
+    Args:
+        name: A key of TRAINING_SETS.
+        seed: Number of the training.
+        material: What it is made from.
+    """
+    kind, manifest = TRAINING_SETS[name], material.manifest
+    images = _images(kind, seed, material)
+    views_seed = manifest.seed if kind.images == "condensed" else derive_seed(material.seed, "evaluate", seed)
+    if kind.whole:
+        kept = KeptEpoch(_sampled(images, WHOLE, views_seed, material)(0))
+        return TrainingSet(images.labels, lambda epoch: kept, hard=False)
+    is_replayed = name == "condensed" and manifest.epochs > 0
+    make = _replayed(images, material) if is_replayed else _sampled(images, manifest.augment, views_seed, material)
+    key = "condensed" if kind.images == "condensed" else seed
 
-        def make(epoch: int) -> Epoch:
-            found = sampled_epoch(pixels, self._labeller, augment, seed, epoch)
-            return found if coding.name == "none" else _encoded(found, coding)
+    def epoch(index: int) -> Epoch:
+        number = manifest.pool_epoch(index) if kind.pooled else index
+        if not kind.shared:
+            return make(number)
+        return material.shared.epoch(key, number, lambda: make(number))
 
-        return make
+    return TrainingSet(images.labels, epoch, hard=kind.target == "hard" or material.spec.loss == "hard")
+
+
+def _images(kind: Kind, seed: int, material: Material) -> Images:
+    if kind.images == "condensed":
+        return material.condensed()
+    assert material.real is not None and material.real_labels is not None, "real images need a training split"
+    if kind.images == "real":
+        return material.real(None)
+    draw = generator(material.seed, "evaluate", "random-real", seed)
+    num_classes = material.manifest.num_classes
+    ipc = material.manifest.num_images // num_classes
+    return material.real(random_subset(material.real_labels, ipc, num_classes, draw))
+
+
+def _replayed(images: Images, material: Material) -> Callable[[int], Epoch]:
+    pixels, table = to_device_if_it_fits(images.pixels, material.device), material.labeller.table
+    return lambda epoch: stored_epoch(pixels, table, material.stored, epoch)
+
+
+def _sampled(images: Images, augment: Augment, seed: int, material: Material) -> Callable[[int], Epoch]:
+    """Return a function that makes epochs labeled on demand, with labels encoded as stored ones are."""
+    pixels, coding = to_device_if_it_fits(images.pixels, material.device), material.manifest.coding
+
+    def make(epoch: int) -> Epoch:
+        sampled = sampled_epoch(pixels, material.labeller, augment, seed, epoch)
+        return sampled if coding.name == "none" else _encoded(sampled, coding)
+
+    return make
 
 
 def _encoded(epoch: Epoch, coding: Encoding) -> Epoch:
-    logits = partial(_through, epoch, coding)
+    logits = partial(_encoded_logits, epoch, coding)
     return Epoch(epoch.images, epoch.views, epoch.table, logits, epoch.groups)
 
 
-def _through(epoch: Epoch, coding: Encoding, indices: Tensor, shown: Tensor) -> Tensor:
+def _encoded_logits(epoch: Epoch, coding: Encoding, indices: Tensor, shown: Tensor) -> Tensor:
     logits = epoch.logits_of(indices, shown)
     return decode(encode(logits.cpu(), coding), coding).to(logits.device)

@@ -1,6 +1,7 @@
-"""Checks that compare: teacher with dataset, data with the run's beginning, what is needed with what there is."""
+"""Checks of data and teachers against each other, and of free disk space. Each check returns a list of problems."""
 
 import shutil
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,150 +14,186 @@ from srel_hub.data.sources import Source
 from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
 from srel_hub.labels.epoch_files import row_bytes
-from srel_hub.runs.run import Run
-from srel_hub.storage.files import format_bytes, read_json, total_bytes
+from srel_hub.stages.preflight.facts import Gathered
+from srel_hub.storage.files import format_bytes, total_bytes
 from srel_hub.teachers.classifier import Classifier
+from srel_hub.teachers.cost_model import weights_bytes
 
 
-CHECKED_IMAGES = 2000
-TRUST = "if the order is right all the same, set squeeze.trust_class_order=true"
+CHECKED_IMAGES = 2000  # eval images that a teacher without class names is scored on
+TRUST = "if the order is right, set squeeze.trust_class_order=true"
 
 
 def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: bool) -> tuple[tuple[str, ...], bool]:
-    """The class names on which a teacher (`own`) and the dataset (`names`; None: not opened) agree.
+    """Find the class names on which a teacher and the dataset agree.
+
+    Args:
+        own: The teacher's names; numbers if it has none.
+        names: The dataset's names; None if no split is opened that names them.
+        who: How messages call the teacher.
+        trust: Accept the order even if names contradict each other.
 
     Returns:
-        the names, and whether the order is only assumed, since one side has numbers for names.
+        The names, and whether the order is only assumed because one side has numbers instead of names.
 
     Raises:
-        UserError: where they contradict each other, with the first three differences.
+        UserError: If they contradict each other, with the first three differences.
     """
     if names is None:
         if classes.are_numbered(own):
             field = who.split("=")[0]
             raise UserError(
-                f"{who}: it does not name its classes, and no split is opened that would; set {field}.class_names, or "
-                "source.eval_split"
+                f"{who}: the teacher does not name its classes, and no split is opened that would; set "
+                f"{field}.class_names, or source.eval_split"
             )
         return classes.make_unique(own), False
-    wrong = classes.describe_mismatch(own, names, who, "the dataset")
-    if wrong is None:
+    contradiction = classes.describe_mismatch(own, names, who, "the dataset")
+    if contradiction is None:
         return names, False
     if len(own) != len(names):
-        raise UserError(wrong)
+        raise UserError(contradiction)
     if classes.are_numbered(names):
         return classes.make_unique(own), not trust
     if classes.are_numbered(own) or trust:
         return names, not trust
-    raise UserError(f"{wrong}. Labels would be of the wrong classes; choose another teacher or dataset; {TRUST}")
+    raise UserError(
+        f"{contradiction}. Labels would belong to the wrong classes; choose another teacher or dataset; {TRUST}"
+    )
 
 
-def require_accuracy(classifier: Classifier, split: Split | None, who: str) -> None:
-    """Check by its answers that a teacher without class names has the dataset's classes in the dataset's order.
+def class_order(gathered: Gathered) -> list[str]:
+    """Check, by its accuracy, that a teacher whose class order is assumed really has the dataset's order."""
+    problems = []
+    for who, classifier in gathered.unproven.items():
+        try:
+            require_accuracy(classifier, gathered.inputs.source.eval, who, gathered.device)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
 
-    The score is the mean of the classes' recalls, of which a network that cannot tell them gets 1 / K.
+
+def require_accuracy(classifier: Classifier, split: Split | None, who: str, device: torch.device) -> None:
+    """Check that a teacher recognizes the dataset's classes.
+
+    The score is the mean of the classes' recalls. A network with other classes, or another order, gets about 1 / K.
 
     Raises:
-        UserError: where it scores less than a fifth of the way from chance to perfect, or nothing can be scored.
+        UserError: If it scores less than a fifth of the way from chance to perfect, or there is nothing to score on.
     """
     if split is None:
         raise UserError(
-            f"{who}: nothing shows that its classes are the dataset's, in this order: one of the two has no class "
-            f"names, and there is no eval split to score it on; set source.eval_split; {TRUST}"
+            f"{who}: nothing shows that its classes are the dataset's, in the same order. Either it or the dataset has "
+            f"no class names, and there is no eval split to score it on; set source.eval_split; {TRUST}"
         )
     chance = 1 / len(classifier.class_names)
-    least = chance + BETTER_THAN_CHANCE * (1 - chance)
+    threshold = chance + BETTER_THAN_CHANCE * (1 - chance)
     rows = torch.linspace(0, len(split.labels) - 1, min(CHECKED_IMAGES, len(split.labels))).round().long()
     images = split.images(classifier.frame, rows)
-    table = classifier.table(next(classifier.model.parameters()).device)
-    answers = torch.cat([logits.argmax(1) for logits in predictions(classifier.model, images.pixels, table)])
-    score = mean_recall(answers, images.labels)
-    if score < least:
+    model = classifier.model.to(device)
+    logits = predictions(model, images.pixels, classifier.table(device))
+    score = mean_recall(torch.cat([batch.argmax(1) for batch in logits]), images.labels)
+    if score < threshold:
         raise UserError(
             f"{who}: it recognizes {score:.1%} of {len(rows)} eval images (mean over the classes); a teacher of these "
-            f"classes in this order must reach {least:.1%}. It knows other classes, or in another order; {TRUST}"
+            f"classes in this order must reach {threshold:.1%}. It has other classes, or another order; {TRUST}"
         )
 
 
-def mean_recall(answers: Tensor, labels: Tensor) -> float:
-    """Mean, over the classes that occur, of the share of a class's images that are answered right."""
-    right = labels[answers == labels].bincount(minlength=int(labels.max()) + 1)
-    count = labels.bincount()
-    return float((right[count > 0] / count[count > 0]).mean())
-
-
-def require_one_size(source: Source) -> None:
-    """Refuse splits of different sizes where nothing brings them to one.
-
-    Raises:
-        UserError: with both sizes.
-    """
-    if source.train and source.eval and source.train.size != source.eval.size:
-        ours, theirs = (f"{width} x {height}" for height, width in (source.train.size, source.eval.size))
-        raise UserError(
-            f"the training images are of {ours} pixels, the eval images of {theirs}; set source.image_size"
-        )
-
-
-def require_same_data(run: Run, source: Source, class_names: tuple[str, ...]) -> None:
-    """Refuse to go on with other data than the run began with: labels would be counted against other classes.
-
-    Raises:
-        UserError: saying what changed.
-    """
-    began = read_json(run.path("teacher", "metrics.json"))
-    counts = began.get("class_images")  # not kept before version 0.2.0
-    faults = []
-    if source.class_names is not None and not classes.are_numbered(source.class_names):
-        wrong = classes.describe_mismatch(source.class_names, class_names, "the dataset", "this run")
-        faults += [wrong] if wrong else []
-    if not faults and counts and source.train is not None:
-        same = source.train.labels.bincount(minlength=len(class_names)).tolist() == counts
-        faults += [] if same else ["the training split has another number of images of some classes"]
-    if not faults and began["eval_images"] and source.eval is not None:
-        now = len(source.eval.labels)
-        faults += (
-            [f"the eval split has {now} images, it had {began['eval_images']}"] if now != began["eval_images"] else []
-        )
-    if faults:
-        raise UserError(
-            f"source: the data changed since {run.folder} was begun: {'; '.join(faults)}. Bring them back, or start "
-            "another run with name=..."
-        )
-
-
-def require_disk(run: Run, source: Source, num_classes: int, size: tuple[int, int], weights: int) -> None:
-    """Compare what the recipe will write with what is free there. PNGs of noise are as large as the pixels.
+def mean_recall(predicted: Tensor, labels: Tensor) -> float:
+    """Return the mean recall, in [0, 1], over the classes that occur.
 
     Args:
-        weights: bytes of the teachers.
-
-    Raises:
-        UserError: naming the parts and the knobs.
+        predicted: int64 [N], the predicted classes.
+        labels: int64 [N], the true classes.
     """
-    relabel, count = run.recipe.relabel, num_classes * run.recipe.recover.ipc
-    image = 3 * size[0] * size[1]
-    images = 2 * image * count  # shards, and the dataset's parquet
-    stored = 0 if relabel.encoding == "none" else relabel.epochs
-    labels = stored * count * row_bytes(recipe_encoding(relabel, num_classes), relabel.augment.mix)
-    decoded = image * decoded_images(run.recipe, source, count)
-    folder = next(path for path in (run.folder, *run.folder.resolve().parents) if path.is_dir())
-    there = total_bytes(run.folder)
-    free = shutil.disk_usage(folder).free
-    if images + labels + weights + decoded - there > free:
-        raise UserError(
-            f"not enough disk: the recipe writes {format_bytes(images + labels + weights + decoded)} (images "
-            f"{format_bytes(images)}, soft labels {format_bytes(labels)}, teachers {format_bytes(weights)}, for a "
-            f"while decoded images {format_bytes(decoded)}) to {run.folder}, where {format_bytes(free)} are free; "
-            "free some, set run.root to another disk, or lower relabel.epochs, recover.ipc or source.image_size"
-        )
+    correct = labels[predicted == labels].bincount(minlength=int(labels.max()) + 1)
+    count = labels.bincount()
+    return float((correct[count > 0] / count[count > 0]).mean())
+
+
+def one_image_size(gathered: Gathered) -> list[str]:
+    """Check that both splits have the same image size where nothing resizes them."""
+    source = gathered.inputs.source
+    if (
+        gathered.inputs.frame is not None
+        or not source.train
+        or not source.eval
+        or source.train.size == source.eval.size
+    ):
+        return []
+    train, evaluation = (f"{width} x {height}" for height, width in (source.train.size, source.eval.size))
+    return [
+        f"source: the training images have {train} pixels, the eval images {evaluation}; set source.image_size to "
+        "resize both"
+    ]
+
+
+def enough_real_patches(gathered: Gathered) -> list[str]:
+    """Check that every class has enough crops for its patches."""
+    train, spec, ipc = gathered.inputs.source.train, gathered.recipe.recover.patches, gathered.recipe.recover.ipc
+    if train is None or spec is None:
+        return []
+    images = train.labels.bincount(minlength=gathered.num_classes)
+    crops = images.clamp(max=spec.images) * spec.crops
+    smallest, needed = int(crops.argmin()), ipc * spec.tiles**2
+    if crops[smallest] >= needed:
+        return []
+    return [
+        f"recover.patches: {ipc} images of {spec.tiles**2} patches need {needed} crops of every class, but "
+        f"{gathered.inputs.class_names[smallest]!r} has {int(crops[smallest])} ({int(images[smallest])} images, "
+        f"images={spec.images}, crops={spec.crops}); raise recover.patches.crops or lower recover.ipc"
+    ]
+
+
+def free_disk(gathered: Gathered) -> list[str]:
+    """Check that what the run will write fits on its disk. PNGs of noise are about as large as the pixels."""
+    if gathered.folder is None:
+        return []
+    recipe, relabel = gathered.recipe, gathered.recipe.relabel
+    count = gathered.num_classes * recipe.recover.ipc
+    image = 3 * gathered.size[0] * gathered.size[1]
+    images = 2 * image * count  # once in the run's shards, once in the dataset's parquet
+    epochs = 0 if relabel.encoding == "none" else relabel.epochs
+    labels = epochs * count * row_bytes(recipe_encoding(relabel, gathered.num_classes), relabel.augment.mix)
+    decoded = image * decoded_images(recipe, gathered.inputs.source, count)
+    weights = _teacher_bytes(gathered)
+    needed, free = images + labels + weights + decoded, shutil.disk_usage(_existing(gathered.folder)).free
+    if needed - total_bytes(gathered.folder) <= free:  # a resumed run has written a part of it
+        return []
+    return [
+        f"not enough disk: the recipe writes {format_bytes(needed)} (images {format_bytes(images)}, soft labels "
+        f"{format_bytes(labels)}, teachers {format_bytes(weights)}, temporarily decoded images "
+        f"{format_bytes(decoded)}) to {gathered.folder}, where {format_bytes(free)} are free; free some space, set "
+        "run.root to another disk, or lower relabel.epochs, recover.ipc or source.image_size"
+    ]
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
+
+
+def _teacher_bytes(gathered: Gathered) -> int:
+    """Return the bytes of the teachers that are still to be saved."""
+    networks = [adopted.classifier.model for adopted in gathered.inputs.adopted.values()]
+    if gathered.trains_teacher:
+        networks += [network for name, network in gathered.trainable.items() if name.startswith("squeeze.network")]
+    return sum(weights_bytes(network) for network in networks)
 
 
 def decoded_images(recipe: Recipe, source: Source, count: int) -> int:
-    """How many decoded images a run keeps while it works: condensed, eval, random real and training images."""
-    train, evaluated = source.train, source.eval
-    if evaluated is None or evaluated.fingerprint is None:  # in memory already
+    """Return how many decoded images a run stores while it works.
+
+    Args:
+        recipe: The recipe.
+        source: The real dataset.
+        count: Number of condensed images.
+
+    Returns:
+        Condensed, eval, random real and training images together.
+    """
+    train, evaluation = source.train, source.eval
+    if evaluation is None or evaluation.fingerprint is None:  # a built-in dataset is in memory anyway
         return count
     real = recipe.evaluate.seeds * count if train is not None and recipe.evaluate.baselines else 0
     trained = len(train.labels) if train is not None and recipe.squeeze.pretrained is None else 0
-    return count + len(evaluated.labels) + real + trained
+    return count + len(evaluation.labels) + real + trained

@@ -1,6 +1,6 @@
 """What recover minimizes, as a function of the pixels: cross-entropy, BatchNorm statistics and image priors.
 
-With several teachers, one of them takes its turn each iteration, or all are asked and their terms averaged.
+With several teachers, one takes its turn in each iteration, or the terms of all of them are averaged.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from srel_hub import config
-from srel_hub.core.bn_matching import MatchedBatchNorm, bn_loss, matched
+from srel_hub.core.bn_matching import MatchedNetwork, bn_loss, matched
 from srel_hub.core.crop_transform import Moves, move_matrices, still, view
 from srel_hub.core.engine import FLOAT32, Engine, at_least_float32, to_channels_last
 from srel_hub.core.image_priors import l2_prior, tv_prior
@@ -21,20 +21,29 @@ from srel_hub.stages.recover.class_statistics import Statistics
 from srel_hub.teachers.classifier import Classifier
 
 
+Terms = dict[str, Tensor]  # 'cross_entropy' and 'bn', each [G], unweighted
+
+
 class Member:
-    """One teacher's terms, of pixels that are normalized for `space`.
+    """The terms of one teacher.
 
     Args:
-        layers: the model's matched BatchNorm layers.
-        goals: of each layer, the mean and variance of each class, each [K, C], that groups of one class are to match;
-            None: the layer's own.
-        weight: a, of the BatchNorm term.
+        classifier: The teacher.
+        network: Its model with matched BatchNorm layers.
+        space: The classifier whose normalization the pixels have.
+        spec: The recipe's section.
+        engine: How the network computes.
+        goals: Of each layer, mean and variance of each class, each [K, C], for groups of one class; None matches the
+            layer's own.
+
+    Attributes:
+        weight: a, the weight of the BatchNorm term.
     """
 
     def __init__(
         self,
         classifier: Classifier,
-        layers: Sequence[MatchedBatchNorm],
+        network: MatchedNetwork,
         space: Classifier,
         spec: config.Recover,
         engine: Engine,
@@ -42,56 +51,70 @@ class Member:
     ) -> None:
         self.model = to_channels_last(classifier.model.eval().requires_grad_(False))
         self.weight = 0.0 if spec.bn_weight == "auto" else spec.bn_weight
-        self._layers, self._spec, self._engine, self._goals = layers, spec, engine, goals
-        (mean, std), (own_mean, own_std) = channel_statistics(space), channel_statistics(classifier)
-        self._scale, self._shift = std / own_std, (mean - own_mean) / own_std
+        self._network, self._spec, self._engine, self._goals = network, spec, engine, goals
         self._is_native = (classifier.mean, classifier.std) == (space.mean, space.std)
+        # Pixels normalized for `space`, renormalized for this teacher: x * scale + shift. Moved to the device once, in
+        # float64, and rounded to the pixels' precision in each iteration.
+        (mean, std), (own_mean, own_std) = channel_statistics(space), channel_statistics(classifier)
+        device = next(self.model.parameters()).device
+        self._scale, self._shift = (std / own_std).to(device), ((mean - own_mean) / own_std).to(device)
         self.terms = engine.compile_if_enabled(self._terms)
 
-    def __call__(self, x: Tensor, labels: Tensor, moves: Moves) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss [G], and its terms."""
+    def __call__(self, x: Tensor, labels: Tensor, moves: Moves) -> tuple[Tensor, Terms]:
+        """Return the loss [G] of pixels [G, B, 3, H, W], and its terms."""
         cross_entropy, bn, prior = self.terms(x, labels, moves.boxes, moves.flips, moves.rolls)
         loss = cross_entropy + self.weight * bn + prior
+        # Clones, because a compiled function may overwrite its outputs in its next call.
         return loss, {"cross_entropy": cross_entropy.detach().clone(), "bn": bn.detach().clone()}
 
     def _terms(
         self, x: Tensor, labels: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        for index, layer in enumerate(self._layers):
-            layer.groups = len(x)
-            if self._goals is not None:
-                mean, var = self._goals[index]
-                classes = labels.view(len(x), -1)[:, 0]
-                layer.goal = mean[classes], var[classes]
-        maps = move_matrices(Moves(boxes, flips, rolls), (x.shape[-2], x.shape[-1]))
+        groups, size = len(x), (x.shape[-2], x.shape[-1])
+        goals = None
+        if self._goals is not None:
+            classes = labels.view(groups, -1)[:, 0]
+            goals = [(mean[classes], var[classes]) for mean, var in self._goals]
+        maps = move_matrices(Moves(boxes, flips, rolls), size)
         with self._engine.autocast(x.device):
-            seen = view(x, *(matrix.to(x) for matrix in maps))
-            own = seen if self._is_native else seen * self._scale.to(seen) + self._shift.to(seen)
-            logits = at_least_float32(self.model(own.contiguous(memory_format=torch.channels_last)).logits)
-        distances = [layer.distance for layer in self._layers]
+            moved = view(x, *(matrix.to(x) for matrix in maps))
+            own = moved if self._is_native else moved * self._scale.to(moved) + self._shift.to(moved)
+            output, distances = self._network(own.contiguous(memory_format=torch.channels_last), groups, goals)
+            logits = at_least_float32(output)
         bn = bn_loss(distances, self._spec.first_bn_factor, self._spec.bn_term == "relative")
-        return classification_loss(logits, labels, len(x)), bn, priors(at_least_float32(seen), self._spec, len(x))
+        priors = image_priors(at_least_float32(moved), self._spec, groups)
+        return classification_loss(logits, labels, groups), bn, priors
 
     @torch.no_grad()
     def find_weight(self, x: Tensor, labels: Tensor) -> None:
-        """Make the weighted BatchNorm term `bn_ratio` times the cross-entropy, on these pixels [G, B, 3, H, W]."""
-        look = still((x.shape[-2], x.shape[-1]), len(x), x.device)
-        cross_entropy, bn, _ = self._terms(x, labels, look.boxes, look.flips, look.rolls)
+        """Choose the weight so that the BatchNorm term is `bn_ratio` times the cross-entropy on these pixels.
+
+        Args:
+            x: Pixels [G, B, 3, H, W].
+            labels: int64 [G * B].
+        """
+        moves = still((x.shape[-2], x.shape[-1]), len(x), x.device)
+        cross_entropy, bn, _ = self._terms(x, labels, moves.boxes, moves.flips, moves.rolls)
         self.weight = self._spec.bn_ratio * float(cross_entropy.mean() / bn.mean())
 
 
 class Objective:
-    """What recover minimizes; open as a context, for the networks are changed within it.
+    """What recover minimizes. Use it as a context: it replaces layers of the networks inside the block.
 
         L = CE(f(x~), y) + a R_BN(x~) + a_l2 R_l2(x~) + a_tv R_TV(x~),  x~ = roll(flip(crop(x)))
 
     Args:
-        classifiers: the teachers; pixels are normalized for the first.
-        seed: of the noise on which `bn_weight: auto` finds each teacher's weight.
-        goals: with `statistics: class`, every teacher's class statistics.
+        classifiers: The teachers; pixels have the normalization of the first.
+        spec: The recipe's section.
+        engine: How networks compute.
+        seed: Of the noise on which `bn_weight: auto` finds each teacher's weight.
+        goals: With `statistics: class`, the class statistics of every teacher.
+
+    Attributes:
+        members: One for every teacher, inside the block.
 
     Raises:
-        UserError: if a network has no BatchNorm layer to match.
+        UserError: If a network has no BatchNorm layer to match.
     """
 
     def __init__(
@@ -109,12 +132,12 @@ class Objective:
     def __enter__(self) -> "Objective":
         relative = self.spec.bn_term == "relative"
         with ExitStack() as stack:
-            found = [stack.enter_context(matched(each.model, relative)) for each in self._classifiers]
-            if not all(found):
+            networks = [stack.enter_context(matched(each.model, relative)) for each in self._classifiers]
+            if not all(network.layers for network in networks):
                 raise UserError("a teacher has no BatchNorm2d layer; SRe2L recovers images from their statistics")
             self.members = [
-                Member(each, layers, self.classifier, self.spec, self._engine, goals)
-                for each, layers, goals in zip(self._classifiers, found, self._goals, strict=True)
+                Member(classifier, network, self.classifier, self.spec, self._engine, goals)
+                for classifier, network, goals in zip(self._classifiers, networks, self._goals, strict=True)
             ]
             self._open = stack.pop_all()
         if self.spec.bn_weight == "auto":
@@ -125,39 +148,49 @@ class Objective:
         self._open.close()
 
     def _find_weights(self) -> None:
-        """Each teacher's weight, from the same noise in every process."""
+        """Find each teacher's weight, on the same noise in every process."""
         weight, K = next(self.members[0].model.parameters()), len(self.classifier.class_names)
         labels = torch.arange(min(self.spec.class_block, K))
-        if self.spec.statistics == "class":  # groups of one class, ten at most
+        if self.spec.statistics == "class":  # groups of one class, at most ten of ten images
             labels = torch.arange(min(10, K))[:, None].expand(-1, min(10, self.spec.ipc))
         draw = generator(self._seed, "recover", "bn_weight")
         noise = torch.randn(*labels.view(-1, labels.shape[-1]).shape, 3, *self.classifier.size, generator=draw)
         for member in self.members:
             member.find_weight(noise.to(weight), labels.flatten().to(weight.device))
 
-    def __call__(self, x: Tensor, labels: Tensor, moves: Moves, t: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss [G] of pixels [G, B, 3, H, W], moved as iteration t's moves say, and its terms."""
-        asked = self.members
+    def __call__(self, x: Tensor, labels: Tensor, moves: Moves, t: int) -> tuple[Tensor, Terms]:
+        """Compute the loss at iteration t.
+
+        Args:
+            x: Pixels [G, B, 3, H, W].
+            labels: int64 [G * B].
+            moves: Of this iteration.
+            t: The iteration, which decides whose turn it is.
+
+        Returns:
+            The loss [G], and its terms.
+        """
+        members = self.members
         if self.spec.turns == "cycle":
-            asked = [self.members[t % len(self.members)]]
-        answers = [member(x, labels, moves) for member in asked]
-        if len(answers) == 1:
-            return answers[0]
-        terms = {name: torch.stack([each[name] for _, each in answers]).mean(0) for name in answers[0][1]}
-        return torch.stack([loss for loss, _ in answers]).mean(0), terms
+            members = [self.members[t % len(self.members)]]
+        results = [member(x, labels, moves) for member in members]
+        if len(results) == 1:
+            return results[0]
+        terms = {name: torch.stack([terms[name] for _, terms in results]).mean(0) for name in results[0][1]}
+        return torch.stack([loss for loss, _ in results]).mean(0), terms
 
 
-def priors(seen: Tensor, spec: config.Recover, groups: int) -> Tensor:
-    """[G]: the optional image priors, weighted; 0 where both weights are."""
-    total = torch.zeros(groups, device=seen.device)
+def image_priors(x: Tensor, spec: config.Recover, groups: int) -> Tensor:
+    """Compute the weighted image priors [G] of moved images [G * B, 3, H, W]; 0 where both weights are 0."""
+    total = torch.zeros(groups, device=x.device)
     if spec.l2_weight:
-        total = total + spec.l2_weight * l2_prior(seen, groups)
+        total = total + spec.l2_weight * l2_prior(x, groups)
     if spec.tv_weight:
-        total = total + spec.tv_weight * tv_prior(seen, groups)
+        total = total + spec.tv_weight * tv_prior(x, groups)
     return total
 
 
 def channel_statistics(classifier: Classifier) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, each float64 [3, 1, 1]."""
+    """Return a classifier's mean and standard deviation, each float64 [3, 1, 1]."""
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (classifier.mean, classifier.std))
     return mean, std

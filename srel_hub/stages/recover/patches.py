@@ -1,12 +1,12 @@
-"""Real patches to begin recover with: square crops of training images that the teacher knows best.
+"""Real patches to start recover from: square crops of training images that the teacher recognizes best.
 
-RDED (Sun et al., 2024, section 3.2): of every class some images are looked at, of every image some random crops are
-tried, and those that the teacher scores best are kept, tiled where one image holds several. Here a crop is scored at
-full size, as the teacher would see it.
+RDED (Sun et al., 2024, section 3.2): some images of every class are drawn, some random crops of every image are scored
+by the teacher, and the best are kept, several tiled into one image if the recipe says so. Here a crop is scored at full
+size, as the teacher would see it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,108 +20,142 @@ from srel_hub.config import Patches
 from srel_hub.core.augment import crop, normalize, random_resized_boxes
 from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.seeds import generator
-from srel_hub.data.splits import Split, random_subset
-from srel_hub.errors import UserError
-from srel_hub.runs.decoded_images import source_images
-from srel_hub.runs.run import Run
-from srel_hub.runs.work_queue import Work
-from srel_hub.storage.condensed_table import decode_image, encode_png, read_parquet, write_parquet
+from srel_hub.storage.condensed_table import decode_image, encode_png, read_rows_of, write_parquet
 from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.classifier import Classifier
 
 
-FOLDER = "patches"
+FOLDER = "patches"  # in the run directory; also the name of its units
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The real images that crops are taken from.
+
+    Attributes:
+        pixels: uint8 [M, 3, H, W].
+        labels: int64 [M], their classes.
+        rows: int64 [M], their rows in the training split.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class ClassCandidates:
+    """The candidates of one class.
+
+    Attributes:
+        pixels: uint8 [M, 3, H, W], of all classes.
+        positions: int64 [n], where in `pixels` this class's images are.
+        rows: int64 [n], their rows in the training split.
+        label: The class.
+    """
+
+    pixels: Tensor
+    positions: Tensor
+    rows: Tensor
+    label: int
 
 
 @dataclass(frozen=True)
 class Patch:
-    """Where a patch is from: row of the training split, box (top, left, height, width) in the image of the dataset's
-    size, and the teacher's cross-entropy."""
+    """Where a patch is from.
+
+    Attributes:
+        row: Row of the training split.
+        box: Crop (top, left, height, width) in the image at the dataset's size.
+        loss: The teacher's cross-entropy with the class.
+    """
 
     row: int
     box: Sequence[int]
     loss: float
 
 
-@dataclass(frozen=True)
-class ClassImages:
-    """One class's images that are looked at: rows int64 [M] of the split, at `places` int64 [M] of `pixels`."""
-
-    pixels: Tensor
-    places: Tensor
-    rows: Tensor
-    label: int
+Tile = tuple[Tensor, list[Patch]]  # an image uint8 [3, H, W] made of patches, and where they are from
 
 
-def cut_patches(run: Run, classifier: Classifier, train: Split, class_blocks: Sequence[range]) -> Path:
-    """Choose and keep every class's patches that are not marked yet: `patches/class-00000.parquet` a block of classes.
+def choose_patches(
+    classifier: Classifier, candidates: Candidates, classes: range, spec: Patches, ipc: int, seed: int
+) -> Iterator[list[Tile]]:
+    """Choose the patches of these classes.
 
-    Returns:
-        their folder.
+    Yields:
+        For each class `ipc` images, best first.
     """
-    spec, ipc, K = run.recipe.recover.patches, run.recipe.recover.ipc, len(classifier.class_names)
-    assert spec is not None
-    units = {unit_name(block): block for block in class_blocks}
-    rows = random_subset(train.labels, spec.images, K, generator(run.recipe.seed, "recover", FOLDER))
-    pixels = source_images(run, train, classifier.frame, rows).pixels
-    steps = {name: len(block) for name, block in units.items()}
-    with Work(run, FOLDER, steps, "class") as work:
-        for name in work:
-            chosen = []
-            for label in work.steps(units[name]):
-                members = (train.labels[rows] == label).nonzero()[:, 0]
-                draw = generator(run.recipe.seed, "recover", FOLDER, label)
-                images = ClassImages(pixels, members, rows[members], label)
-                chosen.append(best_patches(classifier, images, spec, ipc, draw))
-            work.done(_save(run.path(FOLDER), name, units[name], chosen, classifier))
-    return run.path(FOLDER)
-
-
-def unit_name(block: range) -> str:
-    return f"class-{block.start:05d}"
+    for label in classes:
+        members = (candidates.labels == label).nonzero()[:, 0]
+        of_class = ClassCandidates(candidates.pixels, members, candidates.rows[members], label)
+        yield best_patches(classifier, of_class, spec, ipc, generator(seed, "recover", FOLDER, label))
 
 
 def best_patches(
-    classifier: Classifier, images: ClassImages, spec: Patches, ipc: int, draw: torch.Generator
-) -> list[tuple[Tensor, list[Patch]]]:
-    """A class's images of patches, uint8 [3, H, W], the best first, and where each one's tiles are from."""
+    classifier: Classifier, images: ClassCandidates, spec: Patches, ipc: int, draw: torch.Generator
+) -> list[Tile]:
+    """Choose the best patches of one class.
+
+    Args:
+        classifier: Scores crops.
+        images: The class's images.
+        spec: The recipe's section.
+        ipc: Number of images to return.
+        draw: The class's generator.
+    """
     tried, tiles = torch.arange(len(images.rows)).repeat_interleave(spec.crops), spec.tiles**2
     boxes = random_resized_boxes(spec.scale, (1.0, 1.0), len(tried), classifier.size, draw)
-    losses = score(classifier, images.pixels, images.places[tried], boxes, images.label)
+    losses = score(classifier, images.pixels, images.positions[tried], boxes, images.label)
     best = ranked(losses.view(-1, spec.crops), spec.keep)[: ipc * tiles]
-    found = []
-    for of in best.split(tiles):
-        cuts = [images.pixels[place] for place in images.places[tried[of]]]
-        told = zip(images.rows[tried[of]].tolist(), boxes[of].tolist(), losses[of].tolist(), strict=True)
-        found.append((tiled(cuts, boxes[of].tolist(), spec.tiles), [Patch(*each) for each in told]))
-    return found
+    chosen = []
+    for crops in best.split(tiles):
+        sources = [images.pixels[position] for position in images.positions[tried[crops]]]
+        origins = zip(images.rows[tried[crops]].tolist(), boxes[crops].tolist(), losses[crops].tolist(), strict=True)
+        chosen.append((tiled(sources, boxes[crops].tolist(), spec.tiles), [Patch(*origin) for origin in origins]))
+    return chosen
 
 
 @torch.no_grad()
 def score(classifier: Classifier, pixels: Tensor, rows: Tensor, boxes: Tensor, label: int) -> Tensor:
-    """float32 [N]: the teacher's cross-entropy of each crop with the class."""
+    """Compute the teacher's cross-entropy of crops with a class.
+
+    Args:
+        classifier: The teacher.
+        pixels: uint8 [M, 3, H, W].
+        rows: int64 [N], the image of each crop.
+        boxes: [N, 4].
+        label: The class.
+
+    Returns:
+        float32 [N].
+    """
     device = next(classifier.model.parameters()).device
     table, losses = classifier.table(device), []
     batch = prediction_batch(classifier.size)
-    for some, box in zip(rows.split(batch), boxes.split(batch), strict=True):
-        shown = crop(pixels[some].to(device), box.to(device))
-        logits = classifier.model(normalize(shown, table)).logits.float()
-        losses.append(F.cross_entropy(logits, torch.full((len(some),), label, device=device), reduction="none").cpu())
+    for part, box in zip(rows.split(batch), boxes.split(batch), strict=True):
+        cropped = crop(pixels[part].to(device), box.to(device))
+        logits = classifier.model(normalize(cropped, table)).logits.float()
+        target = torch.full((len(part),), label, device=device)
+        losses.append(F.cross_entropy(logits, target, reduction="none").cpu())
     return torch.cat(losses)
 
 
 def ranked(losses: Tensor, keep: str) -> Tensor:
-    """int64 [M * C]: crops of M images, C each, the best first: every image's best, then every image's second, ...
+    """Rank crops: every image's best first, then every image's second, and so on.
 
     Args:
-        losses: [M, C], cross-entropy with the class.
-        keep: 'easiest', least loss first; 'median', nearest to the median of the class's confidence exp(-loss).
+        losses: [M, C], cross-entropy of C crops of M images with the class.
+        keep: 'easiest' ranks by the least loss; 'median' by closeness of the confidence exp(-loss) to its median.
+
+    Returns:
+        int64 [M * C], positions in the flattened losses.
     """
     key = losses
     if keep == "median":
         confidence = (-losses).exp()
         key = (confidence - confidence.median()).abs()
-    within = key.argsort(dim=1, stable=True)
+    within = key.argsort(dim=1, stable=True)  # of every image, its crops from best to worst
     by_turn = key.gather(1, within)
     order = by_turn.argsort(dim=0, stable=True)
     turns = [order[:, turn] * losses.shape[1] + within[order[:, turn], turn] for turn in range(losses.shape[1])]
@@ -129,7 +163,16 @@ def ranked(losses: Tensor, keep: str) -> Tensor:
 
 
 def tiled(images: Sequence[Tensor], boxes: Sequence[Sequence[int]], tiles: int) -> Tensor:
-    """uint8 [3, H, W]: crops of images uint8 [3, H, W], resized (Pillow, bilinear), laid side by side, row by row."""
+    """Crop images, resize them (Pillow, bilinear) and lay them side by side, row by row.
+
+    Args:
+        images: tiles * tiles images uint8 [3, H, W].
+        boxes: A crop of each.
+        tiles: Crops per side.
+
+    Returns:
+        uint8 [3, H, W].
+    """
     _, H, W = images[0].shape
     canvas = np.empty((H, W, 3), dtype=np.uint8)
     for place, (image, (top, left, height, width)) in enumerate(zip(images, boxes, strict=True)):
@@ -142,42 +185,26 @@ def tiled(images: Sequence[Tensor], boxes: Sequence[Sequence[int]], tiles: int) 
     return torch.from_numpy(canvas).permute(2, 0, 1).contiguous()
 
 
-def _save(
-    folder: Path, name: str, classes: range, chosen: list[list[tuple[Tensor, list[Patch]]]], classifier: Classifier
-) -> list[Path]:
-    """Images, ipc index by ipc index, and beside them where they are from."""
-    by_index = [each for index in zip(*chosen, strict=True) for each in index]
+def unit_name(classes: range) -> str:
+    """Return the name of the unit, and of the files, of these classes."""
+    return f"class-{classes.start:05d}"
+
+
+def save_patches(folder: Path, classes: range, chosen: Sequence[Sequence[Tile]], classifier: Classifier) -> list[Path]:
+    """Write the patches of a block of classes, ipc index by ipc index, and in a second file where they are from."""
+    by_index = [tile for index in zip(*chosen, strict=True) for tile in index]
     labels = list(classes) * (len(by_index) // len(classes))
-    table, origins = folder / f"{name}.parquet", folder / f"{name}.json"
+    table, origins = folder / f"{unit_name(classes)}.parquet", folder / f"{unit_name(classes)}.json"
     with atomic_write(table) as temporary:
         write_parquet(temporary, [encode_png(image) for image, _ in by_index], labels, classifier.class_names)
     with atomic_write(origins) as temporary:
-        temporary.write_text(json.dumps([[asdict(patch) for patch in told] for _, told in by_index]), encoding="utf-8")
+        sources = [[asdict(patch) for patch in patches] for _, patches in by_index]
+        temporary.write_text(json.dumps(sources), encoding="utf-8")
     return [table, origins]
 
 
 def read_patches(folder: Path, ipcs: range, classes: range) -> Tensor:
-    """uint8 [G, B, 3, H, W]: the patches of these ipc indices and classes."""
+    """Read the patches of these ipc indices and classes, uint8 [ipc, class, 3, H, W]."""
     rows = range(ipcs.start * len(classes), ipcs.stop * len(classes))
-    wanted = [
-        png for row, (png, _) in enumerate(read_parquet(folder / f"{unit_name(classes)}.parquet")) if row in rows
-    ]
-    return torch.stack([decode_image(png) for png in wanted]).view(
-        len(ipcs), len(classes), *decode_image(wanted[0]).shape
-    )
-
-
-def require_enough(labels: Tensor, class_names: Sequence[str], spec: Patches, ipc: int) -> None:
-    """Refuse classes of too few images for so many patches.
-
-    Raises:
-        UserError: naming the smallest.
-    """
-    counts = labels.bincount(minlength=len(class_names)).clamp(max=spec.images) * spec.crops
-    smallest, needed = int(counts.argmin()), ipc * spec.tiles**2
-    if counts[smallest] < needed:
-        raise UserError(
-            f"recover.patches: {ipc} images of {spec.tiles**2} patches need {needed} crops of every class, and "
-            f"{class_names[smallest]!r} has {int(counts[smallest])} ({int(labels.eq(smallest).sum())} images, "
-            f"images={spec.images}, crops={spec.crops}); raise recover.patches.crops or lower recover.ipc"
-        )
+    images = [decode_image(png) for png, _ in read_rows_of(folder / f"{unit_name(classes)}.parquet", rows)]
+    return torch.stack(images).view(len(ipcs), len(classes), *images[0].shape)

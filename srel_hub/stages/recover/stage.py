@@ -1,105 +1,142 @@
-"""Recover: optimize pixels until the teacher's logits and BatchNorm statistics match (SRe2L, section 3.2).
+"""Recover: optimize pixels until the teacher's predictions and BatchNorm statistics match (SRe2L, section 3.2).
 
-    accelerate launch -m srel_hub.recover recipes/quickstart.yaml
-
-Leaves `images/`, one parquet shard per unit of work: `stack` ipc indices of one block of classes, or all images of
-`stack` classes where each class is matched to its own statistics; and `history/`, the units' loss terms on their way.
+Writes `images/`, one parquet shard for every unit of work: `stack` ipc indices of one block of classes, or all images
+of `stack` classes where each class is matched to its own statistics. Writes `history/`, the loss curves of the units.
 """
 
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
+from srel_hub import config
 from srel_hub.core.optim import require_finite
-from srel_hub.data.sources import Source, open_source
+from srel_hub.core.seeds import generator
+from srel_hub.data.splits import Split, random_subset
+from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
-from srel_hub.runs.work_queue import Work
-from srel_hub.stages.recover.class_statistics import Statistics, measure_statistics
-from srel_hub.stages.recover.class_statistics import load as load_statistics
+from srel_hub.runs.work_queue import WorkQueue
+from srel_hub.stages.recover import class_statistics, patches
+from srel_hub.stages.recover.class_statistics import Statistics
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import Unit, first_images, recipe_units, stack_of, synthesize, to_uint8
-from srel_hub.stages.recover.patches import FOLDER as PATCHES
-from srel_hub.stages.recover.patches import cut_patches, read_patches
-from srel_hub.stages.recover.trace import History
+from srel_hub.stages.recover.optimize import Step, synthesize, to_uint8
+from srel_hub.stages.recover.trace import CLASSES, Trace
+from srel_hub.stages.recover.units import Unit, recipe_units
 from srel_hub.storage.condensed_table import encode_png, write_parquet
 from srel_hub.storage.files import atomic_write
-from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.classifier import Classifier
 
 
-def recover(run: Run, source: Source | None = None) -> Path:
-    """Recover every unit that is not marked yet.
+def recover(spec: config.Recover, teachers: Mapping[str, Classifier], train: Split | None, run: Run) -> Path:
+    """Recover every unit that is not done yet.
+
+    Args:
+        spec: The recipe's section, with `stack` resolved.
+        teachers: The networks to match, by their folder in the run; the first is the one that squeeze made.
+        train: The real training split, if the recipe starts from real patches or matches class statistics.
+        run: The run, after `begin`.
 
     Returns:
-        the folder of image shards.
+        The folder of image shards.
     """
-    if run.broadcast(run.is_complete("recover")):
-        return run.path("images")
-    if source is None and run.recipe.recover.reads_real:
-        with run.accelerator.main_process_first():
-            source = open_source(run.recipe.source, run.progress)
-    run.begin()
-    for kept in run.recipe.recover_folders:
-        run.require(kept, "squeeze")
-    matched = {each: teacher.load(run.path(each), run.device) for each in run.recipe.recover_folders}
-    classifier, folder = matched["teacher"], run.path("images")
-    _settle_stack(run, classifier)
-    spec = run.recipe.recover
-    found = {unit.name: unit for unit in recipe_units(spec, len(classifier.class_names), classifier.size)}
-    goals = _look_at_real_images(run, matched, source, list(found.values()))
+    classifier = next(iter(teachers.values()))
+    units = {unit.name: unit for unit in recipe_units(spec, len(classifier.class_names), classifier.size)}
+    goals: list[Statistics] | None = None
+    if spec.patches is not None:
+        assert train is not None, "a recipe with patches names its training split"
+        blocks = [unit.classes for unit in units.values() if unit.ipcs.start == 0]
+        cut_patches(spec.patches, spec.ipc, classifier, train, blocks, run)
+    if spec.statistics == "class":
+        assert train is not None, "a recipe with class statistics names its training split"
+        goals = measure_class_statistics(spec, teachers, train, run)
     with (
-        Objective(list(matched.values()), spec, run.engine, run.recipe.seed, goals) as objective,
-        Work(run, "recover", dict.fromkeys(found, spec.iterations), "it") as work,
+        Objective(list(teachers.values()), spec, run.engine, run.seed, goals) as objective,
+        WorkQueue(run, "recover", dict.fromkeys(units, spec.iterations), "it") as work,
     ):
         if spec.bn_weight == "auto":
             run.print(f"recover: BatchNorm weight {', '.join(f'{member.weight:.4g}' for member in objective.members)}")
+        first = next(iter(units))
         for name in work:
-            unit = found[name]
-            start = read_patches(run.path(PATCHES), unit.ipcs, unit.classes) if spec.patches is not None else None
-            steps = synthesize(objective, unit, run.recipe.seed, start)
-            history = History(spec.iterations, frames=name == next(iter(found)))
-            last = next(steps)  # what it begins with
-            history.see(0, last.terms, partial(first_images, last.x, unit, classifier))
-            for last in work.steps(steps):  # noqa: B020
-                history.see(last.iteration, last.terms, partial(first_images, last.x, unit, classifier))
-            require_finite(last.x.sum(), f"recover, unit {name}", "recover.lr")
-            files = [folder / f"{name}.parquet", run.path("history", f"{name}.safetensors")]
-            save_unit(files[0], last.x, unit, classifier)
-            history.save(files[1])
-            work.done(files, **{term: float(value.mean()) for term, value in last.terms.items()})
-    return folder
+            unit, start = units[name], None
+            if spec.patches is not None:
+                start = patches.read_patches(run.path(patches.FOLDER), unit.ipcs, unit.classes)
+            steps = synthesize(objective, unit, run.seed, start)
+            trace = Trace(spec.iterations, frames=name == first)
+            step = _record(trace, work, steps, unit, classifier)
+            require_finite(step.x.sum(), f"recover, unit {name}", "recover.lr")
+            files = [run.path("images", f"{name}.parquet"), run.path("history", f"{name}.safetensors")]
+            save_images(files[0], step.x, unit, classifier)
+            trace.save(files[1])
+            work.done(files, **{term: float(value.mean()) for term, value in step.terms.items()})
+    return run.path("images")
 
 
-def _look_at_real_images(
-    run: Run, matched: dict[str, Classifier], source: Source | None, found: list[Unit]
-) -> list[Statistics] | None:
-    """Cut the patches and measure the statistics that the recipe asks for; gives the latter, a teacher's each."""
-    spec, goals = run.recipe.recover, None
-    if not spec.reads_real:
-        return None
-    assert source is not None and source.train is not None
-    if spec.patches is not None:
-        class_blocks = [unit.classes for unit in found if unit.ipcs.start == 0]
-        cut_patches(run, matched["teacher"], source.train, class_blocks)
-    if spec.statistics == "class":
-        kept = measure_statistics(run, matched, source.train)
-        goals = [load_statistics(kept / f"{each}.safetensors", run.device) for each in matched]
-    return goals
+def _record(trace: Trace, work: WorkQueue, steps: Iterable[Step], unit: Unit, classifier: Classifier) -> Step:
+    """Run an optimization to its end, recording its trace; return the last step."""
+    iterator = iter(steps)
+    step = next(iterator)  # the start, which is no iteration
+    trace.record(0, step.terms, partial(first_images, step.x, unit, classifier))
+    for step in work.steps(iterator):  # noqa: B020 (the last step is the result)
+        trace.record(step.iteration, step.terms, partial(first_images, step.x, unit, classifier))
+    return step
 
 
-def _settle_stack(run: Run, classifier: Classifier) -> None:
-    """Resolve `recover.stack: auto` once, and keep it in the run's recipe."""
-    spec = run.recipe.recover
-    if spec.stack == "auto":
-        stack = stack_of(spec, len(classifier.class_names), classifier.size)
-        run.recipe = replace(run.recipe, recover=replace(spec, stack=stack))
-        if run.is_main:
-            run.keep_recipe()
+def cut_patches(
+    spec: config.Patches, ipc: int, classifier: Classifier, train: Split, blocks: Sequence[range], run: Run
+) -> None:
+    """Choose every class's real patches and write them to `patches/`, unless that is done already.
+
+    Args:
+        spec: The recipe's section.
+        ipc: Images per class.
+        classifier: Scores the candidates.
+        train: The real training split.
+        blocks: Classes of one file each.
+        run: The run.
+    """
+    units = {patches.unit_name(block): block for block in blocks}
+    draw = generator(run.seed, "recover", patches.FOLDER)
+    rows = random_subset(train.labels, spec.images, len(classifier.class_names), draw)
+    images = source_images(run, train, classifier.frame, rows)
+    candidates = patches.Candidates(images.pixels, images.labels, rows)
+    with WorkQueue(run, patches.FOLDER, {name: len(block) for name, block in units.items()}, "class") as work:
+        for name in work:
+            block = units[name]
+            chosen = list(work.steps(patches.choose_patches(classifier, candidates, block, spec, ipc, run.seed)))
+            work.done(patches.save_patches(run.path(patches.FOLDER), block, chosen, classifier))
 
 
-def save_unit(file: Path, x: Tensor, unit: Unit, classifier: Classifier) -> None:
+def measure_class_statistics(
+    spec: config.Recover, teachers: Mapping[str, Classifier], train: Split, run: Run
+) -> list[Statistics]:
+    """Measure every teacher's class statistics and write them to `statistics/`, unless that is done already.
+
+    Returns:
+        The statistics of every teacher, on the device.
+    """
+    first = next(iter(teachers.values()))
+    K = len(first.class_names)
+    draw = generator(run.seed, "recover", class_statistics.FOLDER)
+    rows = random_subset(train.labels, spec.statistics_images, K, draw)
+    images = source_images(run, train, first.frame, rows)
+    members = [(images.labels == label).nonzero()[:, 0] for label in range(K)]
+    files = {folder: run.path(class_statistics.FOLDER, f"{folder}.safetensors") for folder in teachers}
+    with WorkQueue(run, class_statistics.FOLDER, dict.fromkeys(teachers, K), "class") as work:
+        for folder in work:
+            steps = class_statistics.of_each_class(teachers[folder], images.pixels, members)
+            class_statistics.save(files[folder], list(work.steps(steps)))
+            work.done([files[folder]])
+    return [class_statistics.load(file, run.device) for file in files.values()]
+
+
+def first_images(x: Tensor, unit: Unit, classifier: Classifier) -> Tensor:
+    """Return, of pixels [G, B, 3, H, W], the first image of the first CLASSES classes, uint8 [n, 3, H, W]."""
+    return to_uint8(unit.turned(x)[0, :CLASSES], classifier)
+
+
+def save_images(file: Path, x: Tensor, unit: Unit, classifier: Classifier) -> None:
+    """Write normalized pixels [G, B, 3, H, W] of a unit as PNGs, ipc index by ipc index."""
     pixels = unit.turned(to_uint8(x, classifier)).flatten(0, 1)
     labels = list(unit.classes) * len(unit.ipcs)
     with atomic_write(file) as temporary:

@@ -1,11 +1,11 @@
-"""What recover leaves of its way, for pictures: the loss terms, and how the first images came about.
+"""Loss curves and snapshots recorded during recover, for pictures.
 
-`history/UNIT.safetensors` holds `iterations` int32 [M], `cross_entropy` and `bn` float32 [M] each, mean over the unit;
-the first unit's also `frame-00000000`, ...: uint8 [n, 3, H, W], the first image of the first n classes after so many
-iterations, at the size of that stage.
+`history/UNIT.safetensors` holds `iterations` int32 [M], and `cross_entropy` and `bn`, float32 [M] each, the mean over
+the unit. The first unit also has `frame-00000000`, ...: uint8 [n, 3, H, W], the first image of the first n classes
+after that many iterations, at the size of that stage.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,69 +16,68 @@ from torch import Tensor
 from srel_hub.storage.files import atomic_write
 
 
-POINTS = 200  # at most, of a unit's terms
+POINTS = 200  # of a unit's curves at most; more than a plot's pixels would show
 FRAMES = 16
 CLASSES = 10
 TERMS = ("cross_entropy", "bn")
 
-Look = Callable[[], Tensor]
 
-
-def frame_moments(iterations: int) -> list[int]:
-    """At most FRAMES iterations from 0 to the last, close together at first, where images change most."""
+def frame_iterations(iterations: int) -> list[int]:
+    """Return at most FRAMES iterations from 0 to the last, denser at first, where images change most."""
     last = max(iterations, 1)
-    found = {round((last + 1) ** (k / (FRAMES - 1))) - 1 for k in range(FRAMES)}
-    return sorted(found | {0, last})
+    spaced = {round((last + 1) ** (k / (FRAMES - 1))) - 1 for k in range(FRAMES)}
+    return sorted(spaced | {0, last})
 
 
-class History:
-    """Records a unit's way; it waits for the device only where it keeps a frame.
+class Trace:
+    """Records the optimization of one unit. It waits for the device only where it records a frame.
 
     Args:
-        iterations: of the unit.
-        frames: whether images are kept.
+        iterations: Number of iterations of the unit.
+        frames: Whether to record images.
     """
 
     def __init__(self, iterations: int, frames: bool) -> None:
         every = -(-iterations // POINTS)
-        self._moments = {*range(every, iterations + 1, every), 1, iterations}
-        self._frames = set(frame_moments(iterations)) if frames else set()
+        self._recorded = {*range(every, iterations + 1, every), 1, iterations}
+        self._framed = set(frame_iterations(iterations)) if frames else set()
         self._iterations: list[int] = []
         self._terms: list[Tensor] = []
-        self._seen: dict[str, Tensor] = {}
+        self._frames: dict[str, Tensor] = {}
 
-    def see(self, iteration: int, terms: dict[str, Tensor], look: Look) -> None:
-        """The state after an iteration.
+    def record(self, iteration: int, terms: Mapping[str, Tensor], image: Callable[[], Tensor]) -> None:
+        """Record the state after an iteration, if it is one of those to record.
 
         Args:
-            terms: each [G]; none before the first iteration.
-            look: gives the first image of the first classes, uint8 [n, 3, H, W].
+            iteration: Number of iterations made.
+            terms: Each [G]; empty before the first iteration.
+            image: Returns the first image of the first classes, uint8 [n, 3, H, W].
         """
-        if terms and iteration in self._moments:
+        if terms and iteration in self._recorded:
             self._iterations.append(iteration)
             self._terms.append(torch.stack([terms[name].detach().float().mean() for name in TERMS]))
-        if iteration in self._frames:
-            self._seen[f"frame-{iteration:08d}"] = look().contiguous()
+        if iteration in self._framed:
+            self._frames[f"frame-{iteration:08d}"] = image().contiguous()
 
     def save(self, file: Path) -> None:
-        """Write what was seen."""
+        """Write what was recorded."""
         terms = torch.stack(self._terms).cpu()
-        told = {name: terms[:, index].contiguous() for index, name in enumerate(TERMS)}
+        curves = {name: terms[:, index].contiguous() for index, name in enumerate(TERMS)}
         file.parent.mkdir(exist_ok=True)
         with atomic_write(file) as temporary:
             save_file(
-                {"iterations": torch.tensor(self._iterations, dtype=torch.int32), **told, **self._seen}, temporary
+                {"iterations": torch.tensor(self._iterations, dtype=torch.int32), **curves, **self._frames}, temporary
             )
 
 
 @dataclass(frozen=True)
-class Way:
-    """A run's history, read back.
+class History:
+    """The traces of a run's units.
 
     Attributes:
-        iterations: int [M].
-        terms: by name, float32 [U, M]: of every unit.
-        frames: by iteration, uint8 [n, 3, H, W]; rising, sizes may differ.
+        iterations: The M recorded iterations.
+        terms: By name, float32 [U, M], a row for every unit.
+        frames: By iteration, uint8 [n, 3, H, W]; sizes may differ between stages.
     """
 
     iterations: list[int]
@@ -86,18 +85,13 @@ class Way:
     frames: dict[int, Tensor]
 
 
-def read_history(folder: Path) -> Way | None:
-    """The history in a run's folder; None where there is none (a run of version 0.7 or before)."""
-    found = list(_read(folder))
-    if not found:
+def read_history(folder: Path) -> History | None:
+    """Read the traces in a run's folder; return None if there are none, as in a run whose images were given."""
+    units = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    if not units:
         return None
-    terms = {name: torch.stack([each[name] for each in found]) for name in TERMS}
+    terms = {name: torch.stack([unit[name] for unit in units]) for name in TERMS}
     frames = {
-        int(name.removeprefix("frame-")): found[0][name] for name in sorted(found[0]) if name.startswith("frame-")
+        int(name.removeprefix("frame-")): units[0][name] for name in sorted(units[0]) if name.startswith("frame-")
     }
-    return Way(found[0]["iterations"].tolist(), terms, frames)
-
-
-def _read(folder: Path) -> Iterator[dict[str, Tensor]]:
-    for file in sorted(folder.glob("*.safetensors")):
-        yield load_file(file)
+    return History(units[0]["iterations"].tolist(), terms, frames)

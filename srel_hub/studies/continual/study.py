@@ -31,15 +31,14 @@ import torch
 from srel_hub.config import Recipe, fingerprint
 from srel_hub.data.sources import Source, open_source
 from srel_hub.errors import UserError
-from srel_hub.runs.claims import others
 from srel_hub.runs.completion import STAGES
 from srel_hub.runs.decoded_images import clear
-from srel_hub.runs.resume import deciding
+from srel_hub.runs.heartbeat import other_processes
+from srel_hub.runs.resume import fields_that_decide
 from srel_hub.runs.run import Run
 from srel_hub.runs.shared_stages import is_finished
-from srel_hub.runs.work_queue import Work
-from srel_hub.stages.preflight.data_checks import require_same_data
-from srel_hub.stages.preflight.prepare import stage_of
+from srel_hub.runs.work_queue import WorkQueue
+from srel_hub.stages.inputs import require_same_data, stage_of
 from srel_hub.studies.continual.protocol import Setting, memory_names, rows_of_classes
 from srel_hub.studies.continual.results import summarize, write_results
 from srel_hub.studies.continual.trainer import ContinualTrainer
@@ -69,7 +68,7 @@ def continual(run: Run, setting: Setting) -> Path:
     classifiers = load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
     if source.eval is None or source.train is None:
         raise UserError("continual learning needs source.train_split, for random real memories, and source.eval_split")
-    require_same_data(run, source, classifiers[0].class_names)
+    require_same_data(run.path("teacher"), source, classifiers[0].class_names)
     _require_classes(setting, source, classifiers[0].class_names)
     _require_no_teacher_of_all_classes(setting, run.recipe)
     run.begin()
@@ -81,7 +80,7 @@ def continual(run: Run, setting: Setting) -> Path:
         trainer.teachers.train_missing()
     memories = memory_names(spec)
     trainings = {f"{folder.name}-{training.name}": training for training in setting.trainings(memories)}
-    with Work(run, "continual", dict.fromkeys(trainings, spec.epochs), "epoch") as work:
+    with WorkQueue(run, "continual", dict.fromkeys(trainings, spec.epochs), "epoch") as work:
         for name in work:
             trainer.train(trainings[name], work)
     if run.is_main:
@@ -99,15 +98,17 @@ def results_folder(run: Run, setting: Setting) -> Path:
     """
     recipe = run.recipe
     files = {
-        unit: run.marks.digests(stage, unit) for stage in ("squeeze", "recover") for unit in sorted(run.marked(stage))
+        unit: run.marks.digests(stage, unit)
+        for stage in ("squeeze", "recover")
+        for unit in sorted(run.marks.units(stage))
     }
-    key = fingerprint([deciding(recipe), asdict(recipe.evaluate.students[0]), files, setting.order])[:8]
+    key = fingerprint([fields_that_decide(recipe), asdict(recipe.evaluate.students[0]), files, setting.order])[:8]
     return run.path("continual", f"{setting.steps}-steps-{setting.labels}-{key}")
 
 
 def _clear_cache(run: Run) -> None:
     """Remove decoded images, unless an incomplete stage or another launch may need them."""
-    is_alone = all(other.get("launch") == run.launch for other in others(run.folder))
+    is_alone = all(other.get("launch") == run.launch for other in other_processes(run.folder))
     if is_alone and all(is_finished(run.folder, stage) for stage in STAGES):
         with run.locked("cache"):
             clear(run)

@@ -14,7 +14,7 @@ from srel_hub.data.splits import Images, Split, channel_statistics
 from srel_hub.runs.checkpoint import Checkpoint
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
-from srel_hub.runs.work_queue import Work
+from srel_hub.runs.work_queue import WorkQueue
 from srel_hub.stages.squeeze import train
 from srel_hub.storage.files import atomic_write
 from srel_hub.studies.continual.protocol import Setting, remap_labels, rows_of_classes
@@ -61,7 +61,7 @@ class StepTeachers:
             name: self._spec.epochs * self._batches(len(rows_of_classes(self._split.labels, self._seen[step])))
             for name, step in names.items()
         }
-        with Work(self._run, "continual", batches, "batch") as work:
+        with WorkQueue(self._run, "continual", batches, "batch") as work:
             for name in work:
                 self._train(names[name], name, work)
 
@@ -95,7 +95,7 @@ class StepTeachers:
         (r, g, b), (dr, dg, db) = mean, std
         return Classifier(model.to(self._run.device), (r, g, b), (dr, dg, db), names, size)
 
-    def _train(self, step: int, name: str, work: Work) -> None:
+    def _train(self, step: int, name: str, work: WorkQueue) -> None:
         run, seed = self._run, self._step_seed(step)
         images = self.images(step)
         mean, std = channel_statistics(images.pixels)  # those of all classes would tell about future ones

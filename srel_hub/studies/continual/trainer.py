@@ -17,9 +17,9 @@ from srel_hub.labels.labeller import Labeller, make_labeller
 from srel_hub.runs.checkpoint import Checkpoint
 from srel_hub.runs.decoded_images import condensed_images, source_images
 from srel_hub.runs.run import Run
-from srel_hub.runs.work_queue import Work
-from srel_hub.stages.evaluate.student import Trained, train_student
-from srel_hub.stages.evaluate.training_sets import Row
+from srel_hub.runs.work_queue import WorkQueue
+from srel_hub.stages.evaluate.student import Student, train_student
+from srel_hub.stages.evaluate.training_sets import TrainingSet
 from srel_hub.storage.files import write_json
 from srel_hub.storage.mapped_images import to_device_if_it_fits
 from srel_hub.studies.continual.protocol import (
@@ -71,7 +71,7 @@ class ContinualTrainer:
         """Return the class of each of a student's logits after a step, int64 [C]."""
         return torch.arange(len(self._names)) if self._labels == "all" else self._seen[step]
 
-    def train(self, training: Training, work: Work) -> None:
+    def train(self, training: Training, work: WorkQueue) -> None:
         """Train one student, evaluate it after the last epoch and write its result file.
 
         Args:
@@ -79,17 +79,19 @@ class ContinualTrainer:
             work: The queue that assigned the training to this process.
         """
         run, spec, labeller = self.run, self._spec, self.labeller(training.step)
-        test, row = self.test_images(training.step), self._training_set(training, labeller)
+        test, training_set = self.test_images(training.step), self._training_set(training, labeller)
         model = self.student(training).to(run.device)
-        trained = Trained(model, spec)
+        student = Student(model, spec)
         file = run.path("checkpoints", f"continual-{self._folder.name}-{training.name}")
-        checkpoint = Checkpoint(file, trained.state, make_optimizer(model, spec.optimizer))
+        checkpoint = Checkpoint(file, student.state, make_optimizer(model, spec.optimizer))
         checkpoint.restore()
-        epochs = train_student(trained, run.engine.network(model), row, spec, self._student_seed(training), checkpoint)
+        epochs = train_student(
+            student, run.engine.network(model), training_set, spec, self._student_seed(training), checkpoint
+        )
         for loss in work.steps(epochs, checkpoint.epochs):
             checkpoint.add(True, epoch=checkpoint.epochs, loss=loss)
-        top1, _ = accuracy(trained.scored, test.pixels, test.labels, labeller.table)
-        result = {"top1": top1, "images": len(row.labels), "eval_images": len(test.labels)}
+        top1, _ = accuracy(student.scored, test.pixels, test.labels, labeller.table)
+        result = {"top1": top1, "images": len(training_set.labels), "eval_images": len(test.labels)}
         result |= {"classes": len(self._seen[training.step])}
         result_file = self._folder / f"{training.name}.json"
         write_json(result_file, result)
@@ -124,14 +126,14 @@ class ContinualTrainer:
         chosen = random_subset(self._train_split.labels, self._ipc, len(self._names), draw)
         return source_images(self.run, self._train_split, self._frame, chosen)
 
-    def _training_set(self, training: Training, labeller: Labeller) -> Row:
+    def _training_set(self, training: Training, labeller: Labeller) -> TrainingSet:
         images, augment, seed = self.memory(training), self._relabel.augment, self._student_seed(training)
         pixels = to_device_if_it_fits(images.pixels, self.run.device)
 
         def epoch(index: int) -> Epoch:
             return sampled_epoch(pixels, labeller, augment, seed, index)
 
-        return Row(images.labels, epoch, hard=training.is_hard or self._spec.loss == "hard")
+        return TrainingSet(images.labels, epoch, hard=training.is_hard or self._spec.loss == "hard")
 
     def labeller(self, step: int) -> Labeller:
         """Return the labeller of a step, which gives float32 logits [B, C], one per output."""

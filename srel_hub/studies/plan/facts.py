@@ -16,7 +16,7 @@ class Machine:
         devices: Number of devices, or of processes on a CPU, that share the work.
         precision: Precision of forward and backward passes.
         tflops: 10^12 floating-point operations per second that each device sustains in this precision.
-        estimate: How `tflops` was estimated; None if the user set it.
+        estimated: How `tflops` was estimated; None if the user set it.
         kind: 'cpu' or 'cuda'.
         memory: Bytes of memory of the host, or of each GPU.
         resident: Bytes of that memory that the process holds before a stage begins.
@@ -25,7 +25,7 @@ class Machine:
     devices: int
     precision: Precision
     tflops: float
-    estimate: str | None
+    estimated: str | None
     kind: str
     memory: int
     resident: int

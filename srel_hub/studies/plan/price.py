@@ -12,8 +12,8 @@ from dataclasses import replace
 from srel_hub.config import Relabel
 from srel_hub.core.encodings import recipe_encoding
 from srel_hub.labels.epoch_files import epoch_file_bytes
-from srel_hub.stages.recover.optimize import recipe_units
-from srel_hub.stages.relabel import label_files
+from srel_hub.stages.recover.units import recipe_units
+from srel_hub.stages.relabel import label_parts
 from srel_hub.storage.condensed_table import SHARD_BYTES
 from srel_hub.studies.plan.facts import Facts, Plan
 from srel_hub.studies.plan.stage_plans import plan_evaluate, plan_recover, plan_relabel, plan_squeeze
@@ -38,7 +38,7 @@ def plan(facts: Facts) -> Plan:
             ".": ROOT_FILES,
             "assets": 1,
             "data": max(1, -(-png // SHARD_BYTES)),
-            "soft_labels": 1 + len(label_files(recipe.relabel, count, facts.num_classes)),  # 1: manifest.json
+            "soft_labels": 1 + len(label_parts(recipe.relabel, count, facts.num_classes)),  # 1: manifest.json
         },
         shards=len(recipe_units(recipe.recover, facts.num_classes, facts.size)),
         stages=(plan_squeeze(facts), plan_recover(facts), plan_relabel(facts), plan_evaluate(facts)),
@@ -68,7 +68,7 @@ def label_bytes(spec: Relabel, count: int, num_classes: int) -> dict[str, int]:
     for name in ("float16", "uint8", "topk"):
         encoded = replace(spec, encoding=name)
         encoding = recipe_encoding(encoded, num_classes)
-        files = label_files(encoded, count, num_classes).values()
+        files = label_parts(encoded, count, num_classes).values()
         sizes = (epoch_file_bytes(file.epoch, file.rows, encoding, spec.augment.mix) for file in files)
         bytes_by_encoding[name] = sum(sizes)
     return bytes_by_encoding

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from srel_hub.config import Recipe
+from srel_hub.core.engine import Precision
 from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
 from srel_hub.runs.machine import total_memory
 from srel_hub.runs.run import Run
-from srel_hub.stages.preflight.prepare import Prepared, first_size, prepare, teachers
+from srel_hub.stages.inputs import Inputs, teacher_specs
+from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.studies.plan.facts import Facts, Machine, Plan
 from srel_hub.studies.plan.price import plan
 from srel_hub.teachers import classifier
@@ -23,52 +25,60 @@ from srel_hub.teachers.cost_model import build_on_meta, matmul_tflops, on_meta
 SUSTAINED = 0.3  # assumed share of a matrix product's speed; what convolutions reach is unknown before they run
 
 
-def describe(run: Run, prepared: Prepared, devices: int | None = None, tflops: float | None = None) -> Plan:
+def describe(run: Run, inputs: Inputs, devices: int | None = None, tflops: float | None = None) -> Plan:
     """Compute the cost of a run, all stages, including those that are already complete.
 
     Args:
         run: Where teachers of complete stages are read from, and the devices of this launch.
-        prepared: The opened data and pretrained teachers.
+        inputs: The opened data and pretrained teachers.
         devices: Number of devices that share the work; None: the processes of this launch.
         tflops: 10^12 operations per second that each device sustains; None: estimated on this machine.
     """
-    machine = _machine(run, devices, tflops)
-    return plan(gather_facts(run.recipe, prepared, run.folder, machine))
+    machine = machine_of(run.device, run.engine.precision, devices or run.accelerator.num_processes, tflops)
+    return plan(gather_facts(run.recipe, inputs, run.folder, machine))
 
 
-def _machine(run: Run, devices: int | None, tflops: float | None) -> Machine:
-    kind, precision = run.device.type, run.engine.precision
+def machine_of(device: torch.device, precision: Precision, devices: int = 1, tflops: float | None = None) -> Machine:
+    """Describe this machine for a plan.
+
+    Args:
+        device: A device of this machine, which stands for all.
+        precision: Precision of forward and backward passes.
+        devices: Number of devices that share the work.
+        tflops: 10^12 operations per second that each device sustains; None: SUSTAINED times the speed of a matrix
+            product, measured in 0.2 s.
+    """
+    kind = device.type
     return Machine(
-        devices=devices or run.accelerator.num_processes,
+        devices=devices,
         precision=precision,
         tflops=tflops or SUSTAINED * matmul_tflops(kind, precision),
-        estimate=None if tflops else f"{SUSTAINED:.0%} of the speed of a {precision} matrix product on this machine",
+        estimated=None if tflops else f"{SUSTAINED:.0%} of the speed of a {precision} matrix product on this machine",
         kind=kind,
-        memory=torch.cuda.mem_get_info(run.device)[1] if kind == "cuda" else total_memory(),
+        memory=torch.cuda.mem_get_info(device)[1] if kind == "cuda" else total_memory(),
         # A process on a CPU has Python, torch and the data tables in the same memory as its tensors.
         resident=0 if kind == "cuda" else psutil.Process().memory_info().rss,
     )
 
 
-def gather_facts(recipe: Recipe, prepared: Prepared, folder: Path, machine: Machine) -> Facts:
+def gather_facts(recipe: Recipe, inputs: Inputs, folder: Path, machine: Machine) -> Facts:
     """Return everything that decides the cost of a run.
 
     Args:
         recipe: The resolved recipe.
-        prepared: The opened data and pretrained teachers.
+        inputs: The opened data and pretrained teachers.
         folder: The run, from which teachers are read that were adopted earlier.
         machine: The devices to plan for.
     """
-    source, num_classes = prepared.source, len(prepared.class_names)
-    size = prepared.frame.size if prepared.frame else first_size(source)
+    source = inputs.source
     return Facts(
         recipe=recipe,
-        num_classes=num_classes,
-        size=size,
+        num_classes=len(inputs.class_names),
+        size=inputs.size,
         train_images=None if source.train is None else len(source.train.labels),
         real_images=_random_real_images(source.train, recipe.recover.ipc) if recipe.evaluate.baselines else None,
         eval_images=None if source.eval is None else len(source.eval.labels),
-        networks=_networks_on_meta(recipe, prepared, folder, num_classes, size),
+        networks=_networks_on_meta(recipe, inputs, folder),
         machine=machine,
     )
 
@@ -78,17 +88,15 @@ def _random_real_images(train: Split | None, ipc: int) -> int | None:
     return None if train is None else int(train.labels.bincount().clamp(max=ipc).sum())
 
 
-def _networks_on_meta(
-    recipe: Recipe, prepared: Prepared, folder: Path, num_classes: int, size: tuple[int, int]
-) -> dict[str, nn.Module]:
+def _networks_on_meta(recipe: Recipe, inputs: Inputs, folder: Path) -> dict[str, nn.Module]:
     networks = {}
-    for name, (pretrained, _) in teachers(recipe).items():
-        if name in prepared.adopted:
-            networks[name] = on_meta(prepared.adopted[name].classifier.model)
+    for name, (pretrained, _) in teacher_specs(recipe).items():
+        if name in inputs.adopted:
+            networks[name] = on_meta(inputs.adopted[name].classifier.model)
         elif pretrained is not None:  # adopted by an earlier launch
             networks[name] = on_meta(classifier.load(folder / name, torch.device("cpu")).model)
         else:
-            networks[name] = build_on_meta(recipe.squeeze.network, num_classes, size)
+            networks[name] = build_on_meta(recipe.squeeze.network, len(inputs.class_names), inputs.size)
     return networks
 
 

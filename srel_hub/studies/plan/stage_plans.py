@@ -14,19 +14,11 @@ from srel_hub.core.engine import Precision
 from srel_hub.core.metrics import forward_flops
 from srel_hub.core.optim import batch_count
 from srel_hub.stages.evaluate.summary import trainings
-from srel_hub.stages.evaluate.training_sets import (
-    CONDENSED,
-    CONDENSED_HARD,
-    CONDENSED_WHOLE,
-    KEPT_BYTES,
-    RANDOM,
-    REAL_HARD,
-    kept_bytes,
-    row_names,
-)
+from srel_hub.stages.evaluate.training_sets import KEPT_BYTES, TRAINING_SETS, kept_bytes, training_set_names
 from srel_hub.stages.recover.objective import Objective
-from srel_hub.stages.recover.optimize import Unit, recipe_units, stages, synthesize
-from srel_hub.stages.relabel import KL_IMAGES, label_files
+from srel_hub.stages.recover.optimize import stages, synthesize
+from srel_hub.stages.recover.units import Unit, recipe_units
+from srel_hub.stages.relabel import KL_IMAGES, label_parts
 from srel_hub.storage.mapped_images import MOST_OF_DEVICE
 from srel_hub.studies.plan.facts import Facts, Machine, StagePlan
 from srel_hub.teachers.classifier import Classifier
@@ -144,7 +136,7 @@ def plan_relabel(facts: Facts) -> StagePlan:
     for network in labellers:
         model = in_precision(network, facts.machine.precision)
         costs.append(measure_cost(inference_steps(model, spec.augment, min(spec.batch_size, count), facts.size), kind))
-    files = label_files(spec, count, facts.num_classes)
+    files = label_parts(spec, count, facts.num_classes)
     views = count * spec.epochs + min(count, KL_IMAGES) if files else 0  # KL_IMAGES measure the encoding's loss
     flops = views * sum(forward_flops(network, facts.size) for network in labellers)
     flops += count * forward_flops(labellers[0], facts.size)  # the teacher's accuracy on whole images, in the manifest
@@ -156,28 +148,29 @@ def plan_evaluate(facts: Facts) -> StagePlan:
     spec, machine, has_real = facts.recipe.evaluate, facts.machine, facts.real_images is not None
     if facts.eval_images is None:
         return StagePlan("evaluate", 0, 0, machine.resident, 0.0)
-    rows = row_names(spec, True, has_real)
-    students = [_plan_student(facts, network, rows, facts.eval_images) for network in spec.students]
-    flops, units = sum(student.flops for student in students), len(trainings(spec, rows))
+    names = training_set_names(spec, has_eval=True, has_real=has_real)
+    students = [_plan_student(facts, network, names, facts.eval_images) for network in spec.students]
+    flops, units = sum(student.flops for student in students), len(trainings(spec, names))
     # Epochs that several trainings use are kept in memory, but only below a fixed number of bytes.
-    kept = kept_bytes(facts.recipe, facts.num_classes, facts.size, has_real)
+    stored = 0 if facts.recipe.relabel.encoding == "none" else facts.recipe.relabel.epochs
+    kept = kept_bytes(spec.epochs, stored, facts.condensed_images, facts.num_classes, facts.size, has_real)
     memory = max(student.memory for student in students) + (kept if kept <= KEPT_BYTES else 0)
     return StagePlan("evaluate", units, flops, memory, _hours(machine, flops, units))
 
 
-def _plan_student(facts: Facts, network: Network, rows: Sequence[str], eval_images: int) -> StagePlan:
-    """Plan one student's trainings on all rows with all seeds."""
+def _plan_student(facts: Facts, network: Network, names: Sequence[str], eval_images: int) -> StagePlan:
+    """Plan one student's trainings on all training sets with all seeds."""
     spec, relabel, machine, size = facts.recipe.evaluate, facts.recipe.relabel, facts.machine, facts.size
     labellers, condensed = facts.labellers, facts.condensed_images
     student = build_on_meta(network, facts.num_classes, size)
     model = in_precision(student, machine.precision)
     costs = [scoring_cost(student, eval_images, size, machine.kind), drawing_cost(relabel.augment, condensed, size)]
     steps: dict[tuple[int, bool], Cost] = {}
-    flops = len(rows) * eval_images * forward_flops(student, size)
-    for row in rows:
-        count = _row_images(facts, row)
+    flops = len(names) * eval_images * forward_flops(student, size)
+    for name in names:
+        count = _training_images(facts, name)
         batch = -(-count // batch_count(count, spec.batch_size))
-        is_labeled = row == RANDOM or (row == CONDENSED and relabel.encoding == "none")  # during training
+        is_labeled = name == "random-real" or (name == "condensed" and relabel.encoding == "none")  # during training
         if (batch, is_labeled) not in steps:
             # Members of a committee run one after the other, so that memory peaks with one of them.
             labeller = in_precision(labellers[0], machine.precision) if is_labeled else None
@@ -187,15 +180,16 @@ def _plan_student(facts: Facts, network: Network, rows: Sequence[str], eval_imag
         others = labellers[1:] if is_labeled else []
         flops += spec.epochs * count * sum(forward_flops(other, size) for other in others)
     costs += steps.values()
-    units = spec.seeds * len(rows)
+    units = spec.seeds * len(names)
     return _stage_plan(facts, "evaluate", units, spec.seeds * flops, costs, [student, *labellers], condensed)
 
 
-def _row_images(facts: Facts, row: str) -> int:
-    if row in (CONDENSED, CONDENSED_HARD, CONDENSED_WHOLE):
+def _training_images(facts: Facts, name: str) -> int:
+    images = TRAINING_SETS[name].images
+    if images == "condensed":
         return facts.condensed_images
-    count = facts.train_images if row == REAL_HARD else facts.real_images
-    assert count is not None, "there are no real rows without a training split"
+    count = facts.train_images if images == "real" else facts.real_images
+    assert count is not None, "there are no real training sets without a training split"
     return count
 
 

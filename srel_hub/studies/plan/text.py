@@ -53,17 +53,17 @@ def _stage_lines(plan: Plan) -> Iterator[str]:
     yield f"  {'stage':<10} {'units':>8} {'FLOPs':>10} {'peak memory':>12} {'time':>10}"
     yield from (_stage_line(stage) for stage in plan.stages)
     flops = f"{sum(stage.flops for stage in plan.stages):.2e}"
-    yield f"  {'all':<10} {'':>8} {flops:>10} {'':>12} {_format_hours(plan.hours):>10}"
+    yield f"  {'all':<10} {'':>8} {flops:>10} {'':>12} {format_hours(plan.hours):>10}"
 
 
 def _stage_line(stage: StagePlan) -> str:
-    memory, hours = format_bytes(stage.memory), _format_hours(stage.hours)
+    memory, hours = format_bytes(stage.memory), format_hours(stage.hours)
     return f"  {stage.name:<10} {stage.units:>8,} {stage.flops:>10.2e} {memory:>12} {hours:>10}"
 
 
 def _note_lines(plan: Plan) -> Iterator[str]:
     facts, machine = plan.facts, plan.facts.machine
-    estimate = f", an estimate: {machine.estimate}; set --device-tflops if you know it" if machine.estimate else ""
+    estimate = f", an estimate: {machine.estimated}; set --device-tflops if you know it" if machine.estimated else ""
     yield f"  time assumes {machine.devices} x {machine.kind} at {machine.tflops:.3g} TFLOP/s each{estimate}"
     if machine.kind == "cpu":
         yield "  memory is that of one process, without decoded images, which are memory-mapped"
@@ -77,8 +77,8 @@ def _note_lines(plan: Plan) -> Iterator[str]:
         yield f"  evaluate trains on condensed images only: {reason}"
 
 
-def _format_hours(hours: float) -> str:
-    """Return '3.2 h', '4.0 min' or '12 s'."""
+def format_hours(hours: float) -> str:
+    """Return a time as text: '3.2 h', '4.0 min', '12 s'."""
     minutes, seconds = 60 * hours, 3600 * hours
     return f"{hours:,.1f} h" if hours >= 1 else f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.0f} s"
 

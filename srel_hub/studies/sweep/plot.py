@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from srel_hub.reports import plot_style
-from srel_hub.stages.evaluate.training_sets import CONDENSED, RANDOM
 from srel_hub.studies.sweep.axes import Axis
 from srel_hub.studies.sweep.results import StudentResults
 
@@ -59,7 +58,7 @@ def _positions(labels: Sequence[str]) -> Mapping[str, float]:
 def _draw_line(panel: Any, line: Sequence[StudentResults], x: Sequence[float], name: str, index: int) -> None:
     color = plot_style.COLORS[index % len(plot_style.COLORS)]
     marker = plot_style.MARKERS[index % len(plot_style.MARKERS)]
-    for row, style in ((CONDENSED, "-"), (RANDOM, ":")):
+    for row, style in (("condensed", "-"), ("random-real", ":")):
         drawn = [(place, point.results[row]) for place, point in zip(x, line, strict=True) if row in point.results]
         if drawn:
             panel.errorbar(

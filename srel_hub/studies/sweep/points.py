@@ -82,9 +82,7 @@ def read_sweep(path: str, arguments: Sequence[str]) -> Sweep:
         elif argument not in files:
             overrides.append(argument)
     if not axes:
-        raise UserError(
-            f"{path}: nothing to vary; give a field several values, as in recover.iterations=500,1000,2000"
-        )
+        raise UserError(f"{path}: nothing to vary; give a field several values, as in recover.iterations=500,1000,2000")
     base = validated(copy.deepcopy(mapping), overrides, path)
     root = Path(base.run.root) / f"{base.name}-sweep"
     return Sweep(base.name, tuple(axes.values()), _points(path, mapping, overrides, root, tuple(axes.values())))
@@ -105,12 +103,10 @@ def _points(
         changes = [change for _, value_changes in combination for change in value_changes]
         name = point_name([axis.name for axis in axes], labels)
         try:
-            recipe = validated(
-                copy.deepcopy(mapping), [*overrides, *changes, f"run.root={root}", f"name={name}"], path
-            )
+            recipe = validated(copy.deepcopy(mapping), [*overrides, *changes, f"run.root={root}", f"name={name}"], path)
             points.append(Point(labels, recipe))
         except RecipeError as error:
-            errors |= dict.fromkeys(error.faults)
+            errors |= dict.fromkeys(error.messages)
     if errors:
         raise RecipeError(path, list(errors))
     _require_different(points)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from srel_hub.reports.tables import markdown_table, write_csv
-from srel_hub.stages.evaluate.training_sets import CONDENSED
 from srel_hub.storage.files import atomic_write, format_bytes, write_text
 from srel_hub.studies.sweep.plot import plot
 from srel_hub.studies.sweep.points import Sweep
@@ -22,7 +21,7 @@ def table(sweep: Sweep, students: Sequence[StudentResults]) -> list[str]:
 
 def _cells(student: StudentResults, rows: Sequence[str]) -> list[str]:
     teacher = "" if student.teacher is None else f"{100 * student.teacher:.2f}"
-    condensed = student.results[CONDENSED]
+    condensed = student.results["condensed"]
     scores = [student.results[row].cell if row in student.results else "" for row in rows]
     sizes = [f"{condensed.images:,}", format_bytes(student.label_bytes)]
     return [*student.labels, student.student, teacher, *sizes, *scores, str(condensed.n)]

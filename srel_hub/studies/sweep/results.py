@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from srel_hub.reports.compare import Result, results
-from srel_hub.stages.evaluate.training_sets import CONDENSED
 from srel_hub.storage.files import read_json
 from srel_hub.studies.sweep.points import Point, Sweep
 
@@ -38,4 +37,4 @@ def _point_results(point: Point) -> Iterator[StudentResults]:
     teacher = read_json(point.folder / "teacher" / "metrics.json")["top1"]
     for student in dict.fromkeys(result.student for result in all_results):
         by_row = {result.row: result for result in all_results if result.student == student}
-        yield StudentResults(point.labels, student, teacher, by_row[CONDENSED].label_bytes, by_row)
+        yield StudentResults(point.labels, student, teacher, by_row["condensed"].label_bytes, by_row)

@@ -22,11 +22,8 @@ from srel_hub.runs.decoded_images import clear
 from srel_hub.runs.run import Run
 from srel_hub.runs.shared_stages import LENT, borrow
 from srel_hub.runs.stage_cli import execute
-from srel_hub.stages.evaluate.stage import evaluate
+from srel_hub.stages.pipeline import evaluate, recover, relabel, squeeze
 from srel_hub.stages.preflight.prepare import prepare
-from srel_hub.stages.recover.stage import recover
-from srel_hub.stages.relabel import relabel
-from srel_hub.stages.squeeze import squeeze
 from srel_hub.storage.files import read_json
 from srel_hub.studies.sweep.points import Sweep
 
@@ -64,7 +61,7 @@ def _run_stages(run: Run) -> None:
     recover(run)
     relabel(run)
     evaluate(run)
-    if run.presence is not None:  # None if all stages were complete: then the run was not entered
+    if run.heartbeat is not None:  # None if all stages were complete: then the run was not entered
         with run.locked("cache"):
             clear(run)
 

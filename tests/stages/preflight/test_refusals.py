@@ -143,19 +143,19 @@ def test_an_unknown_architecture_gives_the_nearest(tmp_path: Path, says: Said) -
     assert "(nearest: resnet18), got 'resnet19'" in says("squeeze.network.model=resnet19")
     settings["model_type"] = "bert"
     (folder / "config.json").write_text(json.dumps(settings))
-    assert "bert is no image classifier in transformers" in says(f"squeeze.pretrained={folder}")
+    assert "transformers has no image classifier of type bert" in says(f"squeeze.pretrained={folder}")
 
 
 def test_a_place_without_a_teacher(tmp_path: Path, says: Said) -> None:
     assert "squeeze.pretrained=./nowhere: there is no such folder or file" in says("squeeze.pretrained=./nowhere")
     (tmp_path / "empty").mkdir()
-    assert "no .safetensors weights there" in says(f"squeeze.pretrained={tmp_path}/empty")
+    assert "it has no .safetensors weights" in says(f"squeeze.pretrained={tmp_path}/empty")
     (tmp_path / "net.pth").write_bytes(b"pickle")
     assert "only .safetensors files are read" in says(f"squeeze.pretrained={tmp_path}/net.pth")
     (tmp_path / "net.safetensors").write_bytes(b"nothing of the kind")
     assert "not a safetensors file" in says(f"squeeze.pretrained={tmp_path}/net.safetensors")
     save_file({"blocks.0.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    assert "do not have torchvision's ResNet names" in says(f"squeeze.pretrained={tmp_path}/other.safetensors")
+    assert "do not have the names of torchvision's ResNet" in says(f"squeeze.pretrained={tmp_path}/other.safetensors")
 
 
 def test_not_enough_disk(says: Said) -> None:
@@ -170,7 +170,7 @@ def test_a_run_directory_that_holds_another_recipe(
     squeeze(Run(small_recipe(recipe, tmp_path / "runs")))
     said = refused(capsys, str(recipe), *SMALL, f"run.root={tmp_path}/runs", "recover.lr=0.5", "seed=3")
     assert f"{tmp_path}/runs/mine holds a run of another recipe:" in said
-    assert "recover.lr: 0.25 there, 0.5 asked for" in said and "seed: 0 there, 3 asked for" in said
+    assert "recover.lr: 0.25 in the run, 0.5 requested" in said and "seed: 0 in the run, 3 requested" in said
 
 
 def test_every_fault_is_told_at_once(tmp_path: Path, says: Said) -> None:
@@ -203,7 +203,7 @@ def test_splits_of_two_sizes(tmp_path: Path, says: Said) -> None:
     folder = make_source(tmp_path / "data", (8, 8), NAMES)
     (make_source(tmp_path / "larger", (9, 12), NAMES) / "test.parquet").rename(folder / "test.parquet")
     said = says(f"source.path={folder}")
-    assert "the training images are of 8 x 8 pixels, the eval images of 12 x 9; set source.image_size" in said
+    assert "the training images have 8 x 8 pixels, the eval images 12 x 9; set source.image_size" in said
 
 
 def test_a_broken_teacher_beside_a_good_one_where_no_image_is_opened(tmp_path: Path, says: Said) -> None:
@@ -213,7 +213,7 @@ def test_a_broken_teacher_beside_a_good_one_where_no_image_is_opened(tmp_path: P
 
 
 def test_null_for_the_training_split_needs_a_pretrained_teacher(says: Said) -> None:
-    assert "source.train_split: null, but squeeze trains on it" in says("source.train_split=null")
+    assert "source.train_split: is null, but squeeze trains a teacher on it" in says("source.train_split=null")
 
 
 # Folders that would be read as something else than they are
@@ -301,15 +301,15 @@ def test_a_file_where_the_run_directory_should_be(
 ) -> None:
     (tmp_path / "runs").write_text("a file")
     said = refused(capsys, str(recipe), *SMALL, f"run.root={tmp_path}/runs")
-    assert f"run.root: {tmp_path}/runs is a file, so {tmp_path}/runs/mine cannot be made" in said
+    assert f"run.root: {tmp_path}/runs is a file, so {tmp_path}/runs/mine cannot be created" in said
 
 
 def test_decoded_images_count_for_the_disk(says: Said) -> None:
-    assert "for a while decoded images 2" in says("source.image_size=32767")
+    assert "temporarily decoded images 2" in says("source.image_size=32767")
 
 
 def test_the_training_split_is_not_for_scoring(says: Said) -> None:
-    assert "eval_split=train: is the training split" in says("source.eval_split=train")
+    assert "eval_split=train: must differ from train_split" in says("source.eval_split=train")
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ LABELS = ["LABEL_0", "LABEL_1", "LABEL_2"]
             (0, 1, 2),
             ["other class names than the dataset (1 of 3 differ)", "class 0 is 'fly' there, 'ant' in"],
         ),
-        (LABELS, (1, 2, 0), ["it recognizes ", "of 36 eval images", "must reach 46.7%", "or in another order"]),
+        (LABELS, (1, 2, 0), ["it recognizes ", "of 36 eval images", "must reach 46.7%", "or another order"]),
     ],
     ids=["permuted, named", "foreign, named", "permuted, nameless"],
 )
@@ -422,7 +422,7 @@ def test_a_foreign_teacher_without_names_is_caught_by_its_answers(
     save_file(random_state([1, 1, 1, 1], 2, classes=3, base=8), tmp_path / "foreign.safetensors")
     overrides = [f"run.root={tmp_path}/runs", f"squeeze.pretrained={tmp_path}/foreign.safetensors"]
     said = refused(capsys, str(good[0]), *SMALL, *overrides, "source.image_size=32")
-    assert "foreign.safetensors: it recognizes " in said and "It knows other classes" in said
+    assert "foreign.safetensors: it recognizes " in said and "It has other classes" in said
     unopened = ["source.eval_split=null", "source.train_split=null"]
     said = refused(capsys, str(good[0]), *SMALL, *overrides, *unopened)
     assert "no split is opened that would; set squeeze.pretrained.class_names, or source.eval_split" in said

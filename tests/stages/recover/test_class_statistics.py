@@ -17,13 +17,15 @@ from srel_hub.condense import condense
 from srel_hub.config import Recipe, RecipeError, Recover, load_recipe
 from srel_hub.core.augment import normalize
 from srel_hub.core.crop_transform import still
+from srel_hub.recover import recover
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
 from srel_hub.stages.recover import class_statistics as class_statistics
 from srel_hub.stages.recover import optimize
 from srel_hub.stages.recover import patches as patches
-from srel_hub.stages.recover import stage as recover
 from srel_hub.stages.recover.objective import Objective
+from srel_hub.stages.recover.units import units as all_units
+from srel_hub.storage import condensed_table
 from srel_hub.storage.condensed_table import read_rows
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.classifier import Classifier
@@ -103,7 +105,7 @@ def test_classes_that_share_a_pass_do_not_know_of_each_other(classifier: Classif
 
 @pytest.mark.parametrize(("stack", "count"), [(1, 23), (4, 6), (23, 1)])
 def test_units_cover_every_image_once(stack: int, count: int) -> None:
-    units = optimize.units(Recover(ipc=5, statistics="class"), 23, stack)
+    units = all_units(Recover(ipc=5, statistics="class"), 23, stack)
     assert len(units) == count == len({unit.name for unit in units})
     covered = [(ipc, label) for unit in units for ipc in unit.ipcs for label in unit.classes]
     assert sorted(covered) == [(ipc, label) for ipc in range(5) for label in range(23)]
@@ -129,8 +131,10 @@ def a_recipe(folder: Path, *more: str) -> Recipe:
 def test_patches_begin_at_their_classes_and_images_end_there(tmp_path: Path) -> None:
     run = Run(a_recipe(tmp_path, "recover.patches={images: 6, crops: 2}", "recover.iterations=1", "recover.lr=1.0e-9"))
     squeeze(run)
-    recover.recover(run)
-    begun = [row for file in sorted(run.path("patches").glob("*.parquet")) for row in patches.read_parquet(file)]
+    recover(run)
+    begun = [
+        row for file in sorted(run.path("patches").glob("*.parquet")) for row in condensed_table.read_parquet(file)
+    ]
     assert len(begun) == 6 and sorted(begun) == sorted(read_rows(run.path("images")))
     kept = teacher.load(run.path("teacher"), CPU)
     assert [int(label) for _, label in begun] == [0, 1, 0, 1, 2, 2]
@@ -146,7 +150,7 @@ def test_a_whole_run_tells_it(tmp_path: Path) -> None:
 
 
 def test_without_a_training_split_it_is_refused() -> None:
-    with pytest.raises(RecipeError, match="are measured on the training split"):
+    with pytest.raises(RecipeError, match="statistics=class: needs the training split"):
         load_recipe("in1k_ipc50", ["recover.statistics=class", "source.train_split=null"])
 
 

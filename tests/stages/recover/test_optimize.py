@@ -25,6 +25,7 @@ from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
 from srel_hub.stages.recover import optimize
 from srel_hub.stages.recover.objective import Objective
+from srel_hub.stages.recover.units import units as all_units
 from srel_hub.teachers import architectures as networks
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.classifier import Classifier
@@ -178,9 +179,9 @@ def test_statistics_are_of_the_batchnorm_inputs(classifier: Classifier) -> None:
     x = torch.randn(6, 3, *SIZE)
     layers = [module for module in classifier.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
-    with priors.matched(classifier.model) as found:
-        expected_logits = classifier.model(x).logits
-        distances = [float(stand_in.distance) for stand_in in found]
+    with priors.matched(classifier.model) as network:
+        expected_logits, measured = network(x, groups=1)
+        distances = [float(distance) for distance in measured]
     assert len(distances) == len(layers)
     counts: dict[int, int] = {}
     for index, layer in enumerate(layers):
@@ -325,7 +326,7 @@ def test_the_last_iterate_stays_within_black_and_white(classifier: Classifier) -
 
 
 def test_units_cover_every_image_once() -> None:
-    units = optimize.units(Recover(ipc=5, class_block=11), 23, stack=2)
+    units = all_units(Recover(ipc=5, class_block=11), 23, stack=2)
     covered = [(ipc, label) for unit in units for ipc in unit.ipcs for label in unit.classes]
     assert sorted(covered) == [(ipc, label) for ipc in range(5) for label in range(23)]
     assert [len(block) for block in blocks(23, 11)] == [11, 12]  # a block of one joins the one before
@@ -335,7 +336,8 @@ def test_units_cover_every_image_once() -> None:
 def test_a_batchnorm_layer_without_running_statistics_is_left_out() -> None:
     kept, plain = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3, track_running_stats=False)
     model = torch.nn.Sequential(plain, kept)
-    with priors.matched(model) as found:
+    with priors.matched(model) as network:
         model(torch.randn(4, 3, 2, 2))
-        assert [stand_in.layer for stand_in in found] == [kept] and found[0].distance.shape == (1,)
+        [layer] = network.layers
+        assert layer.layer is kept and layer.take_distance().shape == (1,)
     assert list(model) == [plain, kept]

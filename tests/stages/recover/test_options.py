@@ -1,5 +1,6 @@
 """Each knob of recover by what it must do: crop curriculum, moves per image, the relative BatchNorm term and its own
-weight, stages and residual, several teachers, real patches."""
+weight, stages and residual, several teachers, real patches.
+"""
 
 import copy
 import json
@@ -28,11 +29,11 @@ from srel_hub.core.engine import FLOAT32
 from srel_hub.core.seeds import generator
 from srel_hub.data.sources import open_source
 from srel_hub.errors import UserError
+from srel_hub.recover import recover
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
 from srel_hub.stages.recover import optimize
 from srel_hub.stages.recover import patches as patches
-from srel_hub.stages.recover import stage as recover
 from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.optimize import resized, stages, synthesize
 from srel_hub.storage.condensed_table import decode_image, read_parquet, read_rows
@@ -129,9 +130,9 @@ class Doubled(nn.Module):
 
 def distance(model: nn.Module, relative: bool) -> float:
     x = torch.randn(8, 5, 3, 3, generator=torch.Generator().manual_seed(2))
-    with matched(model, relative) as layers:
+    with matched(model, relative) as network:
         model(x)
-        return float(layers[0].distance)
+        return float(network.layers[0].take_distance())
 
 
 def test_the_relative_term_knows_neither_width_nor_scale() -> None:
@@ -278,7 +279,7 @@ def patched(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     more = [f"recover.patches={{images: 6, crops: 3, tiles: {request.param}}}", "recover.ipc=2", "recover.stack=1"]
     run = Run(small_recipe(file, tmp_path, *more))
     squeeze(run)
-    recover.recover(run)
+    recover(run)
     return run
 
 
@@ -309,7 +310,7 @@ def test_the_first_images_are_those_of_a_smaller_set(patched: Run, tmp_path: Pat
     more = ["name=smaller", "recover.ipc=1", f"recover.patches={{images: 6, crops: 3, tiles: {tiles}}}"]
     smaller = Run(small_recipe(tmp_path / "colors.yaml", tmp_path, *more))
     squeeze(smaller)
-    recover.recover(smaller)
+    recover(smaller)
     few, many = (list(read_rows(run.path("images"))) for run in (smaller, patched))
     assert few == many[: len(few)]
 
@@ -338,12 +339,12 @@ def test_more_teachers_are_kept_and_told(tmp_path: Path) -> None:
 
 
 FAULTS = {
-    "residual": (["recover.residual=0.5"], "recover.residual: residual=0.5: there is nothing to mix in"),
-    "curriculum": (["recover.curriculum=cosine", "recover.crop=none"], "curriculum=cosine: is of the crop"),
-    "sizes": (["recover.sizes=[4,4,4,4,8]", "recover.iterations=3"], "5 stages in 3 iterations"),
+    "residual": (["recover.residual=0.5"], "recover.residual: residual=0.5: requires patches to mix in"),
+    "curriculum": (["recover.curriculum=cosine", "recover.crop=none"], "curriculum=cosine: requires a crop"),
+    "sizes": (["recover.sizes=[4,4,4,4,8]", "recover.iterations=3"], "5 stages need at least as many iterations"),
     "no training split": (
         ["recover.patches={}", "source.train_split=null", "squeeze.pretrained=x"],
-        "recover.patches: are cut out of the training split",
+        "recover.patches: need the training split",
     ),
 }
 
@@ -357,8 +358,8 @@ def test_a_knob_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
 
 
 LATER_FAULTS = {
-    "the last size": (["recover.sizes=[8, 4]"], "the last must be the images' shorter side, 8"),
-    "a network of one size": (["recover.sizes=[4, 8]"], "squeeze.network takes images of 8 pixels only"),
+    "the last size": (["recover.sizes=[8, 4]"], "the last size must be the images' shorter side, 8"),
+    "a network of one size": (["recover.sizes=[4, 8]"], "squeeze.network accepts only images of 8 pixels"),
     "too few images": (["recover.ipc=3000", "recover.patches={}"], "need 3000 crops of every class"),
 }
 
