@@ -52,14 +52,16 @@ def suggest(
     """Return the preferred recipe that fits the budget; if none fits, the cheapest.
 
     Args:
-        spec: the recipe's source section; its `image_size` is kept if it is set.
-        file: name of the recipe's file, for the commands in its header.
-        ipc: images per class; None: by the size of the classes.
-        hours: budget on one device; None: HOURS.
-        machine: None: this one, measured.
+        spec: The recipe's section `source`; its `image_size` is kept if it is set.
+        data: The dataset.
+        file: Name of the recipe's file, for the commands in its header.
+        method: The method of recover.
+        ipc: Images per class; None: by the size of the classes.
+        hours: Budget on one device; None: HOURS.
+        machine: The device to plan for; None: this machine, measured.
 
     Raises:
-        UserError: if a recipe with these settings cannot be run.
+        UserError: If a recipe with these settings cannot be run.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = machine or machine_of(device, best_precision())
