@@ -23,9 +23,9 @@ class Accuracy:
     """The accuracy of a student over several seeds, in [0, 1].
 
     Attributes:
-        mean: the mean over the seeds.
-        std: the sample standard deviation over the seeds; None for one seed.
-        values: the accuracy of each seed.
+        mean: The mean over the seeds.
+        std: The sample standard deviation over the seeds; None for one seed.
+        values: The accuracy of each seed.
     """
 
     mean: float
@@ -47,10 +47,10 @@ class StudentResult:
     """How well one student trains on one training set.
 
     Attributes:
-        student: the student's network, such as 'convnet x 1' or 'resnet18 x 0.25'.
-        row: the training set, such as 'condensed' or 'random-real'.
-        train_images: how many images the training set has.
-        top1, top5: the accuracy on the test images.
+        student: The student's network, such as 'convnet x 1' or 'resnet18 x 0.25'.
+        row: The training set, such as 'condensed' or 'random-real'.
+        train_images: How many images the training set has.
+        top1, top5: The accuracy on the test images.
     """
 
     student: str
@@ -65,13 +65,13 @@ class CondensedRun:
     """The result of `condense_dataset`: where the files are, how large they are, and how well students train on them.
 
     Attributes:
-        folder: the run directory.
-        dataset: the folder of the condensed dataset, for `load_condensed` and `datasets.load_dataset`.
-        teacher: the folder of the teacher, a transformers model.
-        results: one result per student and training set; empty if the source has no test images.
-        image_bytes: the size of the images in bytes.
-        label_bytes: the size of the soft labels in bytes.
-        dataset_bytes: the size of the whole dataset folder in bytes.
+        folder: The run directory.
+        dataset: The folder of the condensed dataset, for `load_condensed` and `datasets.load_dataset`.
+        teacher: The folder of the teacher, a transformers model.
+        results: One result per student and training set; empty if the source has no test images.
+        image_bytes: The size of the images in bytes.
+        label_bytes: The size of the soft labels in bytes.
+        dataset_bytes: The size of the whole dataset folder in bytes.
     """
 
     folder: Path
@@ -86,7 +86,7 @@ class CondensedRun:
         """Return the result of a student, by default the first one, on a training set.
 
         Raises:
-            KeyError: if there is no such result.
+            KeyError: If there is no such result.
         """
         for result in self.results:
             if result.row == row and student in (None, result.student):
@@ -107,16 +107,16 @@ def condense_dataset(recipe: str | Path | Recipe, overrides: Mapping[str, Any] |
         accelerate.notebook_launcher(condense_dataset, ("quickstart", {"recover.ipc": 5}), num_processes=4)
 
     Args:
-        recipe: the name of a shipped recipe, a YAML file, a run directory, or a recipe from `load_recipe`.
-        overrides: values that replace those of the recipe: a mapping from dotted names to values, or texts
+        recipe: The name of a shipped recipe, a YAML file, a run directory, or a recipe from `load_recipe`.
+        overrides: Values that replace those of the recipe: a mapping from dotted names to values, or texts
             `name=value` as on the command line. A recipe from `load_recipe` takes none.
 
     Returns:
-        the folders, the sizes and the accuracies.
+        The folders, the sizes and the accuracies.
 
     Raises:
-        UserError: if the recipe is not valid, or does not fit the data, the machine or the run directory.
-        OSError: if a file cannot be read or written, or the Hub cannot be reached. The same call resumes the run.
+        UserError: If the recipe is not valid, or does not fit the data, the machine or the run directory.
+        OSError: If a file cannot be read or written, or the Hub cannot be reached. The same call resumes the run.
 
     Example:
         >>> from srel_hub import condense_dataset

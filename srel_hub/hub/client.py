@@ -41,7 +41,7 @@ class UnavailableError(OSError):
     """The Hub cannot be reached or cannot respond now; the same request may succeed later.
 
     Attributes:
-        retry_after: how many seconds the Hub asks to wait, 0 if it does not say.
+        retry_after: How many seconds the Hub asks to wait, 0 if it does not say.
     """
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
@@ -99,9 +99,9 @@ def hub_errors(action: str) -> Iterator[None]:
     """Translate the errors of huggingface_hub and its HTTP client; messages begin with the action.
 
     Raises:
-        UnavailableError: if the same request may succeed later: no connection, a timeout, the statuses 408, 429 and
+        UnavailableError: If the same request may succeed later: no connection, a timeout, the statuses 408, 429 and
             500 or above.
-        UserError: if it will fail again.
+        UserError: If it will fail again.
     """
     try:
         yield
@@ -151,12 +151,12 @@ def retried(work: Callable[[], Result], say: Callable[[str], None], waits: Seque
     """Do work that may be done twice, and repeat it after a pause while the Hub is unavailable.
 
     Args:
-        work: what to do; its result is returned.
-        say: prints a message before each pause.
-        waits: the pauses in seconds; the Hub may ask for longer ones.
+        work: What to do; its result is returned.
+        say: Prints a message before each pause.
+        waits: The pauses in seconds; the Hub may ask for longer ones.
 
     Raises:
-        UnavailableError: if the last try fails too, or the network is not to be used.
+        UnavailableError: If the last try fails too, or the network is not to be used.
     """
     for wait in waits:
         try:
@@ -175,9 +175,9 @@ class Account:
     """The owner of the token.
 
     Attributes:
-        name: the user name.
-        role: the token's role: 'read', 'write', 'fineGrained', ...
-        orgs: the user's role in each organization, by its name.
+        name: The user name.
+        role: The token's role: 'read', 'write', 'fineGrained', ...
+        orgs: The user's role in each organization, by its name.
     """
 
     name: str
@@ -201,8 +201,8 @@ def account() -> Account | None:
     """Return the account of the token; None without a token.
 
     Raises:
-        UserError: if the Hub rejects the token.
-        UnavailableError: if the Hub cannot be reached.
+        UserError: If the Hub rejects the token.
+        UnavailableError: If the Hub cannot be reached.
     """
     if get_token() is None:
         return None
@@ -225,10 +225,10 @@ class State:
     """What a repository holds at one commit.
 
     Attributes:
-        sha: the commit; empty if there is none yet.
-        private: whether the repository is private.
-        files: every file, by its path.
-        tags: the tags of its card.
+        sha: The commit; empty if there is none yet.
+        private: Whether the repository is private.
+        files: Every file, by its path.
+        tags: The tags of its card.
     """
 
     sha: str
@@ -241,7 +241,7 @@ def look(repo_id: str, kind: Kind, revision: str | None = None) -> State | None:
     """Return what a repository holds; None if there is no such repository or revision that we may read.
 
     Raises:
-        UserError, UnavailableError: as `hub_errors`.
+        UserError, UnavailableError: As `hub_errors`.
     """
     with hub_errors(f"{kind} {repo_id}"):
         try:
@@ -272,7 +272,7 @@ class LocalFile:
     """A local file with the two digests that the Hub may use for it.
 
     Attributes:
-        sha256: what the Hub has of a large file.
+        sha256: What the Hub has of a large file.
         git: git's sha1 of the blob, what the Hub has of a small file.
     """
 

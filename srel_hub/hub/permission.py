@@ -13,15 +13,15 @@ def require_permission(spec: Publish, license: str) -> list[str]:
     """Check what can be checked before there is anything to push: license, token, role and repositories.
 
     Args:
-        spec: the recipe's section `publish`; without a repository there is nothing to check.
-        license: the license of the source.
+        spec: The recipe's section `publish`; without a repository there is nothing to check.
+        license: The license of the source.
 
     Returns:
-        notes for the user.
+        Notes for the user.
 
     Raises:
-        UserError: with all problems together.
-        UnavailableError: if the Hub cannot be reached.
+        UserError: With all problems together.
+        UnavailableError: If the Hub cannot be reached.
     """
     if spec.repo_id is None or spec.teacher is None:
         return []
@@ -49,7 +49,7 @@ def require_license(spec: Publish, license: str) -> None:
     """Reject a public push of a source whose license is unknown.
 
     Raises:
-        UserError: with the fields to set.
+        UserError: With the fields to set.
     """
     if not spec.private and license == "unknown":
         raise UserError(

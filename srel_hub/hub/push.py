@@ -27,17 +27,17 @@ def push(first: Plan, description: str, say: Say, progress: Progress) -> str:
     """Make the repository hold the files of the plan, and retry while the Hub is unavailable.
 
     Args:
-        first: the plan as it was shown to the user; what others changed since then is not overwritten.
-        description: the commit message below its title.
-        say: prints a message before a retry.
-        progress: shows a progress bar.
+        first: The plan as it was shown to the user; what others changed since then is not overwritten.
+        description: The commit message below its title.
+        say: Prints a message before a retry.
+        progress: Shows a progress bar.
 
     Returns:
-        the commit.
+        The commit.
 
     Raises:
-        UserError: with the plan's faults, or the Hub's reason for a refusal.
-        UnavailableError: if the Hub stays unavailable; the same call resumes the push.
+        UserError: With the plan's faults, or the Hub's reason for a refusal.
+        UnavailableError: If the Hub stays unavailable; the same call resumes the push.
     """
     return retried(partial(_push, first, description, progress), say)
 
@@ -100,7 +100,7 @@ def collect(spec: Publish, parts: Iterable[Part]) -> None:
     """Add repositories to the recipe's collection; a title creates one if needed, a slug names an existing one.
 
     Raises:
-        UserError, UnavailableError: as `hub_errors`.
+        UserError, UnavailableError: As `hub_errors`.
     """
     if spec.collection is None:
         return

@@ -35,7 +35,7 @@ class Part:
     Attributes:
         repo_id: namespace/name on the Hub.
         kind: 'dataset' or 'model'.
-        files: the files, by their paths in the repository.
+        files: The files, by their paths in the repository.
     """
 
     repo_id: str
@@ -67,8 +67,8 @@ def part_of(repo_id: str, kind: Kind, folder: Path, progress: Progress) -> Part:
     Args:
         repo_id: namespace/name of the repository.
         kind: 'dataset' or 'model'.
-        folder: the folder.
-        progress: shows a progress bar.
+        folder: The folder.
+        progress: Shows a progress bar.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     hashed = progress(files, len(files), f"hash {kind}", "file")
@@ -80,12 +80,12 @@ class Plan:
     """What a push would do to a repository.
 
     Attributes:
-        part: the files to push.
-        spec: the recipe's section `publish`.
-        repo: the repository's main branch now; None if the repository does not exist.
-        target: the branch to push to; None if it does not exist.
-        tagged: the commit of the tag; None if it does not exist.
-        done: the commit that holds all files already, if there is one.
+        part: The files to push.
+        spec: The recipe's section `publish`.
+        repo: The repository's main branch now; None if the repository does not exist.
+        target: The branch to push to; None if it does not exist.
+        tagged: The commit of the tag; None if it does not exist.
+        done: The commit that holds all files already, if there is one.
     """
 
     part: Part
@@ -165,8 +165,8 @@ def plan(part: Part, spec: Publish) -> Plan:
     """Look at the repository and return what a push would do; change nothing.
 
     Raises:
-        UserError: if the repository cannot be read.
-        UnavailableError: if the Hub cannot be reached.
+        UserError: If the repository cannot be read.
+        UnavailableError: If the Hub cannot be reached.
     """
     repo = look(part.repo_id, part.kind)
     if repo is None:

@@ -43,16 +43,16 @@ def read_back(
     """Compare every file's size and sha256, the rows of `load_dataset`, and the teacher's logits on a few images.
 
     Args:
-        dataset: what was pushed to the dataset's repository.
-        teacher: what was pushed to the teacher's repository.
-        commits: the commit of each.
-        folder: the run's folder, with the local `dataset` and `teacher_repo`; the empty cache is made in it.
-        say: prints a message before a retry.
-        progress: shows a progress bar.
+        dataset: What was pushed to the dataset's repository.
+        teacher: What was pushed to the teacher's repository.
+        commits: The commit of each.
+        folder: The run's folder, with the local `dataset` and `teacher_repo`; the empty cache is made in it.
+        say: Prints a message before a retry.
+        progress: Shows a progress bar.
 
     Raises:
-        UserError: with the first difference.
-        UnavailableError: if the Hub stays unavailable.
+        UserError: With the first difference.
+        UnavailableError: If the Hub stays unavailable.
     """
     for leftover in folder.glob(".read-back-*"):  # of a process that was killed
         shutil.rmtree(leftover)

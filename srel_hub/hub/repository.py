@@ -57,7 +57,7 @@ class Folder:
         """Return the local path of a file.
 
         Raises:
-            UserError: if it is missing.
+            UserError: If it is missing.
         """
         if not (self.path / name).is_file():
             raise UserError(f"{self.path / name} is missing; {self.path} is not complete")
@@ -71,10 +71,10 @@ class Repository:
     Attributes:
         repo_id: namespace/name.
         kind: 'dataset' or 'model'.
-        commit: the commit.
-        files: the Hub's list of files; None if the Hub could not be reached and only the cache is used.
-        snapshot: the folder of this commit in the cache.
-        checked: the files whose digest was compared.
+        commit: The commit.
+        files: The Hub's list of files; None if the Hub could not be reached and only the cache is used.
+        snapshot: The folder of this commit in the cache.
+        checked: The files whose digest was compared.
     """
 
     repo_id: str
@@ -99,8 +99,8 @@ class Repository:
         """Download a file if needed, compare its digest on first use, and return its local path.
 
         Raises:
-            UserError: if it is missing, or damaged after a second download.
-            UnavailableError: if the Hub cannot be reached.
+            UserError: If it is missing, or damaged after a second download.
+            UnavailableError: If the Hub cannot be reached.
         """
         path = self._download(name)
         if name not in self.checked:
@@ -172,14 +172,14 @@ def open_store(path: str | Path, kind: Kind, revision: str | None = None, probe:
     used, with a warning.
 
     Args:
-        path: a folder, or namespace/name on the Hub.
+        path: A folder, or namespace/name on the Hub.
         kind: 'dataset' or 'model'.
-        revision: a branch, tag or commit; by default `main`.
-        probe: a file that every such repository has.
+        revision: A branch, tag or commit; by default `main`.
+        probe: A file that every such repository has.
 
     Raises:
-        UserError: if there is no such folder, repository or revision, or it may not be read.
-        UnavailableError: if the Hub cannot be reached and the cache does not have it.
+        UserError: If there is no such folder, repository or revision, or it may not be read.
+        UnavailableError: If the Hub cannot be reached and the cache does not have it.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -254,7 +254,7 @@ def front_matter(store: Store) -> object:
     The file may come from anyone, so its size is limited, and that of its values with all aliases expanded.
 
     Raises:
-        UserError: if there is no metadata, or it is too large or not plain YAML.
+        UserError: If there is no metadata, or it is too large or not plain YAML.
     """
     blob = store.blob("README.md")
     if blob is not None and blob.size > LARGEST_CARD:

@@ -25,9 +25,9 @@ class Subject:
     """The dataset to verify.
 
     Args:
-        store: its folder or repository.
-        manifest: its manifest.
-        fast: whether to skip what downloads labels.
+        store: Its folder or repository.
+        manifest: Its manifest.
+        fast: Whether to skip what downloads labels.
     """
 
     def __init__(self, store: Store, manifest: Manifest, fast: bool) -> None:

@@ -46,8 +46,8 @@ class Condensed:
     """A condensed dataset, opened by `load_condensed`. Iterating over it yields its training epochs.
 
     Attributes:
-        manifest: what soft_labels/manifest.json says about the images and the labels.
-        epochs: how many epochs to train. If fewer are stored, they are used repeatedly.
+        manifest: What soft_labels/manifest.json says about the images and the labels.
+        epochs: How many epochs to train. If fewer are stored, they are used repeatedly.
 
     Example:
         >>> import torch
@@ -79,7 +79,7 @@ class Condensed:
         `load_condensed` has done this.
 
         Raises:
-            UserError: with the first difference.
+            UserError: With the first difference.
 
         Example:
             >>> from srel_hub import load_condensed
@@ -110,7 +110,7 @@ class Condensed:
         """The images and their classes as `datasets.load_dataset` returns them, with the split `train`.
 
         Raises:
-            UserError: if they are not those that were labeled.
+            UserError: If they are not those that were labeled.
 
         Example:
             >>> from srel_hub import load_condensed
@@ -150,7 +150,7 @@ class Condensed:
         They are mapped from a temporary file if they would take more than a quarter of the machine's memory.
 
         Raises:
-            UserError: if an image has another size or file format than the manifest says.
+            UserError: If an image has another size or file format than the manifest says.
 
         Example:
             >>> from srel_hub import load_condensed
@@ -164,7 +164,7 @@ class Condensed:
         """The class of every image, int64 [N]; read on first use.
 
         Raises:
-            UserError: as `pixels`, and for a row without a class.
+            UserError: As `pixels`, and for a row without a class.
 
         Example:
             >>> from srel_hub import load_condensed
@@ -179,7 +179,7 @@ class Condensed:
         It is a transformers model: it maps pixel values float32 [B, 3, H, W] to an output with `logits` [B, K].
 
         Raises:
-            UserError: if the teacher is missing, or its files are not those that the manifest names.
+            UserError: If the teacher is missing, or its files are not those that the manifest names.
 
         Example:
             >>> import torch
@@ -231,8 +231,8 @@ class Condensed:
         """Return training epoch `epoch`, from 0; its label files are downloaded and checked now.
 
         Raises:
-            IndexError: if there is no such epoch.
-            UserError: if a label file is not what the manifest says.
+            IndexError: If there is no such epoch.
+            UserError: If a label file is not what the manifest says.
 
         Example:
             >>> from srel_hub import load_condensed
@@ -275,7 +275,7 @@ def require_class_names(owner: str, names: Sequence[str], manifest: Manifest) ->
     """Compare class names and their order with the manifest's.
 
     Raises:
-        UserError: with the first class that differs; `owner` says whose names they are.
+        UserError: With the first class that differs; `owner` says whose names they are.
     """
     for index, (name, expected) in enumerate(itertools.zip_longest(names, manifest.class_names)):
         if name != expected:

@@ -60,8 +60,8 @@ def epoch_layout(rows: int, encoding: Encoding, mix: str) -> Layout:
     """Return the tensors of a label file of `rows` rows: dtype code and shape by name.
 
     Args:
-        rows: how many images the file holds.
-        encoding: how the logits are stored.
+        rows: How many images the file holds.
+        encoding: How the logits are stored.
         mix: 'none', 'cutmix' or 'mixup'.
     """
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -89,16 +89,16 @@ def write_epoch_file(
     until every row of the file is written, and ignores images of other rows.
 
     Args:
-        path: the file to create.
-        epoch: the number of the epoch.
-        rows: the images that this file holds.
-        views: the views of all images of the epoch.
+        path: The file to create.
+        epoch: The number of the epoch.
+        rows: The images that this file holds.
+        views: The views of all images of the epoch.
         order: int64 [N], the visiting order of the epoch.
-        encoding: how the logits are stored.
+        encoding: How the logits are stored.
 
     Raises:
-        UserError: if a logit is NaN, infinite or too large for float16; it names the image.
-        ValueError: if rows were not written when the block ends.
+        UserError: If a logit is NaN, infinite or too large for float16; it names the image.
+        ValueError: If rows were not written when the block ends.
     """
     mix = "none" if views.partners is None else "cutmix" if views.mix_boxes is not None else "mixup"
     with create_safetensors(path, epoch_layout(len(rows), encoding, mix), epoch_metadata(epoch, rows)) as put:

@@ -28,14 +28,14 @@ class Epoch(Dataset[dict[str, Tensor]]):
 
     Args:
         images: uint8 [N, 3, H, W].
-        views: the crop, flip and mix of each image.
-        table: the normalization, float32 [3, 256].
-        logits: returns float32 [B, K] for indices int64 [B] and their rendered views uint8 [B, 3, H, W].
-        groups: the images that were labeled together with BatchNorm statistics of their own; None if each image was
+        views: The crop, flip and mix of each image.
+        table: The normalization, float32 [3, 256].
+        logits: Returns float32 [B, K] for indices int64 [B] and their rendered views uint8 [B, 3, H, W].
+        groups: The images that were labeled together with BatchNorm statistics of their own; None if each image was
             labeled alone.
 
     Attributes:
-        groups: the same. `DataLoader(epoch, batch_sampler=epoch.groups)` trains on the groups.
+        groups: The same. `DataLoader(epoch, batch_sampler=epoch.groups)` trains on the groups.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -111,7 +111,7 @@ class Epoch(Dataset[dict[str, Tensor]]):
         """Return one image in its view, and the teacher's logits on it.
 
         Raises:
-            IndexError: if the index is not in [-N, N).
+            IndexError: If the index is not in [-N, N).
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -148,7 +148,7 @@ def stored_epoch(images: Tensor, table: Tensor, labels: SoftLabels, epoch: int) 
     """Return the stored epoch `epoch` on `images`, uint8 [N, 3, H, W], normalized by `table`, float32 [3, 256].
 
     Raises:
-        UserError: if its label files are not what the manifest says.
+        UserError: If its label files are not what the manifest says.
     """
     size = labels.manifest.group_size
     groups = None if size is None else [group.tolist() for group in groups_of(labels.order(epoch), size)]

@@ -28,8 +28,8 @@ class Labeller:
     """A function from views to logits. It can be pickled for another process.
 
     Attributes:
-        members: each network with the normalization of its images, float32 [3, 256], on the network's device.
-        group_size: how many images share BatchNorm statistics; None in eval mode.
+        members: Each network with the normalization of its images, float32 [3, 256], on the network's device.
+        group_size: How many images share BatchNorm statistics; None in eval mode.
     """
 
     members: tuple[tuple[Callable[[Tensor], Tensor], Tensor], ...]
@@ -53,10 +53,10 @@ def make_labeller(
     """Return the labeller that averages these classifiers, the first of which is the teacher.
 
     Args:
-        classifiers: the networks; they are moved to the device.
-        engine: the precision that they compute in.
-        device: where they compute.
-        group_size: how many images share BatchNorm statistics; None for eval mode.
+        classifiers: The networks; they are moved to the device.
+        engine: The precision that they compute in.
+        device: Where they compute.
+        group_size: How many images share BatchNorm statistics; None for eval mode.
     """
     models = [c.model if group_size is None else by_groups(c.model, group_size) for c in classifiers]
     tables = [classifier.table(device) for classifier in classifiers]
@@ -128,13 +128,13 @@ def label(
     """Compute labels batch by batch; yield progress and print nothing.
 
     Args:
-        labeller: the networks.
-        pixels: all images, uint8 [N, 3, H, W].
-        views: the view of each image.
-        batches: the images of each forward pass (`passes`).
+        labeller: The networks.
+        pixels: All images, uint8 [N, 3, H, W].
+        views: The view of each image.
+        batches: The images of each forward pass (`passes`).
 
     Yields:
-        the images int64 [B] of a pass and their logits float32 [B, K] on the labeller's device.
+        The images int64 [B] of a pass and their logits float32 [B, K] on the labeller's device.
     """
     views = views.to(pixels.device)
     for indices in batches:

@@ -18,17 +18,17 @@ def load_condensed(path: str | Path, epochs: int | None = None, revision: str | 
     are used, and the teacher when `Condensed.teacher` is called. Before a download its size is printed to stderr.
 
     Args:
-        path: a dataset on the Hub, `namespace/name`, or a folder such as `runs/quickstart/dataset`.
-        epochs: how many epochs to train; by default as many as are stored.
-        revision: a branch, tag or commit on the Hub; by default the newest commit of `main`.
+        path: A dataset on the Hub, `namespace/name`, or a folder such as `runs/quickstart/dataset`.
+        epochs: How many epochs to train; by default as many as are stored.
+        revision: A branch, tag or commit on the Hub; by default the newest commit of `main`.
 
     Returns:
-        the dataset. Iterate over it to train.
+        The dataset. Iterate over it to train.
 
     Raises:
-        UserError: if there is no such dataset or revision, this version does not support its label format, or the
+        UserError: If there is no such dataset or revision, this version does not support its label format, or the
             labels do not fit the images.
-        UnavailableError: if the Hub cannot be reached and the cache does not have the dataset. It is an OSError.
+        UnavailableError: If the Hub cannot be reached and the cache does not have the dataset. It is an OSError.
 
     Example:
         >>> import torch

@@ -40,8 +40,8 @@ class TeacherFacts:
     """The network whose logits the labels are.
 
     Attributes:
-        repo_id, tag: where it is published on the Hub, or None.
-        sha256: a digest per file, by file name.
+        repo_id, tag: Where it is published on the Hub, or None.
+        sha256: A digest per file, by file name.
         accuracy: top-1 on the stored images, uncropped, in [0, 1].
     """
 
@@ -56,8 +56,8 @@ class Member:
     """Another network whose logits are averaged with the teacher's.
 
     Attributes:
-        folder: its folder in the teacher's repository, `committee-N`.
-        sha256: a digest per file, by file name.
+        folder: Its folder in the teacher's repository, `committee-N`.
+        sha256: A digest per file, by file name.
     """
 
     folder: str
@@ -91,26 +91,26 @@ class Manifest:
     Attributes:
         num_images: N, the rows of the split `train`.
         num_classes: K.
-        epochs: how many epochs of labels are stored; 0 if the teacher computes them during training.
+        epochs: How many epochs of labels are stored; 0 if the teacher computes them during training.
         image_size: (height, width) of every image in pixels.
-        padding: how many pixels a crop may extend beyond the image.
-        augment: the crops, flips and mixes that the views were drawn with.
-        seed: the recipe's seed.
-        encoding: how logits are stored: 'float16', 'uint8', 'topk' or 'none'.
-        group_size: how many images shared BatchNorm statistics while they were labeled; None if the teacher was in
+        padding: How many pixels a crop may extend beyond the image.
+        augment: The crops, flips and mixes that the views were drawn with.
+        seed: The recipe's seed.
+        encoding: How logits are stored: 'float16', 'uint8', 'topk' or 'none'.
+        group_size: How many images shared BatchNorm statistics while they were labeled; None if the teacher was in
             eval mode.
-        mean, std: the normalization, per RGB channel.
-        class_names: the K names, by class index.
-        teacher: the network that labeled.
-        precision: the floating-point type that the labels were computed in.
-        device, torch: the device and the version of torch that computed them.
-        image_table_sha256: the digest of all pixels and classes (`condensed_table.image_table_sha256`).
-        files: the label files.
-        others: all files of the repository but the labels, README.md and the manifest; empty before it is assembled.
-        top_k, top_values: for the encoding 'topk': how many logits of a row are stored, and as what.
-        pool: how a training of more epochs than are stored uses them: 'cycle' or 'draw' (`pool_epoch`).
-        committee: further networks whose logits were averaged with the teacher's.
-        kl_error: mean KL(softmax(z / T) || softmax(z' / T)) of the teacher's logits z and the stored z', by T.
+        mean, std: The normalization, per RGB channel.
+        class_names: The K names, by class index.
+        teacher: The network that labeled.
+        precision: The floating-point type that the labels were computed in.
+        device, torch: The device and the version of torch that computed them.
+        image_table_sha256: The digest of all pixels and classes (`condensed_table.image_table_sha256`).
+        files: The label files.
+        others: All files of the repository but the labels, README.md and the manifest; empty before it is assembled.
+        top_k, top_values: For the encoding 'topk': how many logits of a row are stored, and as what.
+        pool: How a training of more epochs than are stored uses them: 'cycle' or 'draw' (`pool_epoch`).
+        committee: Further networks whose logits were averaged with the teacher's.
+        kl_error: Mean KL(softmax(z / T) || softmax(z' / T)) of the teacher's logits z and the stored z', by T.
     """
 
     num_images: int
@@ -160,9 +160,9 @@ def pool_epoch(pool: str, stored: int, seed: int, epoch: int) -> int:
 
     Args:
         pool: 'cycle' uses the stored epochs in turn, 'draw' draws one with replacement.
-        stored: how many epochs are stored; with 0, every epoch is computed and `epoch` itself is returned.
-        seed: the recipe's seed, which 'draw' draws from.
-        epoch: the epoch of the training, from 0.
+        stored: How many epochs are stored; with 0, every epoch is computed and `epoch` itself is returned.
+        seed: The recipe's seed, which 'draw' draws from.
+        epoch: The epoch of the training, from 0.
     """
     if stored == 0:
         return epoch
@@ -175,7 +175,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
     Raises:
-        UserError: for another format, an unsupported version or encoding, a field of the wrong type, or fields that
+        UserError: For another format, an unsupported version or encoding, a field of the wrong type, or fields that
             contradict each other. It lists up to 10 problems.
     """
     if path.stat().st_size > LARGEST_TEXT:

@@ -25,8 +25,8 @@ class SoftLabels:
     ranges are checked.
 
     Args:
-        manifest: what is stored.
-        fetch: returns the local path of a file of the folder `soft_labels` by its name. It may be called from another
+        manifest: What is stored.
+        fetch: Returns the local path of a file of the folder `soft_labels` by its name. It may be called from another
             thread.
     """
 
@@ -42,7 +42,7 @@ class SoftLabels:
         """Download and check the files of an epoch.
 
         Raises:
-            UserError: if a file is not what the manifest says.
+            UserError: If a file is not what the manifest says.
         """
         for file in self._files(epoch):
             self._path(file)
@@ -51,7 +51,7 @@ class SoftLabels:
         """Return the crop, flip and mix of every image in this epoch.
 
         Raises:
-            UserError: if a file is not what the manifest says, or a value is out of range; it names the image.
+            UserError: If a file is not what the manifest says, or a value is out of range; it names the image.
         """
         parts = [self._read_views(file) for file in self._files(epoch)]
         names = parts[0].keys() & set(VIEW_TENSORS)
@@ -63,7 +63,7 @@ class SoftLabels:
         """Return the visiting order of the epoch, int64 [N], a permutation of the images.
 
         Raises:
-            UserError: if a file is not what the manifest says, or the order is not a permutation.
+            UserError: If a file is not what the manifest says, or the order is not a permutation.
         """
         order = torch.cat([self._read_views(file)["order"] for file in self._files(epoch)]).long()
         if not torch.equal(order.sort().values, torch.arange(len(order))):
@@ -74,7 +74,7 @@ class SoftLabels:
         """Return the teacher's logits, float32 [B, K], on the views of the images `indices`, int64 [B].
 
         Raises:
-            UserError: if a file is not what the manifest says, or stored class indices are not classes.
+            UserError: If a file is not what the manifest says, or stored class indices are not classes.
         """
         return decode(self.stored(epoch, indices), self.manifest.coding)
 
@@ -82,7 +82,7 @@ class SoftLabels:
         """Return the tensors that encode those logits, by name, with one row per image.
 
         Raises:
-            UserError: as `logits`.
+            UserError: As `logits`.
         """
         encoding, tensors = self.manifest.coding, dict[str, Tensor]()
         for file in self._files(epoch):

@@ -60,10 +60,10 @@ def _require_close(subject: Subject, computed: Tensor, rows: Tensor, epoch: int)
     exceed the smallest stored one by more than the tolerance.
 
     Args:
-        subject: the dataset.
-        computed: the teacher's logits, float32 [B, K].
-        rows: the images, int64 [B].
-        epoch: the stored epoch.
+        subject: The dataset.
+        computed: The teacher's logits, float32 [B, K].
+        rows: The images, int64 [B].
+        epoch: The stored epoch.
     """
     if not computed.isfinite().all():
         raise UserError(f"epoch {epoch}: the teacher's logits are not finite")

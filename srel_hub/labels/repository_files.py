@@ -13,8 +13,8 @@ def open_dataset(path: str | Path, revision: str | None) -> Store:
     """Return the folder or Hub repository of a condensed dataset.
 
     Raises:
-        UserError: if there is no such folder, dataset or revision, or the folder is a run.
-        UnavailableError: if the Hub cannot be reached and the cache does not have the dataset.
+        UserError: If there is no such folder, dataset or revision, or the folder is a run.
+        UnavailableError: If the Hub cannot be reached and the cache does not have the dataset.
     """
     store = open_store(path, "dataset", revision or None, MANIFEST)
     if isinstance(store, Folder) and (store.path / "dataset" / "data").is_dir():
@@ -28,7 +28,7 @@ def data_files(store: Store, manifest: Manifest) -> list[str]:
     The list is the manifest's. A cache may lack files of it, and a folder may hold others.
 
     Raises:
-        UserError: if there are none, or one of several is missing.
+        UserError: If there are none, or one of several is missing.
     """
     names = sorted(
         other.name
@@ -52,8 +52,8 @@ def teacher_store(store: Store, manifest: Manifest) -> Store:
     """Return the teacher's repository: `../teacher_repo` of a local folder, or the one that the manifest names.
 
     Raises:
-        UserError: if the teacher was not published.
-        UnavailableError: if the Hub cannot be reached and the cache does not have the teacher.
+        UserError: If the teacher was not published.
+        UnavailableError: If the Hub cannot be reached and the cache does not have the teacher.
     """
     if isinstance(store, Folder):
         sibling = store.path.resolve().parent / "teacher_repo"

@@ -27,9 +27,9 @@ class Check:
     """The result of one check.
 
     Attributes:
-        name: the name of the check, such as 'files' or 'replay'.
-        passed: whether it passed; None if it was skipped.
-        message: what was checked, or why it failed.
+        name: The name of the check, such as 'files' or 'replay'.
+        passed: Whether it passed; None if it was skipped.
+        message: What was checked, or why it failed.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Verification:
     """The result of `verify_dataset`. It is true if no check failed.
 
     Attributes:
-        checks: the result of every check, in order.
+        checks: The result of every check, in order.
     """
 
     checks: tuple[Check, ...]
@@ -83,16 +83,16 @@ def verify_dataset(path: str | Path, revision: str | None = None, *, fast: bool 
     accuracy on the images, and a random sample of stored labels with the teacher's logits on the same views.
 
     Args:
-        path: a dataset on the Hub, `namespace/name`, or a folder such as `runs/quickstart/dataset`.
-        revision: a branch, tag or commit on the Hub; by default the newest commit of `main`.
-        fast: skip the checks that download labels.
+        path: A dataset on the Hub, `namespace/name`, or a folder such as `runs/quickstart/dataset`.
+        revision: A branch, tag or commit on the Hub; by default the newest commit of `main`.
+        fast: Skip the checks that download labels.
 
     Returns:
-        the result of every check.
+        The result of every check.
 
     Raises:
-        UserError: if there is no such dataset or revision. A damaged dataset raises nothing: its checks fail.
-        UnavailableError: if the Hub cannot be reached and the cache does not have the dataset. It is an OSError.
+        UserError: If there is no such dataset or revision. A damaged dataset raises nothing: its checks fail.
+        UnavailableError: If the Hub cannot be reached and the cache does not have the dataset. It is an OSError.
 
     Example:
         >>> from srel_hub import verify_dataset
@@ -109,7 +109,7 @@ def verify(path: str | Path, revision: str | None = None, fast: bool = False) ->
     """Yield the result of one check after another; only the first if the manifest cannot be read.
 
     Raises:
-        UserError, UnavailableError: as `verify_dataset`.
+        UserError, UnavailableError: As `verify_dataset`.
     """
     store = open_dataset(path, revision)
     try:
