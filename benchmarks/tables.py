@@ -10,7 +10,7 @@ from typing import Any
 
 from srel_hub.stages.evaluate.summary import percent
 from srel_hub.storage.files import format_bytes
-from srel_hub.studies import measure as measure
+from srel_hub.studies.measure import report_lines
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -126,7 +126,7 @@ def architectures() -> Iterator[str]:
 def cost(name: str = "cost-cpu") -> Iterator[str]:
     """What an iteration costs, by network."""
     found = json.loads((RESULTS / f"{name}.json").read_text())
-    yield from (line for line in measure.lines(found) if line.startswith("|"))
+    yield from (line for line in report_lines(found) if line.startswith("|"))
 
 
 if __name__ == "__main__":
