@@ -203,7 +203,7 @@ def test_somebody_elses_model_is_not_taken_over(alice: Hub, own: Path, capsys: p
 def test_the_folder_in_a_run_is_not_the_run(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli(publish, [str(own / "dataset")])
-    assert caught.value.code == 2 and f"lies in a run; give the run: {own}" in capsys.readouterr().err
+    assert caught.value.code == 2 and f"is inside a run; pass the run directory: {own}" in capsys.readouterr().err
 
 
 @pytest.mark.long
