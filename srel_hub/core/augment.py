@@ -111,6 +111,7 @@ def _sample_mixes(augment: Augment, views: Views, size: tuple[int, int], generat
         weights = torch.where(partners == torch.arange(count), 256, (own * 256).round().long())
         return replace(views, partners=partners.int(), mix_weights=weights.short())
     mix_boxes = _sample_mix_boxes(own, size, generator)
+    # An image that would be mixed with itself, or by an empty box, is recorded as unmixed.
     whole = (partners == torch.arange(count)) | (mix_boxes[:, 2] * mix_boxes[:, 3] == 0)
     partners = torch.where(whole, torch.arange(count), partners)
     mix_boxes[whole] = 0

@@ -160,6 +160,7 @@ class TableSplit:
 
     def _encoded(self, numbers: Sequence[int]) -> Iterator[Any]:
         """Yield the undecoded images of rows with increasing numbers."""
+        # Other columns may hold images too; `decode=False` leaves the decoding to `read_picture`.
         table = self.table.select_columns([self.image]).cast_column(self.image, datasets.Image(decode=False))
         if isinstance(table, datasets.Dataset):
             yield from (row[self.image] for row in table.select(numbers))

@@ -47,7 +47,7 @@ class SrelConvNetForImageClassification(PreTrainedModel):
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(inner, outer, 3, padding=1, bias=False),
+                    nn.Conv2d(inner, outer, 3, padding=1, bias=False),  # BatchNorm would remove a bias
                     nn.BatchNorm2d(outer),
                     nn.ReLU(),
                     nn.AvgPool2d(2),

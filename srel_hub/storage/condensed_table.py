@@ -84,7 +84,7 @@ def write_parquet(path: Path, images: Iterable[bytes], labels: Iterable[int], cl
     rows: dict[str, list[Any]] = {"image": [{"bytes": png, "path": None} for png in images], "label": list(labels)}
     largest = max(len(row["bytes"]) for row in rows["image"])
     dataset = datasets.Dataset.from_dict(rows, features=table_features(class_names))
-    with hide_progress_bars():
+    with hide_progress_bars():  # `batch_size` is the number of rows of a row group
         dataset.to_parquet(path, batch_size=max(1, min(len(dataset), ROW_GROUP_BYTES // largest)))
 
 
@@ -226,6 +226,7 @@ def class_grid(rows: Iterable[tuple[bytes, int]], columns: int, count: int, widt
     _, H, W = by_class[0][0].shape
     scale = width // W if width >= W else width / W
     height, width = max(1, round(H * scale)), max(1, round(W * scale))
+    # White lines of 2 pixels separate the images.
     canvas = Image.new("RGB", (columns * (width + 2) + 2, count * (height + 2) + 2), "white")
     for column, images in by_class.items():
         for row, image in enumerate(images):

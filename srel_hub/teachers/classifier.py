@@ -94,6 +94,7 @@ def save(classifier: Classifier, folder: Path) -> None:
         type(model.config).register_for_auto_class()
     for name, value in label_maps(classifier.class_names).items():
         setattr(model.config, name, value)
+    # safetensors refuses tensors that are not contiguous, as channels_last weights are.
     with hide_loading_bars():
         model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
     _processor(classifier).save_pretrained(folder)

@@ -258,6 +258,7 @@ def measure_colors(processor: Any) -> tuple[Color, Color, tuple[int, ...]]:
     pictures = [Image.new("RGB", (32, 32), color) for color in (BLACK, WHITE, RED)]
     values = torch.as_tensor(processor(pictures, return_tensors="pt")["pixel_values"]).double()
     black, white, red = values[:, :, values.shape[2] // 2, values.shape[3] // 2]
+    # Red differs from black in one channel: in the first, unless the processor swaps red and blue.
     order = (0, 1, 2) if int((red - black).abs().argmax()) == 0 else (2, 1, 0)
     std = 1 / (white - black)
     mean = -black * std

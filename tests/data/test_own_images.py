@@ -208,4 +208,4 @@ def test_classes_with_few_images_or_no_test_image_are_reported(
     squeeze(Run(small_recipe(write_recipe(tmp_path / "colors.yaml", folder, ipc=3), tmp_path / "runs")))
     output = capsys.readouterr().err
     assert "split test: no image of green; these classes are not scored" in output
-    assert "fewer training images than recover.ipc=3: red (2), green (2), blue (2); these classes" in output
+    assert "fewer training images than recover.ipc=3: red (2), green (2), blue (2); the teacher" in output

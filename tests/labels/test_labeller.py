@@ -137,7 +137,7 @@ def test_nothing_stored_asks_the_teacher(finished: Path, tmp_path: Path, groups:
             torch.testing.assert_close(epoch.batch(indices)[1], labeller(epoch.render(indices)), rtol=1e-4, atol=1e-4)
     assert not torch.equal(condensed[0].views.boxes, condensed[2].views.boxes)
     assert all(check.passed for check in verify(str(dataset))), [str(check) for check in verify(str(dataset))]
-    assert "none are stored" in (dataset / "README.md").read_text()
+    assert "No soft labels are stored" in (dataset / "README.md").read_text()
 
 
 @pytest.mark.parametrize("pool", ["cycle", "draw"])

@@ -143,19 +143,19 @@ def test_an_unknown_architecture_gives_the_nearest(tmp_path: Path, says: Said) -
     assert "(nearest: resnet18), got 'resnet19'" in says("squeeze.network.model=resnet19")
     settings["model_type"] = "bert"
     (folder / "config.json").write_text(json.dumps(settings))
-    assert "bert is no image classifier in transformers" in says(f"squeeze.pretrained={folder}")
+    assert "transformers has no image classifier of type bert" in says(f"squeeze.pretrained={folder}")
 
 
 def test_a_place_without_a_teacher(tmp_path: Path, says: Said) -> None:
     assert "squeeze.pretrained=./nowhere: there is no such folder or file" in says("squeeze.pretrained=./nowhere")
     (tmp_path / "empty").mkdir()
-    assert "no .safetensors weights there" in says(f"squeeze.pretrained={tmp_path}/empty")
+    assert "it has no .safetensors weights" in says(f"squeeze.pretrained={tmp_path}/empty")
     (tmp_path / "net.pth").write_bytes(b"pickle")
     assert "only .safetensors files are read" in says(f"squeeze.pretrained={tmp_path}/net.pth")
     (tmp_path / "net.safetensors").write_bytes(b"nothing of the kind")
     assert "not a safetensors file" in says(f"squeeze.pretrained={tmp_path}/net.safetensors")
     save_file({"blocks.0.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    assert "do not have torchvision's ResNet names" in says(f"squeeze.pretrained={tmp_path}/other.safetensors")
+    assert "do not have the names of torchvision's ResNet" in says(f"squeeze.pretrained={tmp_path}/other.safetensors")
 
 
 def test_not_enough_disk(says: Said) -> None:

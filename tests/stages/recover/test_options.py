@@ -321,8 +321,8 @@ def test_a_whole_run_from_patches_says_that_real_pixels_remain(tmp_path: Path) -
     run = Run(small_recipe(file, tmp_path, *more))
     condense(run)
     card = run.path("dataset", "README.md").read_text()
-    assert "Real pixels remain" in card and "50 % of them" in card and "from noise" not in card
-    assert "They are\n  no samples of the real data" not in card
+    assert "Real pixels remain" in card and "with a share of 50 %" in card and "from noise" not in card
+    assert "They are\n  not samples of the real data" not in card
 
 
 def test_more_teachers_are_kept_and_told(tmp_path: Path) -> None:
