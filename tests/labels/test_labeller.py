@@ -144,12 +144,13 @@ def test_nothing_stored_asks_the_teacher(finished: Path, tmp_path: Path, groups:
 def test_a_consumer_of_more_epochs_gets_the_pools(finished: Path, tmp_path: Path, pool: str) -> None:
     run = condensed_run(finished, tmp_path, f"relabel.pool={pool}", "relabel.epochs=3")
     condensed = load_condensed(run.path("dataset"), epochs=7)
+    stored = [condensed[epoch].views.boxes for epoch in range(3)] if pool == "cycle" else None
     order = [condensed.manifest.pool_epoch(epoch) for epoch in range(7)]
     labels = condensed._labels
     for number, epoch in zip(order, condensed, strict=True):
         assert torch.equal(epoch.views.boxes, labels.views(number).boxes)
         assert torch.equal(epoch.batch(torch.arange(9))[1], labels.logits(number, torch.arange(9)))
-    assert pool == "draw" or order == [0, 1, 2, 0, 1, 2, 0]
+    assert stored is None or order == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_groups_of_a_teacher_without_batchnorm_are_refused(
