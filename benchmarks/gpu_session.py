@@ -103,7 +103,11 @@ def steps(cpu_dataset: str | None) -> list[Step]:
         Step("facts", 60, [sys.executable, "-c", FACTS]),
         Step("quickstart", 150, condense(*run_named("quickstart"))),
         Step("verify quickstart", 60, verify("quickstart")),
-        Step("GPU tests", 60, module("pytest", "-q", "-k", "gpu", "tests/core/test_augment.py")),
+        Step(
+            "GPU tests",
+            60,
+            ["env", "SREL_TEST_GPU=1", *module("pytest", "-q", "-k", "gpu", "tests/core/test_augment.py")],
+        ),
         Step("knobs", 90, LAUNCH + ["srel_hub.condense", *run_named("knobs", *OPTIONS)]),
         Step("verify knobs", 60, verify("knobs")),
         Step("cost", 90, cost("cost-gpu")),

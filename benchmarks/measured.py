@@ -44,6 +44,19 @@ def alternate(
     return {name: sorted(calls) for name, calls in seconds.items()}
 
 
+def in_true_float32(work: Callable[[], object]) -> Callable[[], object]:
+    """Return the work with TF32 switched off, as a run does. PyTorch convolves in TF32 on a GPU by default."""
+
+    def without_tf32() -> object:
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+        try:
+            return work()
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+    return without_tf32
+
+
 def synchronize() -> None:
     """Wait until the device has finished all queued work."""
     if DEVICE.type == "cuda":
