@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: install quickstart test test-long check
+.PHONY: install quickstart test test-long check docs
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 install: $(VENV)/installed
 
 quickstart: install
-	$(BIN)/accelerate launch -m srel_hub.condense recipes/quickstart.yaml
+	$(BIN)/srel-hub condense recipes/quickstart.yaml
 
 test: install
 	$(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -25,6 +25,10 @@ test-long: install
 	$(BIN)/python -m pytest --resume
 
 check: install
-	$(BIN)/ruff check srel_hub tests benchmarks examples
-	$(BIN)/ruff format --check srel_hub tests benchmarks examples
+	$(BIN)/ruff check srel_hub tests benchmarks examples docs
+	$(BIN)/ruff format --check srel_hub tests benchmarks examples docs
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
