@@ -166,19 +166,28 @@ def architectures() -> Iterator[str]:
     yield from measured_on("architectures")
 
 
+def grid_recovery() -> Iterator[str]:
+    """Yield how recover went, by squeezed network: its loss terms, and the images that the teacher recognizes."""
+    rows = []
+    for squeezed, found in results("grid").items():
+        terms = [f"{found['first'][term]:.3g} to {found['last'][term]:.3g}" for term in ("cross_entropy", "bn")]
+        rows.append([squeezed, f"{100 * found['teacher']:.1f}", *terms, f"{100 * found['recognized']:.0f} %"])
+    header = ["teacher", "its top-1 %", "cross-entropy", "BatchNorm term", "recognized images"]
+    yield from markdown_table(header, rows, range(1, 5))
+
+
 def grid() -> Iterator[str]:
     """Yield two rows per squeezed network: students on images recovered from it, and on as many random real ones."""
     by_teacher = results("grid")
     students = list(next(iter(by_teacher.values()))["students"])
     rows = []
     for squeezed, found in by_teacher.items():
-        terms = [f"{found['first'][term]:.3g} to {found['last'][term]:.3g}" for term in ("cross_entropy", "bn")]
-        recovery = [f"{squeezed}, {100 * found['teacher']:.1f}", *terms, f"{100 * found['recognized']:.0f} %"]
-        for kind, columns in (("condensed", recovery), ("random-real", [f"{squeezed} labels", "", "", ""])):
-            values = [percent(found["students"][student][kind]) for student in students]
-            rows.append([kind.replace("-", " "), *columns, *values])
-    header = ["images", "teacher, top-1", "cross-entropy", "BatchNorm term", "recognized", *students]
-    yield from markdown_table(header, rows, range(1, len(header)))
+        for kind, title in (
+            ("condensed", f"condensed, {squeezed}"),
+            ("random-real", f"random real, {squeezed} labels"),
+        ):
+            rows.append([title, *(percent(found["students"][student][kind]) for student in students)])
+    yield from markdown_table(["images", *students], rows, range(1, 1 + len(students)))
     yield from measured_on("grid")
 
 
@@ -257,7 +266,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     table.__name__.replace("_", "-"): table
     for table in (
         *(summary, quickstart, printed, methods_cifar10, methods_digits, left_out, labels_tiny, labels_cifar10),
-        *(protocols, architectures, grid, continual, speed, precision, cost, memory),
+        *(protocols, architectures, grid_recovery, grid, continual, speed, precision, cost, memory),
     )
 }
 

@@ -21,6 +21,17 @@ def on_page_content(page_html: str, **_: Any) -> str:
 
 def _mathml(match: re.Match[str]) -> str:
     is_block = match[2] is None
-    formula = html.unescape(match[3] if is_block else match[2])
-    mathml = convert(" ".join(formula.split()), display="block" if is_block else "inline")
-    return f'<div class="formula" tabindex="0">{mathml}</div>' if is_block else mathml
+    formula = " ".join(html.unescape(match[3] if is_block else match[2]).split())
+    if not is_block:
+        return _converted(formula, "inline")
+    # Formulas beside each other are apart by \qquad; as boxes of their own they wrap on a narrow screen.
+    formulas = [_converted(part, "block") for part in formula.split(r"\qquad") if part.strip()]
+    return f'<div class="formulas" tabindex="0">{"".join(formulas)}</div>'
+
+
+def _converted(formula: str, display: str) -> str:
+    mathml: str = convert(formula, display=display)
+    # The bars of a norm: browsers stretch the left one alone, since the right one carries the subscript.
+    for bar in ("&#x02016;", "&#x0007C;"):
+        mathml = mathml.replace(f"<mo>{bar}</mo>", f'<mo stretchy="false">{bar}</mo>')
+    return mathml
