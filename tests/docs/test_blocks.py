@@ -1,8 +1,8 @@
 """Every block of commands and code in the README and in docs runs, in order, as it is printed.
 
 A reader's folder has a finished quickstart run, the shipped recipes, the examples and a folder of images. The same run
-is published on the Hub. Commands that would take long get smaller values (SMALLER). What cannot run here is listed with
-a reason (NOT_RUN). Blocks of the cards run in tests/test_condense.py.
+is published on the Hub. Commands that would take long get smaller values (SMALLER). What cannot run here is listed
+with a reason (NOT_RUN). Blocks of the cards run in tests/test_condense.py.
 """
 
 import re
