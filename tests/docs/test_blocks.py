@@ -31,6 +31,7 @@ LONG = {  # pages of more than a few seconds that repeat what others show
     "docs/guides/bad-results.md",
     "docs/guides/continual-learning.md",
     "docs/guides/own-images.md",
+    "docs/guides/performance.md",
     "docs/guides/sweeps.md",
 }
 GENERATED = {"docs/reference/cli.md"}  # from the help pages, whose examples tests/commands parses
@@ -118,7 +119,7 @@ def smaller(words: list[str]) -> list[str]:
     """Return a command with the values that make it short enough for a test; those of the page itself win."""
     command = " ".join(words)
     start = max((start for start in SMALLER if command.startswith(start)), key=len, default=None)
-    own = {word.split("=")[0] for word in words}
+    own = {word.split("=")[0] for word in words if "=" in word}
     return words if start is None else [*words, *(text for text in SMALLER[start] if text.split("=")[0] not in own)]
 
 
