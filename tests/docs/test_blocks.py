@@ -48,8 +48,8 @@ QUICKSTART = """\
 extends: quickstart.yaml
 name: quickstart
 pictures: false
-squeeze: {network: {width: 0.1}, epochs: 1}
-recover: {iterations: 2}
+squeeze: {network: {width: 0.1}, epochs: 4}
+recover: {iterations: 30}
 relabel: {epochs: 3}
 evaluate: {students: [{model: convnet, width: 0.1}], epochs: 1, seeds: 1}
 """  # a file `quickstart` in the working directory takes the place of the shipped recipe
