@@ -21,7 +21,7 @@ test: install
 	$(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-long: install
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[browser]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[browser,docs]'
 	$(BIN)/python -m pytest --resume
 
 check: install

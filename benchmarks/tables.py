@@ -40,6 +40,16 @@ SPEED = {  # the page's words, and the benchmark's
 }
 
 
+SPEED_GPU = {
+    "recover, ResNet-18, 224 px": "recover resnet18-224",
+    "recover, ResNet-50, 224 px": "recover resnet50-224",
+    "relabel, ResNet-18, 224 px": "relabel resnet18-224",
+    "recover, ResNet-18, 32 px, compiled": "recover resnet18-32 compiled",
+    "recover, ResNet-18, 64 px, compiled": "recover resnet18-64 compiled",
+    "recover, ResNet-18, 224 px, compiled": "recover resnet18-224 compiled",
+}
+
+
 def file(name: str) -> dict[str, Any]:
     """Return the content of one file of results."""
     content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
@@ -208,21 +218,30 @@ def continual() -> Iterator[str]:
 
 
 def speed() -> Iterator[str]:
-    """Yield the time of each loop, beside the published way to write it."""
-    cases = results("cpu")
+    """Yield the time of each loop on a CPU, beside the published way to write it."""
+    yield from _speed("cpu", SPEED)
+
+
+def speed_gpu() -> Iterator[str]:
+    """Yield the time of each loop on a GPU, beside the published way to write it."""
+    yield from _speed("gpu", SPEED | SPEED_GPU)
+
+
+def _speed(name: str, titles: dict[str, str]) -> Iterator[str]:
+    cases = results(name)
     rows = []
-    for title, case in SPEED.items():
-        times, found = cases[case]["times"], cases[case]
-        names = ("stacked", "one by one") if "stacked" in times else ("ours", "published")
-        ours, other = (times[name]["ms_per_image"] for name in names)
+    for title, case in titles.items():
+        found = cases[case]
+        names = ("stacked", "one by one") if "stacked" in found["times"] else ("ours", "published")
+        ours, other = (found["times"][variant]["ms_per_image"] for variant in names)
         rows.append([title, _digits(ours), _digits(other), f"{found.get('ratio') or found['ratio_to_published']:.2f}"])
     pipeline = cases["pipeline quickstart"]
     stages = pipeline["milliseconds"].values()
-    ours, other = (sum(stage[name]["ms_per_image"] for stage in stages) for name in ("ours", "published"))
+    ours, other = (sum(stage[variant]["ms_per_image"] for stage in stages) for variant in ("ours", "published"))
     title = "a tenth of the quickstart: recover, relabel and one student, ms"
     rows.append([title, f"{ours:.0f}", f"{other:.0f}", f"{pipeline['ratio']:.2f}"])
     yield from markdown_table(["loop", "srel_hub", "published way", "ratio"], rows, range(1, 4))
-    yield from measured_on("cpu")
+    yield from measured_on(name)
 
 
 def _digits(value: float) -> str:
@@ -238,15 +257,29 @@ def precision() -> Iterator[str]:
 
 
 def cost() -> Iterator[str]:
-    """Yield what an iteration of recover costs, by network, beside the paper's figures."""
+    """Yield what an iteration of recover costs on a CPU core, by network, beside the paper's figures."""
+    yield from _cost("cost-cpu")
+
+
+def cost_gpu() -> Iterator[str]:
+    """Yield the same on a GPU in bfloat16."""
+    yield from _cost("cost-gpu")
+
+
+def cost_gpu_float32() -> Iterator[str]:
+    """Yield the same on a GPU in float32."""
+    yield from _cost("cost-gpu-float32")
+
+
+def _cost(name: str) -> Iterator[str]:
     rows = []
-    for row in file("cost-cpu")["results"]:
+    for row in file(name)["results"]:
         paper = [f"{row['paper']['ms']:g}", f"{row['paper']['gb']:g} GB"]
-        memory = [format_bytes(row["peak_bytes"]), format_bytes(row["forecast_bytes"])]
-        rows.append([row["network"], f"{row['parameters']:,}", f"{row['ms']:.3g}", *memory, *paper])
+        sizes = [format_bytes(row["peak_bytes"]), format_bytes(row["forecast_bytes"])]
+        rows.append([row["network"], f"{row['parameters']:,}", f"{row['ms']:.3g}", *sizes, *paper])
     header = ["network", "parameters", "ms per image", "peak memory", "forecast", "paper: ms", "paper: memory"]
     yield from markdown_table(header, rows, range(1, 7))
-    yield from measured_on("cost-cpu")
+    yield from measured_on(name)
 
 
 def memory() -> Iterator[str]:
@@ -266,7 +299,8 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     table.__name__.replace("_", "-"): table
     for table in (
         *(summary, quickstart, printed, methods_cifar10, methods_digits, left_out, labels_tiny, labels_cifar10),
-        *(protocols, architectures, grid_recovery, grid, continual, speed, precision, cost, memory),
+        *(protocols, architectures, grid_recovery, grid, continual, speed, speed_gpu, precision),
+        *(cost, cost_gpu, cost_gpu_float32, memory),
     )
 }
 

@@ -39,9 +39,7 @@ SECTIONS = sorted(
 
 
 def test_the_recipe_reference_is_what_the_types_say() -> None:
-    printed = subprocess.run(
-        [sys.executable, "-m", "srel_hub", "recipe", "reference"], capture_output=True, check=True
-    )
+    printed = subprocess.run([sys.executable, "-m", "srel_hub", "recipe", "reference"], capture_output=True, check=True)
     assert printed.stdout == (DOCS / "reference" / "recipe.md").read_bytes() == reference().encode()
 
 
@@ -121,6 +119,13 @@ def test_figures_in_the_text_are_those_of_the_results() -> None:
         assert round(float(tiny[row][1])) == int(times) and f"{top1(tiny['full']) - top1(tiny[row]):.2f}" == points
         assert f"{times} times smaller" in labels and f"{points} points" in labels
     assert "36 times smaller" in guide and "0.16 points" in guide
+    gpu, speed, performance = tables.results("gpu"), text["docs/results/speed.md"], text["docs/guides/performance.md"]
+    for size, gain in ((224, "2.2"), (32, "6.0")):
+        ours = [gpu[f"recover resnet18-{size}{mode}"]["times"]["ours"]["ms_per_image"] for mode in ("", " compiled")]
+        assert f"{ours[0] / ours[1]:.1f}" == gain and gain in speed and gain in performance
+    for name, least, most in (("cost-cpu", 0.9, 1.1), ("cost-gpu", 0.78, 1), ("cost-gpu-float32", 0.5, 1)):
+        ratios = [row["forecast_bytes"] / row["peak_bytes"] for row in tables.file(name)["results"]]
+        assert all(least <= ratio <= most for ratio in ratios)
     quickstart, readme = rows_of("quickstart"), text["README.md"]
     for row in ("condensed images, soft labels", "random real images, the same teacher's labels"):
         assert f"{float(quickstart[row][1].split()[0]):.1f} %" in readme
@@ -201,7 +206,7 @@ def test_paths_of_the_repository_that_a_page_names_exist(page: Path) -> None:
     tops = "srel_hub|docs|tests|benchmarks|recipes|examples|cards"
     named_paths = re.findall(rf"`((?:{tops})/[\w./-]*)`", page.read_text())
     missing = [path for path in named_paths if not any(ROOT.glob(f"{path.rstrip('/')}*"))]
-    assert [path for path in missing if path != "benchmarks/results/gpu.json"] == []  # written on a GPU
+    assert missing == []
 
 
 def test_the_code_map_has_every_package_in_order() -> None:
