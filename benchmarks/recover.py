@@ -19,7 +19,7 @@ from srel_hub.stages.recover.optimize import synthesize
 from srel_hub.stages.recover.units import Unit
 from srel_hub.teachers import architectures as networks
 from srel_hub.teachers.classifier import Classifier
-from srel_hub.teachers.cost_model import build_on_meta, cost
+from srel_hub.teachers.cost_model import build_on_meta, measure_cost
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def flops(case: Case) -> int:
     names = tuple(str(index) for index in range(case.classes))
     hollow = Classifier(model.eval(), (0.5,) * 3, (0.25,) * 3, names, size)
     with Objective([hollow], Recover(ipc=case.stack, iterations=2)) as objective:
-        return cost(synthesize(objective, Unit(range(case.stack), range(case.classes)), 0), "cpu").flops
+        return measure_cost(synthesize(objective, Unit(range(case.stack), range(case.classes)), 0), "cpu").flops
 
 
 def against_published(case: Case, compiled: bool = False, warm_up: int = 1) -> dict[str, object]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from srel_hub.reports.card import ROW_TITLES
 from srel_hub.reports.tables import markdown_table
 from srel_hub.stages.evaluate.summary import percent
 from srel_hub.storage.files import format_bytes
@@ -21,11 +22,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.S)
 NAMED_METHODS = {"sre2l": "SRe2L", "cda": "CDA", "sre2lpp": "SRe2L++", "fadrm": "FADRM", "best": "`best`"}
-ROWS = {
-    "condensed": "condensed images, soft labels",
-    "random-real": "random real images, the same teacher's labels",
-    "random-real-hard": "the same random real images, hard labels",
-}
+ROWS = {name: ROW_TITLES[name] for name in ("condensed", "random-real", "random-real-hard")}
 SPEED = {  # the page's words, and the benchmark's
     "recover, ResNet-18, 100 images of 64 px, ms per image and iteration": "recover resnet18-64",
     "the same at 32 px": "recover resnet18-32",

@@ -1,4 +1,6 @@
-"""Read a condensed dataset without srel_hub: what docs/format.md says, over numpy, safetensors, pillow and datasets.
+"""Read a condensed dataset without srel_hub, with numpy, safetensors, Pillow and datasets.
+
+It implements docs/reference/label-format.md.
 
 python examples/read_without_srel_hub.py my-name/my-dataset     # or a folder, such as runs/quickstart/dataset
 """
@@ -15,11 +17,11 @@ from safetensors.numpy import load_file
 
 
 def read_epoch(root: Path, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a student sees in an epoch: pixel values float32 [N, 3, H, W], the teacher's logits float32 [N, K]."""
+    """Return what a student trains on: pixel values float32 [N, 3, H, W] and the teacher's logits float32 [N, K]."""
     manifest = json.loads((root / "soft_labels" / "manifest.json").read_text())
     files = sorted((file["rows"], file["name"]) for file in manifest["files"] if file["epoch"] == epoch)
     if not files:
-        sys.exit(f"epoch {epoch} is not stored: with the encoding none, the teacher is asked")
+        sys.exit(f"epoch {epoch} is not stored; with the encoding none, the teacher labels during training")
     parts = [load_file(root / "soft_labels" / name) for _, name in files]
     stored = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     height, width = manifest["image_size"]
@@ -41,7 +43,7 @@ def read_epoch(root: Path, epoch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decode(stored: dict[str, np.ndarray], num_classes: int) -> np.ndarray:
-    """The teacher's logits, float32 [N, K], of whatever encoding."""
+    """Return the teacher's logits, float32 [N, K], from any encoding."""
     values = stored["logits" if "logits" in stored else "values"].astype(np.float32)
     if "scales" in stored:
         values = stored["scales"][:, 1:] * values + stored["scales"][:, :1]

@@ -1,4 +1,4 @@
-"""Train a student on a condensed dataset in the style of Lightning (`pip install lightning`; not run by our tests).
+"""Train a student on a condensed dataset with Lightning (`pip install lightning`; our tests do not run this file).
 
 python examples/train_lightning.py my-name/my-dataset 300     # or a folder, such as runs/quickstart/dataset
 """
@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification
 
-from srel_hub import load_condensed
-from srel_hub.labels.dataset import Condensed
+from srel_hub import Condensed, load_condensed
 
 
 TEMPERATURE, BATCH_SIZE = 4.0, 50
@@ -26,7 +25,7 @@ class Student(lightning.LightningModule):
         self.network = AutoModelForImageClassification.from_config(condensed.teacher().config)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Asked for anew in every epoch: each shows other crops with other labels."""
+        """Return the loader of the current epoch; every epoch has other crops with other labels."""
         epoch = self.condensed[self.current_epoch]
         return DataLoader(epoch, batch_size=BATCH_SIZE, shuffle=True)
 

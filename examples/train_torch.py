@@ -22,7 +22,7 @@ def train(path: str, epochs: int) -> nn.Module:
     student = AutoModelForImageClassification.from_config(condensed.teacher().config).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    for number, epoch in enumerate(condensed):  # every epoch shows other crops; the next one is fetched meanwhile
+    for number, epoch in enumerate(condensed):  # every epoch has other crops; the next one downloads meanwhile
         for batch in DataLoader(epoch, batch_size=BATCH_SIZE, shuffle=True):
             output = student(batch["pixel_values"]).logits
             target = (batch["logits"] / TEMPERATURE).softmax(1)

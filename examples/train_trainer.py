@@ -2,7 +2,7 @@
 
     python examples/train_trainer.py my-name/my-dataset 300     # or a folder, such as runs/quickstart/dataset
 
-The Trainer sees one long stream, since every epoch shows other crops with other labels.
+The Trainer gets one long stream, because every epoch has other crops with other labels.
 """
 
 import sys
@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
-from srel_hub import load_condensed
-from srel_hub.labels.dataset import Condensed
+from srel_hub import Condensed, load_condensed
 
 
 TEMPERATURE, BATCH_SIZE = 4.0, 50
 
 
 class Stream(IterableDataset[dict[str, Tensor]]):
-    """All epochs one after the other, each in an order of its own."""
+    """All epochs in turn, each in a random order of its own."""
 
     def __init__(self, condensed: Condensed) -> None:
         self.condensed = condensed
@@ -35,7 +34,7 @@ class Stream(IterableDataset[dict[str, Tensor]]):
 
 
 class SoftLabelTrainer(Trainer):
-    """KL between the student's and the teacher's softened answers."""
+    """A Trainer whose loss is the KL divergence from the teacher's to the student's softened predictions."""
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         output = model(pixel_values=inputs["pixel_values"])
@@ -54,7 +53,7 @@ def train(path: str, epochs: int) -> nn.Module:
         learning_rate=1e-3,
         weight_decay=0.01,
         lr_scheduler_type="cosine",
-        remove_unused_columns=False,  # the logits are no input of the network
+        remove_unused_columns=False,  # the logits are not an input of the network
         save_strategy="no",
         report_to="none",
         logging_steps=100,

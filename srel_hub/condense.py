@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from srel_hub.reports.assemble import assembled, assembly
+from srel_hub.reports.assemble import assembly_of, ensure_assembled
 from srel_hub.reports.publish import share
 from srel_hub.reports.run_pictures import can_draw, draw
 from srel_hub.runs.completion import STAGES
@@ -26,25 +26,28 @@ from srel_hub.studies.plan.text import plan_lines
 
 
 def condense(run: Run) -> None:
-    """Every stage in order; what is done already is kept."""
+    """Run every stage in order. Finished work is skipped."""
     if run.broadcast(is_finished(run)):
         if run.is_main:
             checked = f" ({run.marks.compared:,} digests compared)" if run.marks.compared else ""
             tqdm.write(f"{run.folder} is complete: nothing to do{checked}", file=sys.stderr)
     else:
         with run.accelerator.main_process_first():
-            prepared = prepare(run, pushes=run.is_main and not run.recipe.publish.dry_run)
+            inputs = prepare(run, pushes=run.is_main and not run.recipe.publish.dry_run)
         run.begin()
         if run.is_main:
-            print("\n".join(plan_lines(describe(run, prepared))))
+            print("\n".join(plan_lines(describe(run, inputs))))
             if run.recipe.pictures and not can_draw():
-                run.print("matplotlib or scikit-learn is missing: no pictures but a grid; pip install 'srel_hub[viz]'")
-        squeeze(run, prepared)
-        recover(run, prepared.source)
+                run.print(
+                    "matplotlib or scikit-learn is missing, so the card gets one picture only; run "
+                    "`pip install 'srel_hub[viz]'`"
+                )
+        squeeze(run, inputs)
+        recover(run, inputs.source)
         relabel(run)
-        evaluate(run, prepared.source)
-        draw(run, prepared.source)
-        assembled(run)
+        evaluate(run, inputs.source)
+        draw(run, inputs.source)
+        ensure_assembled(run)
         with run.locked("cache"):
             clear(run)
     if run.is_main:
@@ -57,12 +60,12 @@ def condense(run: Run) -> None:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether every stage is complete, and the repositories are assembled from what they left."""
-    return all(run.is_complete(stage) for stage in STAGES) and run.is_done("assemble", assembly(run))
+    """Return whether every stage is complete and the repositories are assembled from their results."""
+    return all(run.is_complete(stage) for stage in STAGES) and run.is_done("assemble", assembly_of(run))
 
 
 def closing(dataset: Path, summary: dict[str, Any]) -> str:
-    """What the user is told at the end: where it lies, how large it is, how good, and how to load it."""
+    """Return the last message: where the dataset is, how large, how good, and how to load it."""
     return "\n".join(
         [
             "",

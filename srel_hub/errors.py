@@ -1,13 +1,22 @@
 """Errors that users can fix: the exception, and a collector that reports several of them together."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 
 class UserError(Exception):
     """An error that the user can fix, with a message that says how.
 
     Commands print the message without a traceback and exit with status 2.
+
+    Example:
+        >>> from srel_hub import UserError, load_condensed
+        >>> try:
+        ...     load_condensed("./nowhere")
+        ... except UserError as error:
+        ...     print(error)
+        ./nowhere: there is no such folder; a dataset on the Hub is named namespace/name
     """
 
 
@@ -51,3 +60,12 @@ def first_line(error: BaseException) -> str:
     Libraries append advice and request ids that do not help our users.
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+LISTED = 10  # problems of one kind that are listed; a dataset may have a million
+
+
+def first_few(items: Sequence[Any], describe: Callable[[Any], str] = str) -> list[str]:
+    """Describe the first ten items, and count the others in a last line "... and 7 more"."""
+    others = len(items) - LISTED
+    return [*map(describe, items[:LISTED]), *([f"... and {others} more"] if others > 0 else [])]

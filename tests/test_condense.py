@@ -88,7 +88,7 @@ def test_the_auto_classes_load_the_teacher(quickstart: Quickstart) -> None:
     inputs = processor(loaded["image"][:], return_tensors="pt")
     assert (model(**inputs).logits.argmax(1) == torch.tensor(loaded["label"][:])).float().mean() > 0.95
     table = normalization_table(processor.image_mean, processor.image_std)
-    stored = torch.stack([images.decode(images.encode_png(_pixels(row["image"]))) for row in loaded])
+    stored = torch.stack([images.decode_image(images.encode_png(_pixels(row["image"]))) for row in loaded])
     torch.testing.assert_close(inputs["pixel_values"], normalize(stored, table), rtol=0, atol=1e-5)
     answer = pipeline("image-classification", model=str(repo))(loaded[7]["image"])
     assert answer[0]["label"] == "7"
@@ -97,7 +97,7 @@ def test_the_auto_classes_load_the_teacher(quickstart: Quickstart) -> None:
 def _pixels(image: object) -> torch.Tensor:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")  # type: ignore[attr-defined]
-    return images.decode(buffer.getvalue())
+    return images.decode_image(buffer.getvalue())
 
 
 @pytest.mark.parametrize("card", ["dataset", "teacher_repo"])

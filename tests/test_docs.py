@@ -127,7 +127,7 @@ def test_figures_in_the_text_are_those_of_the_results() -> None:
         ratios = [row["forecast_bytes"] / row["peak_bytes"] for row in tables.file(name)["results"]]
         assert all(least <= ratio <= most for ratio in ratios)
     quickstart, readme = rows_of("quickstart"), text["README.md"]
-    for row in ("condensed images, soft labels", "random real images, the same teacher's labels"):
+    for row in (ROW_TITLES["condensed"], ROW_TITLES["random-real"]):
         assert f"{float(quickstart[row][1].split()[0]):.1f} %" in readme
     assert f"({100 * tables.results('quickstart')['teacher']:.1f} %)" in readme
 

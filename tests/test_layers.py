@@ -24,6 +24,7 @@ ORDER = [
     "reports",
     "studies",
     "condense",
+    "api",
     "squeeze",
     "recover",
     "relabel",

@@ -14,10 +14,10 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> None:
-    from srel_hub.runs.status import status, told
+    from srel_hub.runs.status import status, status_lines
 
     state = status(arguments.run)
-    print(json.dumps(asdict(state), indent=2) if arguments.json else "\n".join(told(state)))
+    print(json.dumps(asdict(state), indent=2) if arguments.json else "\n".join(status_lines(state)))
 
 
 STATUS = Command(

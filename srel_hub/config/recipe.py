@@ -18,7 +18,17 @@ from srel_hub.config.squeeze import Squeeze
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A complete description of a run: the real dataset, the four stages, the evaluation and the push."""
+    """A complete description of a run: the real dataset, the four stages, the evaluation and the push.
+
+    It is read by `load_recipe` and cannot be changed.
+
+    Example:
+        >>> from srel_hub import Recipe, load_recipe
+        >>> def images(recipe: Recipe, num_classes: int) -> int:
+        ...     return recipe.recover.ipc * num_classes
+        >>> images(load_recipe("cifar10_ipc10"), num_classes=10)
+        100
+    """
 
     __pydantic_config__ = STRICT
 

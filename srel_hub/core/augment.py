@@ -1,13 +1,14 @@
-"""Crop, flip, CutMix and Mixup on uint8 images, from recorded integers, exact on every device.
+"""Crop, flip, CutMix and Mixup of uint8 images, recorded as integers and exact on every device.
 
-A `Views` record says, in integers, how each image of an epoch is shown; `render` shows it. The same function serves
-squeeze, relabel and the consumer, so that what a student sees is bit for bit what its teacher was shown: alone or in
-any batch, with any number of threads, on any device (docs/format.md has the arithmetic).
+A `Views` record stores, in integers, how each image of an epoch is augmented. `render` applies it. Squeeze, relabel
+and the consumer's loader call the same function, so a student sees bit for bit the image that its teacher labeled:
+alone or in any batch, with any number of threads, on any device. docs/reference/label-format.md specifies the
+arithmetic.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,23 +17,25 @@ from torch import Tensor
 from srel_hub.config import Augment
 
 
-PRECISION = 22  # bits of a crop weight; 255 * 2**22 + 2**21 < 2**31
+PRECISION = 22  # bits of a crop weight; 255 * 2**22 + 2**21 < 2**31, so all sums fit in int32
 ONE = 1 << PRECISION
-TRIES = 10
+TRIES = 10  # as in torchvision's RandomResizedCrop
 
 
 @dataclass(frozen=True)
 class Views:
-    """One view of each of N images.
+    """One augmented view of each of N images.
 
     Attributes:
-        boxes: int16 [N, 4], top, left, height, width in stored pixels; beyond the image pixels are 0.
-        flips: bool [N], mirrored after the crop.
-        partners: int32 [N], or None where nothing is mixed; an image that is its own partner is unmixed.
-        mix_boxes: int16 [N, 4], CutMix: top, left, height, width in output pixels taken from the partner's view.
-        mix_weights: int16 [N], Mixup: own share in 256ths.
-        patches: int16 [N, p * p], which patch of the image, row by row, comes to each place before the crop; never
-            stored.
+        boxes: int16 [N, 4], crop boxes (top, left, height, width) in stored pixels. Pixels outside the image are 0.
+        flips: bool [N], whether the crop is mirrored left to right.
+        partners: int32 [N], the image that each one is mixed with, or None if nothing is mixed. An image that is its
+            own partner is not mixed.
+        mix_boxes: int16 [N, 4], for CutMix: the box (top, left, height, width), in output pixels, that is copied from
+            the partner's view.
+        mix_weights: int16 [N], for Mixup: the image's own share in 256ths.
+        patches: int16 [N, p * p], which of the image's patches moves to each place before the crop, counted row by
+            row. Never stored: a recipe with shuffled patches must set `encoding: none`.
     """
 
     boxes: Tensor
@@ -42,19 +45,39 @@ class Views:
     mix_weights: Tensor | None = None
     patches: Tensor | None = None
 
-    def to(self, device: torch.device) -> "Views":
-        """The same on a device."""
-        each = (getattr(self, field.name) for field in fields(self))
-        return Views(*(None if value is None else value.to(device) for value in each))  # type: ignore[arg-type]
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Views":
+        """Return views whose tensors are `function` of these; a tensor that is None stays None."""
 
-    def of(self, indices: Tensor) -> "Views":
-        """Those of some images only; partners still count all."""
-        here = indices.to(self.boxes.device)
-        each = (getattr(self, field.name) for field in fields(self))
-        return Views(*(None if value is None else value[here] for value in each))  # type: ignore[arg-type]
+        def optional(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else function(tensor)
+
+        return Views(
+            boxes=function(self.boxes),
+            flips=function(self.flips),
+            partners=optional(self.partners),
+            mix_boxes=optional(self.mix_boxes),
+            mix_weights=optional(self.mix_weights),
+            patches=optional(self.patches),
+        )
+
+    def to(self, device: torch.device) -> "Views":
+        """Return the views with all tensors on `device`."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def select(self, indices: Tensor) -> "Views":
+        """Return the views of some images, int64 [M]. `partners` still index all N images."""
+        rows = indices.to(self.boxes.device)
+        return self.map(lambda tensor: tensor[rows])
 
     def own_share(self, size: tuple[int, int]) -> Tensor:
-        """float32 [N] in [0, 1]: the share of each image's own pixels in its view; the partner has the rest."""
+        """Return the share of each view that comes from the image itself; the partner has the rest.
+
+        Args:
+            size: (height, width) of the images, in pixels.
+
+        Returns:
+            float32 [N] in [0, 1].
+        """
         if self.mix_boxes is not None:
             height, width = size
             return 1 - self.mix_boxes[:, 2].float() * self.mix_boxes[:, 3].float() / (height * width)
@@ -64,7 +87,11 @@ class Views:
 
 
 def sample_views(augment: Augment, count: int, size: tuple[int, int], generator: torch.Generator) -> Views:
-    """Draw one view of each of `count` images of `size` (height, width)."""
+    """Draw one view of each of `count` images of `size` (height, width).
+
+    The order of the draws (boxes, flips, partners, mixes, patches) is part of the result: another order gives other
+    views for the same seed.
+    """
     boxes = sample_boxes(augment, count, size, generator)
     flips = torch.rand(count, generator=generator) < 0.5 if augment.flip else torch.zeros(count, dtype=torch.bool)
     views = _sample_mixes(augment, Views(boxes, flips), size, generator)
@@ -79,11 +106,12 @@ def _sample_mixes(augment: Augment, views: Views, size: tuple[int, int], generat
         return views
     count = len(views.boxes)
     partners = torch.randperm(count, generator=generator)
-    own = _sample_beta(augment.mix_alpha, count, generator)
+    own = sample_beta(augment.mix_alpha, count, generator)
     if augment.mix == "mixup":
         weights = torch.where(partners == torch.arange(count), 256, (own * 256).round().long())
         return replace(views, partners=partners.int(), mix_weights=weights.short())
     mix_boxes = _sample_mix_boxes(own, size, generator)
+    # An image that would be mixed with itself, or by an empty box, is recorded as unmixed.
     whole = (partners == torch.arange(count)) | (mix_boxes[:, 2] * mix_boxes[:, 3] == 0)
     partners = torch.where(whole, torch.arange(count), partners)
     mix_boxes[whole] = 0
@@ -91,7 +119,17 @@ def _sample_mixes(augment: Augment, views: Views, size: tuple[int, int], generat
 
 
 def sample_boxes(augment: Augment, count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """int16 [count, 4] crop boxes: top, left, height, width."""
+    """Draw crop boxes by the rule `augment.crop`: the whole image, a shifted one on black padding, or a resized crop.
+
+    Args:
+        augment: the section of the recipe.
+        count: how many boxes to draw.
+        size: (height, width) of the images, in pixels.
+        generator: source of the draws, on the CPU.
+
+    Returns:
+        int16 [count, 4]: top, left, height, width. A padded crop may begin at -padding.
+    """
     height, width = size
     if augment.crop == "none":
         return torch.tensor([0, 0, height, width], dtype=torch.int16).repeat(count, 1)
@@ -109,10 +147,21 @@ def random_resized_boxes(
     size: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    """int16 [count, 4] boxes by the rule of torchvision's RandomResizedCrop.
+    """Draw crop boxes by the rule of torchvision's RandomResizedCrop.
 
-    Ten tries of an area uniform in `scale` and an aspect ratio log-uniform in `ratio`; if none fits, the largest
-    centerd box whose ratio is allowed.
+    Try ten times: the area is uniform in `scale`, the aspect ratio log-uniform in `ratio`. If no try fits into the
+    image, take the largest centered box with an allowed aspect ratio.
+
+    Args:
+        scale: least and largest area, as shares of the image's area. The least may be a float64 [count] tensor, one
+            for each box (recover's curriculum).
+        ratio: least and largest width / height.
+        count: how many boxes to draw.
+        size: (height, width) of the images, in pixels.
+        generator: source of the draws, on the CPU.
+
+    Returns:
+        int16 [count, 4]: top, left, height, width.
     """
     height, width = size
     draws = torch.rand(4, TRIES, count, generator=generator, dtype=torch.float64)
@@ -123,12 +172,13 @@ def random_resized_boxes(
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     top = (draws[2] * (height - h + 1)).long()
     left = (draws[3] * (width - w + 1)).long()
-    first = fits.int().argmax(0, keepdim=True)
+    first = fits.int().argmax(0, keepdim=True)  # argmax returns the first of equal values: the first try that fits
     tried = torch.stack([top, left, h, w], -1).gather(0, first[..., None].expand(1, count, 4))[0]
-    return torch.where(fits.any(0)[:, None], tried, _centerd_box(ratio, size)).short()
+    return torch.where(fits.any(0)[:, None], tried, _centered_box(ratio, size)).short()
 
 
-def _centerd_box(ratio: tuple[float, float], size: tuple[int, int]) -> Tensor:
+def _centered_box(ratio: tuple[float, float], size: tuple[int, int]) -> Tensor:
+    """Return the largest box (top, left, height, width) in the middle of the image with a ratio in `ratio`."""
     height, width = size
     if width / height < ratio[0]:
         height = min(height, round(width / ratio[0]))
@@ -137,14 +187,18 @@ def _centerd_box(ratio: tuple[float, float], size: tuple[int, int]) -> Tensor:
     return torch.tensor([(size[0] - height) // 2, (size[1] - width) // 2, height, width])
 
 
-def _sample_beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
-    """float64 [count] of Beta(alpha, alpha); numpy draws it, for torch's own takes no generator."""
+def sample_beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
+    """Draw float64 [count] from Beta(alpha, alpha)."""
+    # numpy draws it, because torch.distributions.Beta takes no generator.
     seed = int(torch.randint(2**62, (), generator=generator))
     return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count))
 
 
 def _sample_mix_boxes(own: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """int64 [N, 4]: CutMix boxes of area 1 - own around a uniform center, cut off at the border (Yun et al., 2019)."""
+    """Draw int64 [N, 4] CutMix boxes of area 1 - own around a uniform center (Yun et al., 2019, section 3.1).
+
+    A box that reaches beyond the border is cut off there, so its area may be smaller.
+    """
     limits = torch.tensor(size)
     extent = ((1 - own).sqrt()[:, None] * limits).long()
     center = (torch.rand(len(own), 2, generator=generator, dtype=torch.float64) * limits).long()
@@ -154,12 +208,12 @@ def _sample_mix_boxes(own: Tensor, size: tuple[int, int], generator: torch.Gener
 
 
 def render(images: Tensor, views: Views, indices: Tensor | Sequence[int]) -> Tensor:
-    """Show images as recorded.
+    """Augment images as their views record it.
 
     Args:
-        images: uint8 [N, 3, H, W], all stored images.
-        views: one view of each of the N, on the device of `images`.
-        indices: which of them, int64 [B].
+        images: uint8 [N, 3, H, W], all stored images. All are needed, because a partner may be any of them.
+        views: one view of each of the N images, on the device of `images`.
+        indices: which images to render, int64 [B].
 
     Returns:
         uint8 [B, 3, H, W] on the device of `images`.
@@ -168,7 +222,7 @@ def render(images: Tensor, views: Views, indices: Tensor | Sequence[int]) -> Ten
     own = _crop_and_flip(images, views, chosen)
     if views.partners is None:
         return own
-    # Of an unmixed image, the box is empty, or the own share whole.
+    # An unmixed image needs no case of its own: its mix box is empty, or its own share is 256 / 256.
     other = _crop_and_flip(images, views, views.partners[chosen].long())
     if views.mix_boxes is not None:
         inside = _inside(views.mix_boxes[chosen], own.shape[-2:])
@@ -187,11 +241,14 @@ def _crop_and_flip(images: Tensor, views: Views, indices: Tensor) -> Tensor:
 
 
 def shuffle_patches(images: Tensor, patches: Tensor) -> Tensor:
-    """Put other patches of each image in the places of its p x p ones (RDED, Sun et al., 2024, section 3.3).
+    """Cut each image into p x p patches and put them together in another order (RDED, Sun et al., 2024, section 3.3).
 
     Args:
-        images: uint8 [B, C, H, W], both sides multiples of p.
-        patches: int64 [B, p * p], which patch comes to each place; both counted row by row.
+        images: uint8 [B, C, H, W], with H and W multiples of p.
+        patches: int64 [B, p * p], which patch moves to each place. Patches and places are counted row by row.
+
+    Returns:
+        uint8 [B, C, H, W].
     """
     p = math.isqrt(patches.shape[1])
     cut = images.unflatten(3, (p, -1)).unflatten(2, (p, -1)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
@@ -201,7 +258,7 @@ def shuffle_patches(images: Tensor, patches: Tensor) -> Tensor:
 
 
 def _inside(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Bool [B, H, W]: which pixels lie in each box."""
+    """Return bool [B, H, W]: which pixels are in each box."""
     top, left, height, width = boxes.long().unbind(1)
     rows = torch.arange(size[0], device=boxes.device)
     columns = torch.arange(size[1], device=boxes.device)
@@ -218,7 +275,7 @@ def crop(images: Tensor, boxes: Tensor) -> Tensor:
 
     Args:
         images: uint8 [B, C, H, W].
-        boxes: [B, 4] top, left, height, width; height <= H, width <= W.
+        boxes: integers [B, 4]: top, left, height, width, with height <= H and width <= W.
 
     Returns:
         uint8 [B, C, H, W].
@@ -229,7 +286,7 @@ def crop(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _enlarge(images: Tensor, start: Tensor, length: Tensor) -> Tensor:
-    """One pass along the last axis."""
+    """Enlarge the pixels from `start` on, `length` of them, to the whole last axis."""
     taps, shares = (t[:, :, None, None] for t in bilinear_taps(start, length, images.shape[3]))
     left, right = (images.gather(3, tap.expand(images.shape)).int() for tap in taps.unbind(1))
     left_share, right_share = shares.unbind(1)
@@ -237,11 +294,16 @@ def _enlarge(images: Tensor, start: Tensor, length: Tensor) -> Tensor:
 
 
 def bilinear_taps(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Which two pixels, and how much of each in 1/2**22, make each output pixel along one axis.
+    """Return the two source pixels of each output pixel along one axis, and the share of each in 1/2**22.
 
     Output o lies at ((2o + 1) * length - size) / (2 * size) pixels from the box's edge, clamped to [0, length - 1];
     the right pixel's share is rounded half up and the left one gets the rest. Pixels beyond the image are 0, so
-    their share is.
+    their share is set to 0.
+
+    Args:
+        start: int64 [B], the first pixel of each box along the axis; may be negative.
+        length: int64 [B], the number of pixels of each box.
+        size: the number of pixels of the image, and of the output.
 
     Returns:
         int64 [B, 2, size] positions within [0, size) and int32 [B, 2, size] shares.
@@ -256,12 +318,20 @@ def bilinear_taps(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Ten
 
 
 def normalization_table(mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """float32 [3, 256]: (v / 255 - mean) / std of every byte value, computed in float64."""
+    """Compute (v / 255 - mean) / std of every byte value v in float64, rounded once to float32 [3, 256].
+
+    Args:
+        mean: of each RGB channel, in [0, 1].
+        std: of each RGB channel, in [0, 1].
+    """
     values = torch.arange(256, dtype=torch.float64) / 255
     columns = [(values - m) / s for m, s in zip(mean, std, strict=True)]
     return torch.stack(columns).float()
 
 
 def normalize(images: Tensor, table: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] to float32 [B, 3, H, W] by look-up, so that every device gives the same bits."""
+    """Normalize uint8 [B, 3, H, W] to float32 [B, 3, H, W] by looking values up in `table` (normalization_table).
+
+    A look-up gives the same bits on every device. Arithmetic does not: a GPU may fuse the multiply and the add.
+    """
     return torch.stack([table[c][images[:, c].int()] for c in range(3)], 1)

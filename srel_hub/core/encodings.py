@@ -1,9 +1,9 @@
-"""How a row of logits is stored: as float16, as bytes, or the largest of them with the mean of the rest.
+"""How a row of logits is stored: as float16, as bytes, or as the k largest with the mean of the rest.
 
     stored = encode(logits, encoding)      # tensors by their names in the label file
     logits = decode(stored, encoding)      # dense again, float32 [B, K]
 
-docs/format.md has the arithmetic, exactly enough to decode the same bits elsewhere.
+docs/reference/label-format.md specifies the arithmetic, so that other programs can decode the same bits.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,23 @@ from torch import Tensor
 from srel_hub.config import Relabel
 
 
-Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype code and shape of each tensor, by name
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # safetensors' dtype code and the shape of each tensor, by name
 
 ENCODINGS = ("float16", "uint8", "topk", "none")
-TENSORS = ("logits", "values", "scales", "indices", "rest")  # that hold labels, of whatever encoding
+TENSORS = ("logits", "values", "scales", "indices", "rest")  # all tensors that hold labels, in any encoding
 STEPS = 255  # between a row's least and largest stored value
+INT16_MAX = 32_767  # larger class indices are stored as int32
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Attributes:
-    name: one of ENCODINGS; 'none' stores nothing.
-    num_classes: K.
-    k: how many logits of a row are kept one by one; K unless 'topk'.
-    values: 'float16' or 'uint8', what those are stored as.
+    """An encoding of rows of K logits.
+
+    Attributes:
+        name: one of ENCODINGS; 'none' stores nothing.
+        num_classes: K.
+        k: how many logits of a row are stored one by one; K unless the name is 'topk'.
+        values: 'float16' or 'uint8', the dtype of these k.
     """
 
     name: str
@@ -38,7 +41,7 @@ class Encoding:
 
     @property
     def is_dense(self) -> bool:
-        """Whether every logit is stored."""
+        """Return whether all K logits of a row are stored one by one."""
         return self.k == self.num_classes
 
     def __str__(self) -> str:
@@ -46,37 +49,48 @@ class Encoding:
 
 
 def encoding_of(name: str, num_classes: int, top_k: int | None = None, top_values: str | None = None) -> Encoding:
-    """The encoding of this name for rows of K logits; the last two are told of 'topk' only."""
+    """Return the encoding of this name for rows of `num_classes` logits.
+
+    Args:
+        name: one of ENCODINGS.
+        num_classes: K.
+        top_k: for 'topk', how many logits of a row to store; all K if it is larger.
+        top_values: for 'topk', 'float16' (the default) or 'uint8'.
+    """
     if name == "topk":
         return Encoding(name, num_classes, min(top_k or num_classes, num_classes), top_values or "float16")
     return Encoding(name, num_classes, num_classes, "uint8" if name == "uint8" else "float16")
 
 
 def recipe_encoding(spec: Relabel, num_classes: int) -> Encoding:
-    """The encoding that a recipe asks for."""
+    """Return the encoding that the section `relabel` sets, for rows of `num_classes` logits."""
     return encoding_of(spec.encoding, num_classes, spec.top_k, spec.top_values)
 
 
 def layout(encoding: Encoding, rows: int) -> Layout:
-    """The tensors of so many rows of labels: dtype code and shape by name."""
+    """Return dtype code and shape, by name, of the tensors that store `rows` rows of labels."""
     if encoding.name == "float16":
         return {"logits": ("F16", (rows, encoding.num_classes))}
     is_bytes = encoding.values == "uint8"
-    found: dict[str, tuple[str, tuple[int, ...]]] = {"values": ("U8" if is_bytes else "F16", (rows, encoding.k))}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {"values": ("U8" if is_bytes else "F16", (rows, encoding.k))}
     if is_bytes:
-        found["scales"] = ("F32", (rows, 2))
+        tensors["scales"] = ("F32", (rows, 2))
     if not encoding.is_dense:
-        found["indices"] = ("I16" if encoding.num_classes <= 32767 else "I32", (rows, encoding.k))
-        found["rest"] = ("F16", (rows,))
-    return found
+        tensors["indices"] = ("I16" if encoding.num_classes <= INT16_MAX else "I32", (rows, encoding.k))
+        tensors["rest"] = ("F16", (rows,))
+    return tensors
 
 
 def encode(logits: Tensor, encoding: Encoding, indices: Tensor | None = None) -> dict[str, Tensor]:
-    """The tensors that hold these logits.
+    """Encode logits.
 
     Args:
         logits: finite float32 [B, K].
-        indices: int64 [B, k], which to keep of each row, increasing; by default the k largest.
+        encoding: any but 'none'.
+        indices: int64 [B, k], which logits of each row to store, increasing. Default: the k largest.
+
+    Returns:
+        tensors of B rows, with names, dtypes and shapes of `layout`.
     """
     if encoding.name == "float16":
         return {"logits": logits.half()}
@@ -85,14 +99,15 @@ def encode(logits: Tensor, encoding: Encoding, indices: Tensor | None = None) ->
         if indices is None:
             indices = logits.topk(encoding.k, dim=1).indices.sort(1).values
         kept = logits.gather(1, indices)
+        # In float64: a float32 sum of 1,000 logits would lose more than the float16 of the result does.
         others = logits.double().sum(1) - kept.double().sum(1)
-        stored["indices"] = indices.to(torch.int16 if encoding.num_classes <= 32767 else torch.int32)
+        stored["indices"] = indices.to(torch.int16 if encoding.num_classes <= INT16_MAX else torch.int32)
         stored["rest"] = (others / (encoding.num_classes - encoding.k)).half()
     return stored | (_in_steps(kept) if encoding.values == "uint8" else {"values": kept.half()})
 
 
 def _in_steps(z: Tensor) -> dict[str, Tensor]:
-    """Values uint8 [B, k] and scales float32 [B, 2], (minimum, step), so that z = minimum + step * value."""
+    """Return values uint8 [B, k] and scales float32 [B, 2], (minimum, step), so that z = minimum + step * value."""
     low, high = z.double().aminmax(dim=1)
     scales = torch.stack([low, (high - low) / STEPS], 1).float()
     minimum, step = scales.double().split(1, dim=1)
@@ -101,9 +116,14 @@ def _in_steps(z: Tensor) -> dict[str, Tensor]:
 
 
 def decode(stored: Mapping[str, Tensor], encoding: Encoding) -> Tensor:
-    """float32 [B, K]: the logits that these tensors hold; of 'topk', the mean of the rest where none is kept.
+    """Decode logits, in float32 arithmetic: the product of step and value is rounded, then its sum with the minimum.
 
-    In float32 arithmetic: the product of step and value is rounded, then its sum with the minimum.
+    Args:
+        stored: tensors of B rows that `encode` returned.
+        encoding: the one they were encoded with.
+
+    Returns:
+        float32 [B, K]. With 'topk', logits that were not stored are the mean of the rest.
     """
     if encoding.name == "float16":
         return stored["logits"].float()
@@ -118,7 +138,7 @@ def decode(stored: Mapping[str, Tensor], encoding: Encoding) -> Tensor:
 
 
 def has_true_indices(stored: Mapping[str, Tensor], encoding: Encoding) -> bool:
-    """Whether every row's indices are classes, strictly increasing."""
+    """Return whether every row's indices are classes and strictly increasing; true if the encoding has none."""
     if "indices" not in stored:
         return True
     indices = stored["indices"].long()

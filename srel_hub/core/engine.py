@@ -1,4 +1,4 @@
-"""How networks compute: in which precision, and whether they are compiled; one path for every device."""
+"""How networks compute: their precision, memory layout and compilation, the same way on every device."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,38 +7,42 @@ from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 
 Precision = Literal["float32", "bfloat16"]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-RECOMPILE_LIMIT = 1000
+RECOMPILE_LIMIT = 1000  # torch's default of 8 is less than the networks and batch sizes that one process meets
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Attributes:
-    precision: of convolutions and matrix products; weights, statistics and losses are float32.
-    compiled: whether what is called once a step goes through torch.compile, on CUDA as CUDA graphs.
+    """How a run computes.
+
+    Attributes:
+        precision: of convolutions and matrix products. Weights, statistics and losses are float32.
+        compiled: whether the functions that run once a step are compiled by torch.compile; on CUDA as CUDA graphs.
     """
 
     precision: Precision = "float32"
     compiled: bool = False
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Within it, networks compute in the engine's precision."""
+        """Return a context manager in which networks compute in the engine's precision."""
         return torch.autocast(device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
     def network(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """The model's logits [B, K], at least float32, of pixel values [B, 3, H, W]; the model is laid out anew."""
-        return self.fast(Network(self, to_channels_last(model)))
+        """Return the model as a function from pixel values [B, 3, H, W] to logits [B, K], at least float32.
 
-    def fast(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        """The function, compiled if this engine compiles; its shapes stay the same from call to call."""
+        The model is converted to channels_last in place.
+        """
+        return self.compile_if_enabled(Network(self, to_channels_last(model)))
+
+    def compile_if_enabled(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        """Return the function, compiled if this engine compiles. Other shapes than before compile it again."""
         if not self.compiled:
             return function
-        # A process meets more networks and batch sizes than the default allows, after which it would go on uncompiled.
+        # Beyond its limit torch would silently run uncompiled. Raise the limit, and fail if even that is reached.
         torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         return torch.compile(function, dynamic=False, mode="reduce-overhead")
@@ -46,12 +50,13 @@ class Engine:
 
 @dataclass(frozen=True)
 class Network:
-    """A model as a function from pixel values to logits; it can be sent to another process."""
+    """A model as a function from pixel values to logits. Unlike a closure it can be pickled for another process."""
 
     engine: Engine
     model: nn.Module
 
     def __call__(self, pixel_values: Tensor) -> Tensor:
+        """Return logits [B, K], at least float32, of pixel values [B, 3, H, W]."""
         with self.engine.autocast(pixel_values.device):
             return at_least_float32(self.model(pixel_values.contiguous(memory_format=torch.channels_last)).logits)
 
@@ -61,20 +66,28 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 
 
 def to_channels_last(model: nn.Module) -> nn.Module:
-    """The model itself, its weights in the order in which convolutions are fastest, its attention as it is fastest."""
+    """Convert the model in place to channels_last and select the fastest attention implementation; return it."""
+    # Imported here because transformers imports accelerate, which `load_condensed` must not.
+    from transformers import PreTrainedModel
+
     if isinstance(model, PreTrainedModel) and next(model.parameters()).device.type == "cpu":
-        model.set_attn_implementation("eager")  # torch's fused one, in bfloat16 on a CPU, takes twice a whole step
+        # torch's fused attention in bfloat16 on a CPU makes a whole step take twice as long.
+        model.set_attn_implementation("eager")
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """At least float32."""
+    """Return x as float32 if its dtype is narrower, else unchanged (float64 stays float64)."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def best_precision() -> Precision:
-    """bfloat16 where this machine's processor or GPU has instructions for it; elsewhere it is slower than float32."""
+    """Return bfloat16 if this machine's processor or GPU has instructions for it, else float32.
+
+    Without such instructions bfloat16 is emulated, which is slower than float32.
+    """
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    # torch has no public function that reports these instructions.
     has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if has else "float32"

@@ -1,4 +1,4 @@
-"""core.losses."""
+"""Losses of squeeze, recover and evaluate: cross-entropy on hard labels, distillation from a teacher's logits."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,13 +7,29 @@ from srel_hub.config import Evaluate
 
 
 def classification_loss(logits: Tensor, labels: Tensor, groups: int) -> Tensor:
-    """[G]: the mean cross-entropy of each ipc index (SRe2L, section 3.2)."""
+    """Return the mean cross-entropy of each ipc index, the first term of recover (SRe2L, section 3.2).
+
+    Args:
+        logits: [G * B, K].
+        labels: int64 [G * B].
+        groups: G, the number of ipc indices that are stacked along the batch axis.
+
+    Returns:
+        [G].
+    """
     losses: Tensor = F.cross_entropy(logits, labels, reduction="none").unflatten(0, (groups, -1))
     return losses.mean(1)
 
 
 def mixed_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, own_share: Tensor) -> Tensor:
-    """Cross-entropy on hard labels of mixed images, weighted by each image's share (Zhang et al., 2018)."""
+    """Return lambda CE(z, y) + (1 - lambda) CE(z, y'), mean over the batch (Mixup, Zhang et al., 2018, section 2).
+
+    Args:
+        logits: z, [B, K].
+        labels: y, int64 [B], the classes of the images.
+        partner_labels: y', int64 [B], the classes of the images that were mixed in.
+        own_share: lambda, [B] in [0, 1] (Views.own_share).
+    """
     own = F.cross_entropy(logits, labels, reduction="none")
     other = F.cross_entropy(logits, partner_labels, reduction="none")
     return (own_share * own + (1 - own_share) * other).mean()
@@ -22,9 +38,14 @@ def mixed_cross_entropy(logits: Tensor, labels: Tensor, partner_labels: Tensor, 
 def distillation_loss(
     student: Tensor, teacher: Tensor, temperature: float, squared: bool, student_temperature: float | None = None
 ) -> Tensor:
-    """KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch, optionally times T^2 (Hinton et al., 2015).
+    """Return KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch (Hinton et al., 2015, section 2).
 
-    With a temperature of the student's own, as LPQLD (2026, which extends Xiao and He, 2024) has it, z_s / that.
+    Args:
+        student: z_s, [B, K].
+        teacher: z_t, [B, K].
+        temperature: T.
+        squared: whether to multiply by T^2, which keeps the size of the gradients about the same at every T.
+        student_temperature: T of z_s alone, if it differs (LPQLD, 2026, which extends Xiao & He, 2024).
     """
     loss = F.kl_div(
         F.log_softmax(student / (student_temperature or temperature), 1),
@@ -36,7 +57,10 @@ def distillation_loss(
 
 
 def teacher_temperature(spec: Evaluate, epoch: int) -> float:
-    """T of an epoch: as it is, or falling in steps to a floor."""
+    """Return the teacher's T in an epoch: constant, or with `cooling` max(T c^floor(epoch / n), floor) (LPQLD, 2026).
+
+    A floor above T does not raise it.
+    """
     if spec.cooling is None:
         return spec.temperature
     fallen = spec.temperature * spec.cooling.factor ** (epoch // spec.cooling.every)
@@ -44,7 +68,10 @@ def teacher_temperature(spec: Evaluate, epoch: int) -> float:
 
 
 def soft_loss(spec: Evaluate, epoch: int, student: Tensor, teacher: Tensor) -> Tensor:
-    """What a student minimizes towards the teacher's logits, mean over the batch."""
+    """Return the loss of a student's logits [B, K] towards the teacher's [B, K] in an epoch, mean over the batch.
+
+    It is the mean squared error or the distillation loss, as `evaluate.loss` says.
+    """
     if spec.loss == "mse":
         return F.mse_loss(student, teacher)
     T = teacher_temperature(spec, epoch)

@@ -1,4 +1,4 @@
-"""core.optim."""
+"""Training steps of squeeze, recover and evaluate: optimizer, learning rate, batches of an epoch, divergence."""
 
 import math
 from typing import Any
@@ -10,11 +10,14 @@ from srel_hub.config import Optimizer
 from srel_hub.errors import UserError
 
 
-WARMUP_START = 0.01  # of the learning rate (field practice at Tiny-ImageNet)
+WARMUP_START = 0.01  # of the learning rate, as is common for Tiny-ImageNet
 
 
 def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over all trainable parameters."""
+    """Return SGD with momentum or AdamW over all trainable parameters of a model.
+
+    Without `decay_all`, weight decay skips vectors and scalars, which are biases and the weights of normalizations.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": parameters}]
     if not spec.decay_all:
@@ -26,32 +29,47 @@ def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
 
 
 def learning_rate(spec: Optimizer, epoch: int, epochs: int) -> float:
-    """Lr of an epoch: linear warm-up from a hundredth, then 1/2 (1 + cos(pi t / (eta T))) (Loshchilov & Hutter, 2017).
+    """Return the learning rate of an epoch: a linear warm-up from lr / 100, then a cosine.
 
-    eta, the smoothing, is 1 there; EDC (Shao et al., 2024, section 3.3) and FADRM end above 0 with 2.
+    The cosine is lr/2 (1 + cos(pi t / (eta T))), where t counts the epochs after the warm-up and T is their number
+    (SGDR, Loshchilov & Hutter, 2017, section 3). The smoothing eta is 1 there. EDC (Shao et al., 2024, section 3.3)
+    and FADRM set 2, so the rate ends at lr/2 instead of 0.
+
+    Args:
+        spec: lr, warmup_epochs and smoothing (eta).
+        epoch: counted from 0, below `epochs`.
+        epochs: of the whole training, warm-up included.
     """
-    warmup = spec.warmup_epochs
+    warmup, eta = spec.warmup_epochs, spec.smoothing
     if epoch < warmup:
         return spec.lr * (WARMUP_START + (1 - WARMUP_START) * epoch / warmup)
-    return spec.lr * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / ((epochs - warmup) * spec.smoothing)))
+    t, T = epoch - warmup, epochs - warmup
+    return spec.lr * 0.5 * (1 + math.cos(math.pi * t / (T * eta)))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one optimizer step against the gradient of a scalar loss."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
 
 
 def require_finite(value: Tensor, where: str, knob: str) -> float:
-    """The value as a number.
+    """Return a scalar tensor as a number.
+
+    Args:
+        value: a loss, of one element.
+        where: the stage and step, which begin the message.
+        knob: the recipe's field that makes steps smaller.
 
     Raises:
-        UserError: if it is NaN or infinite: the optimization diverged.
+        UserError: if the value is NaN or infinite, because the optimization diverged.
     """
     number = float(value)
     if not math.isfinite(number):
@@ -60,7 +78,7 @@ def require_finite(value: Tensor, where: str, knob: str) -> float:
 
 
 def epoch_batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """A shuffled pass over `count` indices in `batch_count` batches, equal to within one image.
+    """Return a shuffled pass over `count` indices, as int64 batches whose sizes differ by at most one.
 
     A short last batch would unsettle BatchNorm: 898 images in batches of 64 end in one of 2, and diverge.
     """
@@ -68,5 +86,8 @@ def epoch_batches(count: int, batch_size: int, generator: torch.Generator) -> tu
 
 
 def batch_count(count: int, batch_size: int) -> int:
-    """ceil(count / batch_size), or fewer where a batch would be left with one image, useless to BatchNorm."""
+    """Return the number of batches of an epoch: ceil(count / batch_size), but no batch of one image if avoidable.
+
+    BatchNorm has no variance over one image, so at most count // 2 batches are made.
+    """
     return max(1, min(-(-count // batch_size), count // 2))

@@ -1,4 +1,7 @@
-"""Units of work: how a stage's work is cut, and each unit's own random generator."""
+"""Units of work: how a stage splits its work, and the random generator of each unit.
+
+This is all of determinism: a unit draws from its own generator, so its result does not depend on the other units.
+"""
 
 import hashlib
 
@@ -6,7 +9,10 @@ import torch
 
 
 def blocks(count: int, size: int) -> list[range]:
-    """Runs of `size` consecutive indices; the last may be shorter, but a run of one joins the one before."""
+    """Split `count` indices into runs of `size`; the last may be shorter, but a run of one joins the one before.
+
+    A block is often a batch, and a batch of one image has no variance for BatchNorm.
+    """
     starts = list(range(0, count, size))
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
@@ -14,11 +20,14 @@ def blocks(count: int, size: int) -> list[range]:
 
 
 def derive_seed(seed: int, *key: str | int) -> int:
-    """A 63-bit seed for one unit of work, from the recipe's seed and the unit's own name."""
+    """Return a 63-bit seed for one unit of work, from the recipe's seed and the unit's name (`key`)."""
     text = "/".join(str(part) for part in (seed, *key))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *key: str | int) -> torch.Generator:
-    """The random generator of one unit of work: independent of which units ran before, where, or in what order."""
+    """Return the random generator of one unit of work, on the CPU.
+
+    It does not depend on which units ran before, where, or in what order.
+    """
     return torch.Generator().manual_seed(derive_seed(seed, *key))

@@ -1,4 +1,4 @@
-"""Class names: found in a column of labels, and compared between splits and with a teacher."""
+"""Class names: read them from a label column, and compare those of splits and teachers."""
 
 import re
 from collections import Counter
@@ -10,82 +10,83 @@ import datasets
 import torch
 from torch import Tensor
 
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, first_few
 
 
-SHOWN = 10  # faults of one kind that are listed one by one
+ALLOWED_LISTED = 10  # class names that a message lists
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a dataset, and how its label column says them.
+    """The classes of a dataset, and how its label column encodes them.
 
-    `by_value` gives the index of every value that the column may hold.
+    Attributes:
+        names: by index.
+        by_value: the index of every value that the label column may contain.
     """
 
     names: tuple[str, ...]
     by_value: dict[Any, int]
 
     def indices(self, values: Sequence[Any], where: str) -> Tensor:
-        """int64 [N]: the class of every row.
+        """Return the class index of every row, int64 [N].
+
+        Args:
+            values: of the label column, row by row.
+            where: the dataset and split, which begin the message.
 
         Raises:
-            UserError: naming the first rows whose value is no class.
+            UserError: if a value is missing or no class, listing the first ten such rows.
         """
-        found = [self.by_value.get(value, -1) for value in values]
-        bad = [row for row, index in enumerate(found) if index < 0]
-        if bad:
-            faults = [f"{where}: row {row} has {self._wrong(values[row])}" for row in bad[:SHOWN]]
-            raise UserError("\n".join(faults + more(bad)))
-        return torch.tensor(found, dtype=torch.int64)
+        indices = [self.by_value.get(value, -1) for value in values]
+        unlabeled = [row for row, index in enumerate(indices) if index < 0]
+        if unlabeled:
+            problems = first_few(unlabeled, lambda row: f"{where}: row {row} has {self._problem(values[row])}")
+            raise UserError("\n".join(problems))
+        return torch.tensor(indices, dtype=torch.int64)
 
-    def _wrong(self, value: Any) -> str:
+    def _problem(self, value: Any) -> str:
         if value is None:
-            return "no label (NA, null and nan in a metadata.csv mean that); give it one or remove it"
-        return f"the label {value!r}; {self._allowed()}"
+            return "no label (NA, null and nan in a metadata.csv count as none); add the label or remove the image"
+        return f"the label {value!r}, which is not a class (allowed: {self._allowed()}); correct or remove the row"
 
     def _allowed(self) -> str:
-        if isinstance(next(iter(self.by_value)), int):
-            return f"allowed are 0 to {len(self.names) - 1}: remove it" if self._dense else "it is no class: remove it"
-        return f"allowed are {', '.join(self.names[:SHOWN])}{', ...' if len(self.names) > SHOWN else ''}: remove it"
-
-    @property
-    def _dense(self) -> bool:
-        return list(self.by_value) == list(range(len(self.names)))
+        values = list(self.by_value)
+        if isinstance(values[0], int) and values == list(range(len(values))):
+            return f"0 to {len(values) - 1}"
+        return ", ".join(self.names[:ALLOWED_LISTED]) + (", ..." if len(self.names) > ALLOWED_LISTED else "")
 
 
-def more(listed: Sequence[Any]) -> list[str]:
-    """A last line for a list of which only the first were shown."""
-    return [f"... and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
-
-
-def of_column(feature: Any) -> Classes | None:
-    """The classes that a ClassLabel column names itself; None for a column of plain values."""
+def classes_of_column(feature: Any) -> Classes | None:
+    """Return the classes of a ClassLabel column, or None for a column of plain values, which names none."""
     if not isinstance(feature, datasets.ClassLabel):
         return None
     return Classes(tuple(feature.names), {index: index for index in range(feature.num_classes)})
 
 
-def of_values(values: Iterable[Any]) -> Classes:
-    """The classes of a column of strings (sorted) or whole numbers (by size; a negative one is no class)."""
+def classes_of_values(values: Iterable[Any]) -> Classes:
+    """Return the classes of a column of strings, in alphabetical order, or of whole numbers, in increasing order.
+
+    A negative number is not a class: on the Hub, -1 marks rows without a label.
+    """
     known = {value for value in values if value is not None and (isinstance(value, str) or value >= 0)}
     return Classes(
         tuple(str(value) for value in sorted(known)), {value: index for index, value in enumerate(sorted(known))}
     )
 
 
-def nameless(names: Sequence[str]) -> bool:
-    """Whether these are no names but numbers: LABEL_0, LABEL_1, ... or 0, 1, ..."""
+def are_numbered(names: Sequence[str]) -> bool:
+    """Return whether class names only repeat the index: LABEL_0, LABEL_1, ... or 0, 1, ..."""
     return all(re.fullmatch(rf"(LABEL_)?{index}", name) for index, name in enumerate(names))
 
 
-def differences(own: Sequence[str], other: Sequence[str]) -> list[int]:
-    """Indices at which two lists of equal length name different classes.
+def differing_indices(own: Sequence[str], other: Sequence[str]) -> list[int]:
+    """Return the indices at which two lists of equal length name different classes.
 
-    Names are compared in lower case and up to the first comma. A name that one list has twice (ImageNet's two cranes)
-    agrees with every name of the other list that begins with it.
+    Only the part before the first comma is compared, in lower case. A name that occurs twice in one list (ImageNet has
+    two classes "crane") matches every name of the other list that begins with it.
     """
-    ours, theirs = [short(name) for name in own], [short(name) for name in other]
+    ours, theirs = [short_name(name) for name in own], [short_name(name) for name in other]
     our_count, their_count = Counter(ours), Counter(theirs)
     return [
         index
@@ -94,24 +95,34 @@ def differences(own: Sequence[str], other: Sequence[str]) -> list[int]:
     ]
 
 
-def unique(names: Sequence[str]) -> tuple[str, ...]:
-    """The names with the index behind each that stands there twice: a ClassLabel needs them to differ."""
+def make_unique(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names, with the index appended to each that occurs twice: a ClassLabel requires unique names."""
     count = Counter(names)
     return tuple(f"{name} ({index})" if count[name] > 1 else name for index, name in enumerate(names))
 
 
-def short(name: str) -> str:
+def short_name(name: str) -> str:
+    """Return a class name up to the first comma, in lower case: 'tench' for 'Tench, Tinca tinca'."""
     return name.split(",")[0].strip().lower()
 
 
-def contradiction(own: Sequence[str], other: Sequence[str], who: str, whose: str) -> str | None:
-    """What is wrong between two lists of class names, with the first three differences; None where they agree."""
+def describe_mismatch(own: Sequence[str], other: Sequence[str], who: str, whose: str) -> str | None:
+    """Describe how two lists of class names differ, with the first three differences; None if they match.
+
+    Args:
+        own: class names by index.
+        other: those that they are compared with.
+        who: what `own` belongs to, such as "split test"; begins the message.
+        whose: what `other` belongs to, such as "the dataset".
+    """
     if len(own) != len(other):
-        return f"{who} has {len(own)} classes, {whose} {len(other)}"
-    differing = differences(own, other)
+        return f"{who} has {len(own)} classes, {whose} has {len(other)}"
+    differing = differing_indices(own, other)
     if not differing:
         return None
-    same = sorted(map(short, own)) == sorted(map(short, other))
-    kind = "the same class names in another order" if same else f"other class names ({len(differing)} of {len(own)})"
-    shown = "; ".join(f"class {i} is {own[i]!r} there, {other[i]!r} in {whose}" for i in differing[:3])
-    return f"{who} has {kind} than {whose}: {shown}"
+    if sorted(map(short_name, own)) == sorted(map(short_name, other)):
+        difference = f"the same class names as {whose}, in another order"
+    else:
+        difference = f"other class names than {whose} ({len(differing)} of {len(own)} differ)"
+    examples = "; ".join(f"class {i} is {own[i]!r} there, {other[i]!r} in {whose}" for i in differing[:3])
+    return f"{who} has {difference}: {examples}"

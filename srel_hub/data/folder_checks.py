@@ -1,4 +1,4 @@
-"""Local folders of image files: what `datasets` would take for something else than its owner meant, told instead."""
+"""Local folders of image files: report what `datasets` would silently read differently than its owner meant."""
 
 import csv
 import os
@@ -6,78 +6,79 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from srel_hub.data.class_names import SHOWN, more
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, first_few
 
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-HARMLESS = (".txt", ".md", ".json", ".yaml", ".yml", ".db", ".html", ".pdf", ".zip")
+HARMLESS = (".txt", ".md", ".json", ".yaml", ".yml", ".db", ".html", ".pdf", ".zip")  # no remark if these are skipped
 NUMBER = re.compile(r"^[-+]?\d+$")
 
 Files = Mapping[str, Sequence[str]]  # of every split
 
 
 def check_folder(root: Path, files: Files, number_column: str | None) -> list[str]:
-    """Compare what lies in a folder with what `datasets` found there.
+    """Compare the content of a folder with what `datasets` read from it.
 
     Args:
-        files: the files that it found, by split.
-        number_column: the label column, where its values were read as numbers.
+        root: the folder.
+        files: the files that `datasets` reads, by split.
+        number_column: the label column if its values are read as numbers, else None.
 
     Returns:
-        remarks that the user should see.
+        remarks for the user: files that are skipped.
 
     Raises:
-        UserError: for linked folders, which are passed over; for class folders of one name in several places, which
-            become one class; for labels in a metadata.csv that are not written as the numbers that they are read as.
+        UserError: for links to folders, which are not followed; for class folders of one name in several places, which
+            become one class; for labels such as 007 in a metadata.csv, which become 7.
     """
-    faults = [
-        f"{link}: a link to a folder, which is not followed; copy or move the folder" for link in linked_folders(root)
+    problems = [
+        f"{link} is a link to a folder, and `datasets` does not follow links; copy or move the folder here"
+        for link in linked_folders(root)
     ]
     if not any(Path(file).name in METADATA for split in files.values() for file in split):
-        faults += [
-            f"the class {name} has images in {' and '.join(places)}; a class folder lies in its split's folder, and "
-            "there is one of each name"
+        problems += [
+            f"the class folder {name} occurs several times ({' and '.join(places)}), and would become one class; use "
+            "one folder per class, directly in the folder of its split"
             for split in files.values()
-            for name, places in _places(split).items()
+            for name, places in _class_folders(split).items()
             if len(places) > 1
         ]
     if number_column is not None:
-        found = [Path(file) for split in files.values() for file in split]
-        faults += [fault for file in found for fault in _misread(file, number_column)]
-    if faults:
-        raise UserError("\n".join(faults[:SHOWN] + more(faults)))
-    return _ignored(root, {Path(file).resolve() for split in files.values() for file in split})
+        paths = [Path(file) for split in files.values() for file in split]
+        problems += [problem for path in paths for problem in _misread_numbers(path, number_column)]
+    if problems:
+        raise UserError("\n".join(first_few(problems)))
+    return _skipped_files(root, {Path(file).resolve() for split in files.values() for file in split})
 
 
 def linked_folders(root: Path) -> Iterator[Path]:
-    """Links to folders, but for those in hidden ones, where nobody looks for images."""
+    """Yield links to folders below `root`, except in hidden folders such as .venv, which hold no images."""
     for folder, names, _ in os.walk(root):
         names[:] = [name for name in names if not name.startswith((".", "__"))]
         yield from (Path(folder) / name for name in sorted(names) if (Path(folder) / name).is_symlink())
 
 
-def _places(files: Sequence[str]) -> dict[str, list[str]]:
-    """The folders behind each class name."""
+def _class_folders(files: Sequence[str]) -> dict[str, list[str]]:
+    """Return the folders of each class name."""
     folders = sorted({Path(file).parent for file in files})
     return {name: [str(f) for f in folders if f.name == name] for name in {folder.name for folder in folders}}
 
 
-def _misread(file: Path, column: str) -> Iterator[str]:
-    """The first label such as 007, which becomes 7."""
+def _misread_numbers(file: Path, column: str) -> Iterator[str]:
+    """Report the first label of a metadata.csv that changes when read as a number, such as 007."""
     if file.name != "metadata.csv":
         return
     with file.open(encoding="utf-8-sig", newline="") as lines:
         for row in csv.DictReader(lines):
             value = row.get(column) or ""
             if NUMBER.match(value.strip()) and str(int(value)) != value:
-                yield f"{file}: the {column} {value} is read as the number {int(value)}; use names instead"
+                yield f"{file}: the {column} {value} is read as the number {int(value)}; use names instead of numbers"
                 return
 
 
-def _ignored(root: Path, used: set[Path]) -> list[str]:
-    """What is neither hidden nor used nor harmless."""
-    left = [
+def _skipped_files(root: Path, used: set[Path]) -> list[str]:
+    """Return a remark if files are skipped that are neither hidden nor harmless."""
+    skipped = [
         file
         for file in sorted(root.rglob("*"))
         if file.is_file()
@@ -85,7 +86,7 @@ def _ignored(root: Path, used: set[Path]) -> list[str]:
         and not any(part.startswith((".", "__")) for part in file.relative_to(root).parts)
         and file.resolve() not in used
     ]
-    if not left:
+    if not skipped:
         return []
-    shown = ", ".join(str(file) for file in left[:3])
-    return [f"{root}: files passed over: {len(left)} ({shown}{', ...' if len(left) > 3 else ''})"]
+    examples = ", ".join(str(file) for file in skipped[:3])
+    return [f"{root}: skipped files: {len(skipped)} ({examples}{', ...' if len(skipped) > 3 else ''})"]

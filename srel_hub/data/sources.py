@@ -1,4 +1,4 @@
-"""The real dataset: scikit-learn's digits or anything `load_dataset` opens, as uint8 RGB images of one size."""
+"""The real dataset: the built-in digits, or anything that `load_dataset` opens, as uint8 RGB images of one size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,44 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-import torch
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.parquet.parquet import Parquet
 
 from srel_hub import config
 from srel_hub.config import is_local
-from srel_hub.data import class_names as classes
+from srel_hub.data.builtin import DIGITS, load_digits
+from srel_hub.data.class_names import Classes, classes_of_column, classes_of_values, describe_mismatch
+from srel_hub.data.columns import find_columns
 from srel_hub.data.folder_checks import check_folder, linked_folders
-from srel_hub.data.splits import DecodedSplit, Images, Progress, Split, TableSplit, label_values
-from srel_hub.errors import ErrorCollector, UserError, first_line
+from srel_hub.data.splits import Progress, Split, TableSplit, empty_classes, read_label_column
+from srel_hub.errors import ErrorCollector, UserError, first_few, first_line
 
 
-DIGITS_SPLIT_SEED = 0
-LAYOUTS = (
-    "Layouts that work: train/ant/1.jpg, train/bee/2.jpg, a folder for each of two or more classes and no image "
-    "beside the folders; train/1.jpg with train/metadata.csv (file_name,label); parquet. Labels are class labels, "
-    "strings or whole numbers"
-)
-STREAMED_BYTES = 20e9  # `source.streaming: auto` makes no local copy of more
-DIGITS = {
-    "title": "Optical Recognition of Handwritten Digits (8 x 8)",
-    "homepage": "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
-    "license": "cc-by-4.0",
-    "terms": "CC BY 4.0 at the UCI Machine Learning Repository; credit the authors.",
-    "citation": (
-        "@misc{alpaydin1998digits,\n  author = {Alpaydin, E. and Kaynak, C.},\n"
-        "  title = {Optical Recognition of Handwritten Digits},\n  year = {1998},\n"
-        "  publisher = {UCI Machine Learning Repository},\n  doi = {10.24432/C50P49}\n}"
-    ),
-}
+STREAMED_BYTES = 20e9  # with `source.streaming: auto`, larger datasets are streamed instead of copied to disk
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that has been found and checked. A split is None where no stage needs it or the recipe sets none.
+    """A dataset that has been found and checked.
 
-    `class_names` is None where nothing tells them. `remarks` are what the user should hear.
+    Attributes:
+        class_names: by index; None if they are not known without reading a split that no stage needs.
+        train: the training split; None if no stage needs it or the recipe names none.
+        eval: the split that students and teachers are scored on; None if the recipe names none.
+        remarks: for the user to see.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -52,49 +40,57 @@ class Source:
     remarks: tuple[str, ...] = ()
 
 
-def described(spec: config.Source) -> config.Source:
-    """The section with what is known of a built-in dataset filled in, where the recipe does not say otherwise."""
+def add_builtin_metadata(spec: config.Source) -> config.Source:
+    """Return the section with title, license and citation of a built-in dataset, where the recipe sets none."""
     if spec.builtin is None:
         return spec
-    known = {name: value for name, value in DIGITS.items() if getattr(spec, name) in (None, "unknown")}
-    return replace(spec, **known)  # type: ignore[arg-type]
+    missing = {name: value for name, value in DIGITS.items() if getattr(spec, name) in (None, "unknown")}
+    return replace(spec, **missing)  # type: ignore[arg-type]
 
 
 def open_source(spec: config.Source, progress: Progress, train: bool = True) -> Source:
-    """Find splits, columns and classes, and check them. `progress` is shown while a split is read.
+    """Find splits, columns and classes of a dataset, and check them.
 
     Args:
-        train: whether the training split is opened.
+        spec: the recipe's section.
+        progress: shown while labels are read or images decoded.
+        train: whether to open the training split.
+
+    Returns:
+        the dataset, of which no image has been decoded.
 
     Raises:
-        UserError: with every fault found, before any image is decoded.
+        UserError: with all problems that were found.
     """
     if spec.builtin is not None:
-        return _digits()
+        return Source(*load_digits())
     names = {"train": spec.train_split if train else None, "eval": spec.eval_split}
-    wanted = [name for name in names.values() if name is not None]
-    if not wanted:
-        return Source() if spec.train_split is None else Source(_names_alone(spec))
-    tables, files = _tables(spec, wanted)
-    found, faults = {}, ErrorCollector()
+    requested = [name for name in names.values() if name is not None]
+    if not requested:
+        return Source() if spec.train_split is None else Source(_class_names_only(spec))
+    tables, files = _open_tables(spec, requested)
+    columns, errors = {}, ErrorCollector()
     for name, table in tables.items():
-        with faults.collect():
-            found[name] = _columns(spec, table.features or {}, name)
-    faults.raise_all()
-    if len(set(found.values())) > 1:
-        told = "; ".join(f"{name}: {image} and {label}" for name, (image, label) in found.items())
-        raise UserError(f"source.path={spec.path}: the splits differ in their image and label columns ({told})")
-    image, label = found[wanted[0]]
-    remarks = _check_folder(spec, files, label, tables[wanted[0]].features[label])
-    splits = _splits(spec, tables, image, label, progress)
+        with errors.collect():
+            columns[name] = find_columns(spec, table.features or {}, name)
+    errors.raise_all()
+    if len(set(columns.values())) > 1:
+        listed = "; ".join(f"{name}: {image} and {label}" for name, (image, label) in columns.items())
+        raise UserError(
+            f"source.path={spec.path}: the splits differ in their image and label columns ({listed}); set "
+            "source.image_column and source.label_column"
+        )
+    image, label = columns[requested[0]]
+    remarks = _check_folder(spec, files, label, tables[requested[0]].features[label])
+    splits = _make_splits(spec, tables, image, label, progress)
     for split in splits.values():
-        with faults.collect():
+        with errors.collect():
             split.check(every_class=split.name == spec.train_split)
-    faults.raise_all()
+    errors.raise_all()
     opened = {role: splits[name] for role, name in names.items() if name is not None}
     if spec.eval_split is not None and isinstance(tables[spec.eval_split], datasets.Dataset):
         remarks += _classes_not_scored(opened["eval"])
-    return Source(splits[wanted[0]].classes.names, opened.get("train"), opened.get("eval"), tuple(remarks))
+    return Source(splits[requested[0]].classes.names, opened.get("train"), opened.get("eval"), tuple(remarks))
 
 
 def split_names(spec: config.Source) -> list[str]:
@@ -109,74 +105,73 @@ def split_names(spec: config.Source) -> list[str]:
 
 
 def _classes_not_scored(split: TableSplit) -> list[str]:
-    """A remark where the eval split lacks classes, so that accuracies say nothing of them."""
-    names = split.classes.names
-    counts = split.labels.bincount(minlength=len(names)).tolist()
-    empty = [name for name, count in zip(names, counts, strict=True) if count == 0]
-    listed = ", ".join(empty[: classes.SHOWN] + classes.more(empty))
-    return [f"{split.where}: no image of {listed}; accuracies say nothing of them"] if empty else []
+    """Return a remark if the eval split has no image of some classes."""
+    empty = empty_classes(split.labels, split.classes.names)
+    return [f"{split.where}: no image of {', '.join(first_few(empty))}; these classes are not scored"] if empty else []
 
 
-def _names_alone(spec: config.Source) -> tuple[str, ...] | None:
-    """The class names of a training split that no stage needs, where they can be had without reading it."""
+def _class_names_only(spec: config.Source) -> tuple[str, ...] | None:
+    """Return the class names of a training split that no stage needs, if its columns state them."""
     assert spec.train_split is not None
-    tables, _ = _tables(replace(spec, streaming=True), [spec.train_split])
+    tables, _ = _open_tables(replace(spec, streaming=True), [spec.train_split])
     features = tables[spec.train_split].features or {}
-    _, label = _columns(spec, features, spec.train_split)
-    named = classes.of_column(features[label])
-    return None if named is None else named.names
+    _, label = find_columns(spec, features, spec.train_split)
+    classes = classes_of_column(features[label])
+    return None if classes is None else classes.names
 
 
-def _tables(spec: config.Source, wanted: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """The wanted splits, as `datasets` opens them; of other splits nothing is downloaded.
+def _open_tables(spec: config.Source, requested: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Open splits with `datasets`. Other splits are not downloaded.
 
     Returns:
-        the tables, and the files of every split where these are image files with or without metadata.
+        the tables by split, and the files of every split if these are image files, else {}.
     """
     assert spec.path is not None
     path = str(Path(spec.path).expanduser()) if spec.path.startswith("~") else spec.path
     builder = _builder(spec, path)
     files = builder.config.data_files or {}
-    there = [str(name) for name in files or builder.info.splits or {}]
-    missing = [_missing_split(spec, name, there) for name in wanted if name not in there]
+    available = [str(name) for name in files or builder.info.splits or {}]
+    missing = [_missing_split(spec, name, available) for name in requested if name not in available]
     if missing:
         raise UserError("\n".join(missing))
-    streaming = spec.streaming if spec.streaming != "auto" else _bytes(builder, files, wanted) > STREAMED_BYTES
+    streaming = spec.streaming if spec.streaming != "auto" else _bytes(builder, files, requested) > STREAMED_BYTES
     try:
         if isinstance(builder, (Parquet, Arrow)):
-            return {name: _load_alone(spec, path, builder, name, bool(streaming)) for name in wanted}, {}
-        # Class names are those of the folders of all splits, so all are opened; streamed, none is downloaded for it.
-        remote = any("://" in file for name in there for file in files.get(name, []))
-        unwanted = set(wanted) < set(there)
-        threads = {"decode_num_threads": 0} if "decode_num_threads" in vars(builder.config) else {}  # we decode
-        loaded = _load(spec, path, streaming=bool(streaming) or (remote and unwanted), **threads)
+            return {name: _load_alone(spec, path, builder, name, bool(streaming)) for name in requested}, {}
+        # The classes of an image folder are the folders of all splits, so all splits are opened. If one of them is not
+        # needed and not local, the dataset is streamed, because then nothing of it is downloaded.
+        remote = any("://" in file for name in available for file in files.get(name, []))
+        not_needed = set(requested) < set(available)
+        # `read_picture` decodes the images; `datasets` would also do it, in threads, when it streams from the Hub.
+        threads = {"decode_num_threads": 0} if "decode_num_threads" in vars(builder.config) else {}
+        tables = _load(spec, path, streaming=bool(streaming) or (remote and not_needed), **threads)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(_refused(spec, error)) from None
-    return {name: loaded[name] for name in wanted}, {str(name): list(found) for name, found in files.items()}
+        raise UserError(_explain(spec, error)) from None
+    return {name: tables[name] for name in requested}, {str(name): list(paths) for name, paths in files.items()}
 
 
 def _check_folder(spec: config.Source, files: dict[str, list[str]], label: str, feature: Any) -> list[str]:
-    """Remarks on a local folder of image files; `files` is empty for other sources."""
+    """Return remarks on a local folder of image files; `files` is empty for other sources."""
     if not files or not is_local(str(spec.path)):
         return []
-    number = isinstance(feature, datasets.Value) and feature.dtype.startswith("int")
-    return check_folder(Path(str(spec.path)).expanduser(), files, label if number else None)
+    is_number = isinstance(feature, datasets.Value) and feature.dtype.startswith("int")
+    return check_folder(Path(str(spec.path)).expanduser(), files, label if is_number else None)
 
 
 def _load_alone(spec: config.Source, path: str, builder: Any, name: str, streaming: bool) -> Any:
-    """One split of a dataset whose files store their class names, with the names that it stores itself.
+    """Load one split of a dataset whose files store their class names, with the names in its own files.
 
-    `datasets` would give all splits the features of the first, and another order in the second would be lost without a
-    word. Where the files name no classes, the dataset's card may.
+    Loaded together, all splits would get the features of the first. Another order of classes in the second would then
+    be lost silently. If the files have no class names, the dataset's card may.
     """
     files = builder.config.data_files
     options = {"streaming": streaming, "data_files": {name: files[name]} if len(files) > 1 else None}
     table = _load(spec, path, **options)[name]
-    told = builder.info.features
-    named = any(isinstance(feature, datasets.ClassLabel) for feature in (table.features or {}).values())
-    if named or told is None or options["data_files"] is None:
+    features_of_card = builder.info.features
+    has_names = any(isinstance(feature, datasets.ClassLabel) for feature in (table.features or {}).values())
+    if has_names or features_of_card is None or options["data_files"] is None:
         return table
-    return _load(spec, path, **options, features=told)[name]
+    return _load(spec, path, **options, features=features_of_card)[name]
 
 
 def _load(spec: config.Source, path: str, **options: Any) -> Any:
@@ -184,159 +179,97 @@ def _load(spec: config.Source, path: str, **options: Any) -> Any:
 
 
 def _builder(spec: config.Source, path: str) -> Any:
-    local = Path(path).exists()
-    if is_local(path) and not local:
+    """Return the builder of `datasets`, which knows splits and features before anything is downloaded."""
+    exists = Path(path).exists()
+    if is_local(path) and not exists:
         raise UserError(f"source.path={path}: there is no such folder")
     if Path(path).is_file():
-        raise UserError(f"source.path={path} is a file; give the folder that it lies in")
-    if local and spec.revision is not None:
-        raise UserError(f"source.revision={spec.revision}: {path} is a local folder, which has no revisions")
+        raise UserError(f"source.path={path} is a file; set it to the folder that contains the file")
+    if exists and spec.revision is not None:
+        raise UserError(f"source.revision={spec.revision}: {path} is a local folder without revisions; leave it out")
     try:
         return datasets.load_dataset_builder(path, name=spec.config, revision=spec.revision)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(_refused(spec, error)) from None
+        raise UserError(_explain(spec, error)) from None
 
 
-def _refused(spec: config.Source, error: BaseException) -> str:
-    """Why `datasets` did not open it, and what to do about it."""
+def _explain(spec: config.Source, error: BaseException) -> str:
+    """Explain why `datasets` cannot open a dataset, and what to do about it."""
     reason = first_line(error)
     if is_local(str(spec.path)):
         links = [str(link) for link in linked_folders(Path(str(spec.path)).expanduser())]
         hint = f"; links to folders are not followed: {', '.join(links[:3])}" if links else ""
-        return f"source.path={spec.path}: no folder that load_dataset opens: {reason}{hint}"
+        return f"source.path={spec.path}: load_dataset cannot open this folder: {reason}{hint}"
     if "gated dataset" in reason:
-        return (
-            f"source.path={spec.path}: gated on the Hub. Ask for access on the dataset's page there, then log in with "
-            "`hf auth login` or set HF_TOKEN"
-        )
+        return f"source.path={spec.path}: gated on the Hub; request access on the dataset's page, then {LOG_IN}"
     if "doesn't exist on the Hub or cannot be accessed" in reason:
         return (
-            f"source.path={spec.path}: neither a local folder nor a dataset on the Hub that you may read; check the "
-            "spelling; if it is private, log in with `hf auth login` or set HF_TOKEN"
+            f"source.path={spec.path}: not a local folder, and not a dataset on the Hub that you can access; check "
+            f"the spelling; if it is private, {LOG_IN}"
         )
     if "config" in reason.lower():
         return f"source.config={spec.config}: {' '.join(str(error).split())}"
-    return f"source.path={spec.path}: no local folder or Hub dataset that load_dataset opens: {reason}"
+    return f"source.path={spec.path}: load_dataset cannot open it, from disk or from the Hub: {reason}"
 
 
-def _missing_split(spec: config.Source, name: str, found: list[str]) -> str:
-    field = "eval_split" if name == spec.eval_split else "train_split"
-    way_out = (
-        "; source.eval_split=null does without evaluation, or move a fifth of each class's images to a folder of it"
-        if field == "eval_split"
-        else ""
-    )
-    return f"source.{field}={name}: {spec.path} has no such split (there are: {', '.join(found)}){way_out}"
-
-
-def _bytes(builder: Any, files: Any, wanted: Sequence[str]) -> float:
-    """Bytes of the wanted splits, as the dataset's card tells them or as the local files have them; 0 if unknown."""
-    told = builder.info.splits or {}
-    local = [Path(file) for name in wanted if name in files for file in files[name] if "://" not in file]
-    return float(sum(told[name].num_bytes for name in wanted if name in told) or sum(f.stat().st_size for f in local))
-
-
-def _columns(spec: config.Source, features: Any, split: str) -> tuple[str, str]:
-    """Names of the image and the label column.
-
-    Raises:
-        UserError: with what is wrong with both.
-    """
-    where = f"{spec.path}, split {split}"
-    there = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
-    faults = ErrorCollector()
-    image = label = ""
-    with faults.collect():
-        certain = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-        likely = [name for name, feature in features.items() if _holds_bytes(feature)]
-        image = _column(spec.image_column, "image_column", certain or likely, _images(features), where, there)
-    with faults.collect():
-        certain = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-        plain = [name for name, feature in features.items() if _is_label(feature)]
-        likely = plain if len(plain) == 1 else [name for name in ("label", "labels") if name in plain]
-        label = _column(spec.label_column, "label_column", certain or likely, certain + plain, where, there)
-    faults.raise_all()
-    return image, label
-
-
-def _column(named: str | None, field: str, candidates: list[str], usable: list[str], where: str, there: str) -> str:
-    if named is not None and named in usable:
-        return named
-    what = {"image_column": "images", "label_column": "class labels, strings or whole numbers"}[field]
-    if named is not None:
-        raise UserError(f"source.{field}={named}: {where} has no column of that name with {what} (columns: {there})")
-    if len(candidates) == 1:
-        return candidates[0]
-    if usable:
-        raise UserError(f"{where}: which column? set source.{field} to one of {', '.join(usable)} (columns: {there})")
-    raise UserError(f"{where}: no column with {what} (columns: {there}). {LAYOUTS}")
-
-
-def _kind(feature: Any) -> str:
-    return str(feature.dtype) if isinstance(feature, datasets.Value) else type(feature).__name__
-
-
-def _holds_bytes(feature: Any) -> bool:
-    return isinstance(feature, dict) and "bytes" in feature
-
-
-def _images(features: Any) -> list[str]:
-    """Columns that are images, or may be cast to them: bytes, with or without a path, and paths."""
-    return [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, datasets.Image)
-        or _holds_bytes(feature)
-        or (isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary", "string"))
-    ]
-
-
-def _is_label(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype.removeprefix("large_").startswith(
-        ("string", "int", "uint", "bool")
+def _missing_split(spec: config.Source, name: str, available: list[str]) -> str:
+    message = f"{spec.path} has no split of this name (available: {', '.join(available)})"
+    if name != spec.eval_split:
+        return f"source.train_split={name}: {message}"
+    return (
+        f"source.eval_split={name}: {message}; set source.eval_split=null to skip evaluation, or move 20 % of the "
+        f"images of each class to a folder {name}"
     )
 
 
-def _splits(
+def _bytes(builder: Any, files: Any, requested: Sequence[str]) -> float:
+    """Return the size of splits according to the dataset's card, or else of their local files; 0 if unknown."""
+    on_card = builder.info.splits or {}
+    local = [Path(file) for name in requested if name in files for file in files[name] if "://" not in file]
+    return float(
+        sum(on_card[name].num_bytes for name in requested if name in on_card)
+        or sum(file.stat().st_size for file in local)
+    )
+
+
+def _make_splits(
     spec: config.Source, tables: dict[str, Any], image: str, label: str, progress: Progress
-) -> "dict[str, TableSplit]":
-    """The opened splits under one set of classes.
+) -> dict[str, TableSplit]:
+    """Return the splits, all with the classes of the first.
 
     Raises:
-        UserError: where the splits name different classes, or there are fewer than two.
+        UserError: if the classes of the splits differ, or there are fewer than two.
     """
-    known = {name: classes.of_column(table.features[label]) for name, table in tables.items()}
     first, *others = tables
-    named = known[first]
-    if named is None:
-        named = classes.of_values(label_values(tables[first], label, progress))
+    classes_by_split = {name: classes_of_column(table.features[label]) for name, table in tables.items()}
+    classes = classes_by_split[first] or classes_of_values(read_label_column(tables[first], label, progress))
     for other in others:
-        theirs = known[other]
-        wrong = theirs and classes.contradiction(
-            theirs.names, named.names, f"{spec.path}, split {other}", f"split {first}"
-        )
-        if wrong or (theirs is None) != (known[first] is None):
-            raise UserError(
-                wrong or f"{spec.path}: {label} is a ClassLabel in one of {first}, {other}, plain in the other"
-            )
-    if len(named.names) < 2:
-        raise UserError(f"{spec.path}: {len(named.names)} class; at least two are needed")
+        _require_same_classes(spec, label, (first, classes_by_split[first]), (other, classes_by_split[other]))
+    if len(classes.names) < 2:
+        raise UserError(f"{spec.path}: {len(classes.names)} class found; at least 2 are required")
     return {
-        name: TableSplit(name, f"{spec.path}, split {name}", table, image, label, named, progress)
+        name: TableSplit(name, f"{spec.path}, split {name}", table, image, label, classes, progress)
         for name, table in tables.items()
     }
 
 
-def _digits() -> Source:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise UserError("source.builtin=digits needs scikit-learn: pip install 'srel_hub[viz]'") from None
-    digits = load_digits()
-    gray = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    pixels = torch.from_numpy(gray)[:, None].expand(-1, 3, -1, -1).contiguous()
-    labels = torch.from_numpy(digits.target).long()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(DIGITS_SPLIT_SEED))
-    halves = order[: len(order) // 2], order[len(order) // 2 :]
-    train, evaluation = (Images(pixels[half], labels[half]) for half in halves)
-    return Source(tuple(str(name) for name in digits.target_names), DecodedSplit(train), DecodedSplit(evaluation))
+def _require_same_classes(
+    spec: config.Source, label: str, first: tuple[str, Classes | None], other: tuple[str, Classes | None]
+) -> None:
+    """Compare the classes that the label columns of two splits name; None if they name none.
+
+    Raises:
+        UserError: if they differ, or only one of them names its classes.
+    """
+    (first_name, first_classes), (other_name, other_classes) = first, other
+    if (first_classes is None) != (other_classes is None):
+        raise UserError(
+            f"{spec.path}: the column {label} is a ClassLabel in one of the splits {first_name} and {other_name}, and "
+            "has plain values in the other; store both in the same way"
+        )
+    if first_classes is None or other_classes is None:
+        return
+    who = f"{spec.path}, split {other_name}"
+    mismatch = describe_mismatch(other_classes.names, first_classes.names, who, f"split {first_name}")
+    if mismatch:
+        raise UserError(mismatch)

@@ -1,4 +1,4 @@
-"""A split of a real dataset: labels read and images decoded when called for, as uint8 RGB of one size."""
+"""A split of a real dataset. Labels are read and images decoded on demand, as uint8 RGB of one size."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,62 +12,77 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srel_hub.data.class_names import SHOWN, Classes, more
-from srel_hub.errors import UserError
+from srel_hub.data.class_names import Classes
+from srel_hub.errors import UserError, first_few
 from srel_hub.storage.decode import LARGEST_SIDE, SMALLEST_SIDE, Frame, fit, read_picture
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.storage.mapped_images import Picture, in_memory, map_pixels, write_pixels
 
 
-COUNTED = 256  # images at once
+STATISTICS_BATCH = 256  # images whose pixel values are counted at once
 
 
 class Progress(Protocol):
-    """Passes items on and shows how far they are (`Run.progress`)."""
+    """A function that yields items and shows a progress bar meanwhile (`Run.progress`)."""
 
-    def __call__(self, items: Iterable[Any], total: int | None, title: str, unit: str) -> Iterator[Any]: ...
+    def __call__(self, items: Iterable[Any], total: int | None, title: str, unit: str) -> Iterator[Any]:
+        """Yield the items, under a bar with this title that counts up to `total` units."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Decoded images: `pixels` uint8 [N, 3, H, W], `labels` int64 [N]."""
+    """Decoded images of one size.
+
+    Attributes:
+        pixels: uint8 [N, 3, H, W].
+        labels: int64 [N].
+    """
 
     pixels: Tensor
     labels: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
+        """Return (height, width) in pixels."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
 
 class Split(Protocol):
-    """One split, found and checked. Its labels are read, and its images decoded, only when called for."""
+    """A split that has been found and checked. Its labels are read and its images decoded only on demand."""
 
     @property
     def labels(self) -> Tensor:
-        """int64 [N]."""
+        """Return the class index of every row, int64 [N]."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the first image."""
+        """Return (height, width) of the first image, in pixels."""
 
     @property
     def fingerprint(self) -> str | None:
-        """Changes with the data, as far as that can be known without reading it; None for data in memory."""
+        """Return a text that changes when the data changes, as far as that shows without reading it.
+
+        None for data in memory, which needs no cache.
+        """
 
     def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
-        """These rows (int64, in any order; None: all), each brought to `frame`; None leaves the images as they are.
+        """Decode images.
 
         Args:
-            file: where the pixels are kept and mapped from; None: in memory.
+            frame: the size to bring them to; None keeps their own, which must be the same for all.
+            rows: int64 [M], which rows, in any order; None for all.
+            file: where to store the pixels, which are then memory-mapped; None keeps them in memory.
+
+        Returns:
+            the images in the order of `rows`.
 
         Raises:
-            UserError: naming the rows that cannot be read, or that differ in size.
+            UserError: listing the rows that cannot be read or that differ in size.
         """
 
 
-def label_values(table: Any, label: str, progress: Progress) -> list[Any]:
-    """All values of the label column."""
+def read_label_column(table: Any, label: str, progress: Progress) -> list[Any]:
+    """Return all values of the label column, in row order."""
     if isinstance(table, datasets.Dataset):
         return list(table[label][:])
     rows = progress(table.select_columns([label]), None, "read labels", "row")
@@ -76,7 +91,17 @@ def label_values(table: Any, label: str, progress: Progress) -> list[Any]:
 
 @dataclass(frozen=True)
 class TableSplit:
-    """A split of a `datasets` table, in memory-mapped rows or streamed."""
+    """A split of a `datasets` table, memory-mapped or streamed.
+
+    Attributes:
+        name: of the split.
+        where: the dataset and split, which begin messages.
+        table: `datasets.Dataset` or `datasets.IterableDataset`.
+        image: name of the image column.
+        label: name of the label column.
+        classes: of the label column.
+        progress: shown while labels are read or images decoded.
+    """
 
     name: str
     where: str
@@ -88,129 +113,159 @@ class TableSplit:
 
     @cached_property
     def labels(self) -> Tensor:
-        return self.classes.indices(label_values(self.table, self.label, self.progress), self.where)
+        """Return the class index of every row, int64 [N]; read once."""
+        return self.classes.indices(read_label_column(self.table, self.label, self.progress), self.where)
 
     def check(self, every_class: bool) -> None:
-        """What can be known without decoding; a streamed split is not read for it.
+        """Check what can be checked without decoding images. A streamed split is not read for it.
+
+        Args:
+            every_class: whether every class must have an image.
 
         Raises:
-            UserError: naming rows without a class, or classes without a row.
+            UserError: listing rows without a class, or classes without an image.
         """
         if isinstance(self.table, datasets.Dataset):
             if len(self.table) == 0:
-                raise UserError(f"{self.where}: there are no images")
+                raise UserError(f"{self.where}: the split has no images")
             labels = self.labels
             if every_class:
                 require_every_class(labels, self.classes.names)
 
     @property
     def size(self) -> tuple[int, int]:
+        """Return (height, width) of the first image, in pixels; decodes it."""
         _, picture = next(_pictures(zip([0], [0], self._encoded([0]), strict=True), None, self.where))
         height, width, _ = picture.shape
         return height, width
 
     @property
     def fingerprint(self) -> str:
-        known = self.table._fingerprint if isinstance(self.table, datasets.Dataset) else "streamed"
-        return f"{self.where}, {self.image}: {known}"
+        """Return the dataset, split, column and the fingerprint that `datasets` has for the table."""
+        fingerprint = self.table._fingerprint if isinstance(self.table, datasets.Dataset) else "streamed"
+        return f"{self.where}, {self.image}: {fingerprint}"
 
     def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
-        wanted = torch.arange(len(self.labels)) if rows is None else rows
-        rising, order = wanted.sort()
-        encoded = self.progress(self._encoded(rising.tolist()), len(rising), f"decode {self.where}", "image")
-        pictures = _pictures(zip(order.tolist(), rising.tolist(), encoded, strict=True), frame, self.where)
+        """Decode images (Split.images)."""
+        rows = torch.arange(len(self.labels)) if rows is None else rows
+        # Read in increasing order, because a streamed table has no other, and store each image at its place.
+        increasing, places = rows.sort()
+        encoded = self.progress(self._encoded(increasing.tolist()), len(rows), f"decode {self.where}", "image")
+        pictures = _pictures(zip(places.tolist(), increasing.tolist(), encoded, strict=True), frame, self.where)
         if file is None:
-            return Images(in_memory(len(wanted), pictures), self.labels[wanted])
-        with atomic(file) as temporary:
-            write_pixels(temporary, len(wanted), pictures)
-        return Images(map_pixels(file), self.labels[wanted])
+            return Images(in_memory(len(rows), pictures), self.labels[rows])
+        with atomic_write(file) as temporary:
+            write_pixels(temporary, len(rows), pictures)
+        return Images(map_pixels(file), self.labels[rows])
 
     def _encoded(self, numbers: Sequence[int]) -> Iterator[Any]:
-        """The undecoded image of these rows, which rise."""
+        """Yield the undecoded images of rows with increasing numbers."""
+        # Other columns may hold images too; `decode=False` leaves the decoding to `read_picture`.
         table = self.table.select_columns([self.image]).cast_column(self.image, datasets.Image(decode=False))
         if isinstance(table, datasets.Dataset):
             yield from (row[self.image] for row in table.select(numbers))
             return
-        wanted = iter(numbers)
-        number = next(wanted, None)
+        remaining = iter(numbers)
+        number = next(remaining, None)
         for index, row in enumerate(table):
             if index == number:
                 yield row[self.image]
-                number = next(wanted, None)
+                number = next(remaining, None)
             if number is None:
-                return
+                return  # the rest of the stream is not downloaded
 
 
 def require_every_class(labels: Tensor, class_names: Sequence[str]) -> None:
-    """Refuse a training split that lacks a class.
+    """Require at least one training image of every class.
+
+    Args:
+        labels: of the training split, int64 [N].
+        class_names: by index.
 
     Raises:
-        UserError: naming the empty classes.
+        UserError: listing the classes without an image.
     """
-    counts = labels.bincount(minlength=len(class_names)).tolist()
-    empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
+    empty = empty_classes(labels, class_names)
     if empty:
-        listed = ", ".join(empty[:SHOWN] + more(empty))
-        raise UserError(f"the training split has no image of: {listed}; add some or remove the class")
+        listed = ", ".join(first_few(empty))
+        raise UserError(f"the training split has no image of: {listed}; add images or remove these classes")
+
+
+def empty_classes(labels: Tensor, class_names: Sequence[str]) -> list[str]:
+    """Return the names of the classes that none of the labels, int64 [N], refers to."""
+    counts = labels.bincount(minlength=len(class_names)).tolist()
+    return [name for name, count in zip(class_names, counts, strict=True) if count == 0]
 
 
 def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, where: str) -> Iterator[Picture]:
-    """Decode (place, row, value) one by one, to places and pictures uint8 [H, W, 3].
+    """Decode images one by one.
+
+    Args:
+        encoded: for each image the place in the result, the row in the dataset, and the undecoded value.
+        frame: the size to bring them to, or None.
+        where: the dataset and split, which begin messages.
+
+    Yields:
+        the place, and the pixels uint8 [H, W, 3].
 
     Raises:
-        UserError: at the end, naming the rows that cannot be read or differ in size.
+        UserError: at the end, listing all rows that cannot be read or differ in size.
     """
-    faults: list[str] = []
+    problems: list[str] = []
     shape: tuple[int, ...] | None = None
     for place, row, value in encoded:
         try:
             picture = read_picture(value, frame, f"{where}: row {row}")
         except UserError as error:
-            faults.append(str(error))
+            problems.append(str(error))
             continue
         if shape is None:
             shape = picture.shape
             _require_sides(shape, where)
         if picture.shape != shape:
-            faults.append(
-                f"{where}: row {row} is {picture.shape[1]} x {picture.shape[0]} pixels, the first is {shape[1]} "
-                f"x {shape[0]}; set source.image_size to bring all images to one size"
+            problems.append(
+                f"{where}: row {row} has {picture.shape[1]} x {picture.shape[0]} pixels, the first has {shape[1]} "
+                f"x {shape[0]}; set source.image_size to resize all images to one size"
             )
             continue
-        if not faults:
+        if not problems:  # after a problem, go on only to find the others
             yield place, picture
-    if faults:
-        raise UserError("\n".join(faults[:SHOWN] + more(faults)))
+    if problems:
+        raise UserError("\n".join(first_few(problems)))
     if shape is None:
-        raise UserError(f"{where}: there are no images")
+        raise UserError(f"{where}: the split has no images")
 
 
 def _require_sides(shape: tuple[int, ...], where: str) -> None:
     height, width = shape[:2]
     if min(height, width) < SMALLEST_SIDE or max(height, width) > LARGEST_SIDE:
-        allowed = f"{SMALLEST_SIDE} to {LARGEST_SIDE} a side; set source.image_size"
-        raise UserError(f"{where}: images of {width} x {height} pixels; allowed are {allowed}")
+        allowed = f"each side must have {SMALLEST_SIDE} to {LARGEST_SIDE}; set source.image_size"
+        raise UserError(f"{where}: images of {width} x {height} pixels; {allowed}")
 
 
 @dataclass(frozen=True)
 class DecodedSplit:
-    """A split that is in memory already."""
+    """A split whose images are in memory."""
 
     whole: Images
 
     @property
     def labels(self) -> Tensor:
+        """Return the class index of every row, int64 [N]."""
         return self.whole.labels
 
     @property
     def size(self) -> tuple[int, int]:
+        """Return (height, width) of the images, in pixels."""
         return self.whole.size
 
     @property
     def fingerprint(self) -> None:
+        """Return None: what is in memory is not cached."""
         return None
 
     def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
+        """Return images at `frame` (Split.images); `file` is ignored."""
         chosen = self.whole if rows is None else Images(self.whole.pixels[rows], self.whole.labels[rows])
         if frame is None or frame.size == chosen.size:
             return chosen
@@ -219,23 +274,34 @@ class DecodedSplit:
         return Images(pixels.permute(0, 3, 1, 2).contiguous(), chosen.labels)
 
 
-def statistics(pixels: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation per RGB channel in [0, 1], to four places."""
+def channel_statistics(pixels: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and standard deviation of each RGB channel, in [0, 1], rounded to four decimals.
+
+    They are computed from counts of the 256 values, so the result does not depend on the order of a sum.
+
+    Args:
+        pixels: uint8 [N, 3, H, W].
+    """
     counts = torch.zeros(3, 256, dtype=torch.float64)
-    for some in pixels.split(COUNTED):
-        counts += torch.stack([some[:, channel].flatten().bincount(minlength=256) for channel in range(3)])
+    for batch in pixels.split(STATISTICS_BATCH):
+        counts += torch.stack([batch[:, channel].flatten().bincount(minlength=256) for channel in range(3)])
     values = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)
     mean = share @ values
     std = (share @ values**2 - mean**2).clamp(min=0).sqrt()
+    # A constant channel has no deviation to divide by; it gets that of one gray level.
     rounded = [[round(float(v), 4) for v in row] for row in (mean, std.clamp(min=1 / 255))]
     return tuple(rounded[0]), tuple(rounded[1])  # type: ignore[return-value]
 
 
 def random_subset(labels: Tensor, per_class: int, num_classes: int, generator: torch.Generator) -> Tensor:
-    """Rows (int64) of `per_class` random images of every class, of all of a class that has fewer."""
-    chosen = []
+    """Draw `per_class` random rows of every class, or all rows of a class that has fewer.
+
+    Returns:
+        int64 [M], sorted by class.
+    """
+    subset = []
     for label in range(num_classes):
         members = (labels == label).nonzero()[:, 0]
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
-    return torch.cat(chosen)
+        subset.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+    return torch.cat(subset)

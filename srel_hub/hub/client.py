@@ -1,4 +1,4 @@
-"""The Hub: a client that does not wait for ever, errors in a person's words, who we are, what a repository holds."""
+"""The client of the Hugging Face Hub: timeouts, retries, error messages, accounts, and what a repository holds."""
 
 import contextlib
 import functools
@@ -20,13 +20,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils._http import hf_request_event_hook
+from huggingface_hub.utils import _http
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from srel_hub.errors import UserError, first_line
 
 
-TIMEOUT = 60.0  # seconds without an answer or another byte; large files may take as long as they like
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before another try
+TIMEOUT = 60.0  # seconds without a response or another byte; a large file may take any time in total
+LOOK_TIMEOUT = 30.0  # seconds for a repository's list of files
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 LONGEST_WAIT = 600.0
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 WRITING_ROLES = ("admin", "write", "contributor")
@@ -36,7 +38,11 @@ Result = TypeVar("Result")
 
 
 class UnavailableError(OSError):
-    """The Hub cannot be reached or cannot answer now: the same request may succeed later."""
+    """The Hub cannot be reached or cannot respond now; the same request may succeed later.
+
+    Attributes:
+        retry_after: How many seconds the Hub asks to wait, 0 if it does not say.
+    """
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -44,72 +50,113 @@ class UnavailableError(OSError):
 
 
 class OfflineError(UnavailableError):
-    """The user asked not to use the network."""
+    """The environment forbids the use of the network (HF_HUB_OFFLINE)."""
 
 
 @functools.cache
 def client() -> HfApi:
-    """The Hub's own client, with timeouts: without them a Hub that hangs would hang us."""
-    timeout = httpx2.Timeout(TIMEOUT, connect=10.0)
-    hooks: Mapping[str, Any] = {"request": [hf_request_event_hook]}
-    set_client_factory(lambda: httpx2.Client(timeout=timeout, follow_redirects=True, event_hooks=hooks))
+    """Return the API client. Use it within `timeouts`, except for `repo_info`, which takes a timeout itself."""
     return HfApi(library_name="srel_hub")
 
 
+def _client_with_timeouts() -> httpx2.Client:
+    hooks: Mapping[str, Any] = {"request": [_http.hf_request_event_hook]}
+    return httpx2.Client(timeout=httpx2.Timeout(TIMEOUT, connect=10.0), follow_redirects=True, event_hooks=hooks)
+
+
 @contextlib.contextmanager
-def spoken(doing: str) -> Iterator[None]:
-    """The clients' errors as ours, led by what was being done.
+def timeouts() -> Iterator[None]:
+    """Give huggingface_hub's requests timeouts inside the block, and restore its HTTP client factory afterwards.
+
+    Most of its methods take no timeout, and its default client waits forever. The factory is global, and replacing it
+    closes open connections, so this is for pushes, not for downloads: `hf_hub_download` has timeouts of its own.
+    """
+    previous = _http._GLOBAL_CLIENT_FACTORY  # there is no public way to read it
+    if previous is _client_with_timeouts:
+        yield
+        return
+    set_client_factory(_client_with_timeouts)
+    try:
+        yield
+    finally:
+        set_client_factory(previous)
+
+
+@contextlib.contextmanager
+def hide_progress_bars() -> Iterator[None]:
+    """Hide huggingface_hub's progress bars inside the block, where one bar counts all files."""
+    were_hidden = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_hidden:
+            enable_progress_bars()
+
+
+@contextlib.contextmanager
+def hub_errors(action: str) -> Iterator[None]:
+    """Translate the errors of huggingface_hub and its HTTP client; messages begin with the action.
 
     Raises:
-        UnavailableError: for what may pass: no connection, a timeout, statuses 408, 429 and from 500 on.
-        UserError: for what will not pass by itself.
+        UnavailableError: If the same request may succeed later: no connection, a timeout, the statuses 408, 429 and
+            500 or above.
+        UserError: If it will fail again.
     """
     try:
         yield
     except UserError:
         raise
     except OfflineModeIsEnabled:
-        raise OfflineError(f"{doing}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
+        raise OfflineError(f"{action}: HF_HUB_OFFLINE is set, so the Hub is not contacted") from None
     except (HfHubHTTPError, httpx2.RequestError, ConnectionError, RuntimeError, LocalEntryNotFoundError) as error:
-        # Uploads wrap whatever happened in a RuntimeError, downloads in one that says that nothing is cached.
-        answered = next((one for one in _causes(error) if isinstance(one, HfHubHTTPError)), None)
-        if answered is None:
-            raise UnavailableError(f"{doing}: the Hub cannot be reached: {first_line(error)}") from error
-        raise _refusal(doing, answered) from error
+        # Uploads wrap any error in a RuntimeError, downloads in an error that says that the file is not cached.
+        response_error = next((cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
+        if response_error is None:
+            raise UnavailableError(f"{action}: the Hub cannot be reached: {first_line(error)}") from error
+        raise _translate(action, response_error) from error
     except json.JSONDecodeError as error:
-        raise UnavailableError(f"{doing}: the answer is not a Hub's; is there another page in between?") from error
+        raise UnavailableError(
+            f"{action}: unexpected response (not from the Hub); are you behind a proxy or a login page?"
+        ) from error
     except ValueError as error:
-        raise UserError(f"{doing}: {error}") from error
+        raise UserError(f"{action}: {error}") from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what caused it, the outermost first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _refusal(doing: str, error: HfHubHTTPError) -> Exception:
-    status, said = error.response.status_code, error.server_message or first_line(error)
+def _translate(action: str, error: HfHubHTTPError) -> Exception:
+    status, reason = error.response.status_code, error.server_message or first_line(error)
     if status in (408, 429) or status >= 500:
         wait = error.response.headers.get("Retry-After", "")
         pause = min(float(wait), LONGEST_WAIT) if wait.isdecimal() else 0.0
-        return UnavailableError(f"{doing}: the Hub answers {status}", pause)
+        return UnavailableError(f"{action}: the Hub responded with status {status}", pause)
     if isinstance(error, GatedRepoError):
-        return UserError(f"{doing}: it is gated. Ask for access on its page on the Hub, then {LOGIN}")
-    reasons = {
-        401: f"the Hub does not know who you are ({said}); {LOGIN}",
-        403: f"your token may not do that ({said})",
-        404: f"it is not on the Hub, or you may not see it ({said})",
-        412: "somebody else changed it meanwhile; look at what is there now, then run the same command again",
+        return UserError(f"{action}: it is gated. Request access on its page on the Hub, then {LOGIN}")
+    messages = {
+        401: f"the Hub rejected your token ({reason}); {LOGIN}",
+        403: f"your token does not allow this ({reason})",
+        404: f"not found on the Hub, or you may not read it ({reason})",
+        412: "it was changed by someone else in the meantime; look at it, then run the same command again",
     }
-    return UserError(f"{doing}: {reasons.get(status, f'the Hub answers {status}: {said}')}")
+    return UserError(f"{action}: {messages.get(status, f'the Hub responded with status {status}: {reason}')}")
 
 
 def retried(work: Callable[[], Result], say: Callable[[str], None], waits: Sequence[float] = WAITS) -> Result:
-    """Do work that may be done twice, again after a while where the Hub was not available.
+    """Do work that may be done twice, and repeat it after a pause while the Hub is unavailable.
+
+    Args:
+        work: What to do; its result is returned.
+        say: Prints a message before each pause.
+        waits: The pauses in seconds; the Hub may ask for longer ones.
 
     Raises:
-        UnavailableError: where the last try fails too.
+        UnavailableError: If the last try fails too, or the network is not to be used.
     """
     for wait in waits:
         try:
@@ -118,49 +165,56 @@ def retried(work: Callable[[], Result], say: Callable[[str], None], waits: Seque
             raise
         except UnavailableError as error:
             pause = max(wait, error.retry_after)
-            say(f"{error}; again in {pause:.0f} s")
+            say(f"{error}; retrying in {pause:.0f} s")
             time.sleep(pause)
     return work()
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whose token it is, its role (read, write, fineGrained, ...), the user's role in each organization."""
+    """The owner of the token.
+
+    Attributes:
+        name: The user name.
+        role: The token's role: 'read', 'write', 'fineGrained', ...
+        orgs: The user's role in each organization, by its name.
+    """
 
     name: str
     role: str
     orgs: Mapping[str, str]
 
     def refusal(self, namespace: str) -> str | None:
-        """Why this account may not write there; None if it may, as far as can be told."""
+        """Return why this account may not write to a namespace; None if it may, as far as the Hub says."""
         if self.role == "read":
-            return f"the token of {self.name} has the role read; make one with the role write, then {LOGIN}"
+            return f"the token of {self.name} has the role read; create one with the role write, then {LOGIN}"
         if namespace != self.name and namespace not in self.orgs:
             own = ", ".join([self.name, *self.orgs])
-            return f"{self.name} is no member of {namespace}; namespaces to choose from: {own}"
+            return f"{self.name} is not a member of {namespace}; namespaces to choose from: {own}"
         if namespace != self.name and self.orgs[namespace] not in WRITING_ROLES:
             return f"{self.name} may only read in {namespace} (role {self.orgs[namespace]}); ask its owners for write"
         return None
 
 
+@timeouts()
 def account() -> Account | None:
-    """Who we are on the Hub; None without a token.
+    """Return the account of the token; None without a token.
 
     Raises:
-        UserError: where the token is not accepted.
-        UnavailableError: where the Hub is.
+        UserError: If the Hub rejects the token.
+        UnavailableError: If the Hub cannot be reached.
     """
     if get_token() is None:
         return None
-    with spoken("the Hub token"):
-        told = client().whoami()
-    orgs = {org["name"]: str(org.get("roleInOrg", "write")) for org in told.get("orgs", [])}
-    return Account(told["name"], told.get("auth", {}).get("accessToken", {}).get("role", "write"), orgs)
+    with hub_errors("the Hub token"):
+        user = client().whoami()
+    orgs = {org["name"]: str(org.get("roleInOrg", "write")) for org in user.get("orgs", [])}
+    return Account(user["name"], user.get("auth", {}).get("accessToken", {}).get("role", "write"), orgs)
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A file on the Hub: its size and digest, sha256 where it is a large file, else git's sha1."""
+    """A file on the Hub: its size in bytes and its digest, sha256 of a large file, git's sha1 of a small one."""
 
     size: int
     digest: str
@@ -168,27 +222,34 @@ class Blob:
 
 @dataclass(frozen=True)
 class State:
-    """What a repository holds at one commit."""
+    """What a repository holds at one commit.
+
+    Attributes:
+        sha: The commit; empty if there is none yet.
+        private: Whether the repository is private.
+        files: Every file, by its path.
+        tags: The tags of its card.
+    """
 
     sha: str
     private: bool
     files: Mapping[str, Blob]
-    tags: frozenset[str] = frozenset()  # of its card
+    tags: frozenset[str] = frozenset()
 
 
 def look(repo_id: str, kind: Kind, revision: str | None = None) -> State | None:
-    """A repository as it is now; None where there is no such repository or revision that we may see.
+    """Return what a repository holds; None if there is no such repository or revision that we may read.
 
     Raises:
-        UserError, UnavailableError: as `spoken`.
+        UserError, UnavailableError: As `hub_errors`.
     """
-    with spoken(f"{kind} {repo_id}"):
+    with hub_errors(f"{kind} {repo_id}"):
         try:
             info = client().repo_info(
-                repo_id, repo_type=kind, revision=revision, files_metadata=True, timeout=min(TIMEOUT, 30.0)
+                repo_id, repo_type=kind, revision=revision, files_metadata=True, timeout=min(TIMEOUT, LOOK_TIMEOUT)
             )
         except GatedRepoError:
-            raise
+            raise  # it is a RepositoryNotFoundError too
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
     files = {
@@ -201,14 +262,19 @@ def look(repo_id: str, kind: Kind, revision: str | None = None) -> State | None:
 
 
 def url(repo_id: str, kind: Kind, revision: str | None = None) -> str:
-    """The page of a repository."""
+    """Return the address of a repository's page."""
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
     return page if revision is None else f"{page}/tree/{revision}"
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of ours, with the two digests by which the Hub may know it."""
+    """A local file with the two digests that the Hub may use for it.
+
+    Attributes:
+        sha256: What the Hub has of a large file.
+        git: git's sha1 of the blob, what the Hub has of a small file.
+    """
 
     path: Path
     size: int
@@ -216,10 +282,12 @@ class LocalFile:
     git: str
 
     def equals(self, blob: Blob | None) -> bool:
+        """Return whether a file on the Hub has the same content."""
         return blob is not None and self.size == blob.size and blob.digest in (self.sha256, self.git)
 
 
 def local_file(path: Path) -> LocalFile:
+    """Read a file once and return its size and digests."""
     size = path.stat().st_size
     sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
     with path.open("rb") as file:

@@ -1,7 +1,9 @@
-"""Whether `load_dataset` gives the same rows from the Hub as from a folder. A program of its own, so that it starts
-with an empty cache: where the cache lies is decided when the libraries are imported.
+"""Compare the rows that `load_dataset` returns from the Hub with those of a folder.
 
     python -m srel_hub.hub.compare_rows REPO_ID COMMIT FOLDER
+
+It is a process of its own, so that it starts with an empty cache: the libraries read the cache's place when they are
+imported.
 """
 
 import sys
@@ -9,35 +11,37 @@ from collections.abc import Sequence
 
 import datasets
 
-from srel_hub.hub.client import client
+from srel_hub.hub.client import timeouts
 
 
-DIFFERENT = 3  # exit status; others mean that it could not be found out
+DIFFERENT = 3  # exit status; any other but 0 means that the comparison failed
 
 
 def difference(repo_id: str, commit: str, folder: str) -> str | None:
-    """The first difference between the two, None where there is none."""
-    there, here = datasets.load_dataset(repo_id, revision=commit), datasets.load_dataset(folder)
-    if list(there) != list(here):
-        return f"splits {', '.join(there)} instead of {', '.join(here)}"
-    for split in here:
-        if there[split].features != here[split].features or len(there[split]) != len(here[split]):
-            return f"split {split}: {len(there[split])} rows of {there[split].features} instead of {len(here[split])}"
-        ours, theirs = (side[split].cast_column("image", datasets.Image(decode=False)) for side in (here, there))
-        for index, (own, other) in enumerate(zip(ours, theirs, strict=True)):
-            if own["label"] != other["label"] or own["image"]["bytes"] != other["image"]["bytes"]:
-                return f"split {split}: row {index} is another"
+    """Return the first difference in splits, features, labels or image bytes; None if there is none."""
+    remote, local = datasets.load_dataset(repo_id, revision=commit), datasets.load_dataset(folder)
+    if list(remote) != list(local):
+        return f"splits {', '.join(remote)} instead of {', '.join(local)}"
+    for split in local:
+        count = len(local[split])
+        if remote[split].features != local[split].features or len(remote[split]) != count:
+            return f"split {split}: {len(remote[split])} rows of {remote[split].features} instead of {count}"
+        undecoded = (side[split].cast_column("image", datasets.Image(decode=False)) for side in (local, remote))
+        for index, (expected, row) in enumerate(zip(*undecoded, strict=True)):
+            if expected["label"] != row["label"] or expected["image"]["bytes"] != row["image"]["bytes"]:
+                return f"split {split}: row {index} differs"
     return None
 
 
 def main(arguments: Sequence[str]) -> int:
-    client()  # with timeouts
+    """Print the first difference and return the exit status."""
     datasets.disable_progress_bars()
-    found = difference(*arguments)
-    if found is not None:
-        print(found)
-        return DIFFERENT
-    return 0
+    with timeouts():
+        message = difference(*arguments)
+    if message is None:
+        return 0
+    print(message)
+    return DIFFERENT
 
 
 if __name__ == "__main__":

@@ -1,104 +1,107 @@
-"""Read back what was pushed, by commit and with an empty cache, and compare it with what was to be pushed.
+"""Read back what was pushed, by commit and with an empty cache, and compare it with the local files.
 
-The Hub's clients compare sizes only, and a cache would show us our own files; so nothing is called published before
-this has been done.
+The Hub's clients compare sizes only, and a cache would return the local files. So nothing is reported as published
+before it was read back.
 """
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 from huggingface_hub import get_token, hf_hub_download
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoModelForImageClassification
 
 from srel_hub.core.augment import normalize
 from srel_hub.errors import UserError
-from srel_hub.hub.client import Kind, UnavailableError, local_file, retried, spoken
+from srel_hub.hub.client import Kind, UnavailableError, hide_progress_bars, hub_errors, local_file, retried
 from srel_hub.hub.compare_rows import DIFFERENT
-from srel_hub.hub.push import Part
-from srel_hub.runs.run import Run
-from srel_hub.storage.condensed_table import decode, read_parquet
-from srel_hub.teachers import classifier as teacher
+from srel_hub.hub.push import Say
+from srel_hub.hub.push_plan import Part, Progress
+from srel_hub.storage.condensed_table import decode_image, read_parquet
+from srel_hub.teachers import classifier as classifiers
 
 
-SAMPLE = 16  # images that the teacher is asked
-HOMES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE")
+SAMPLE = 16  # images whose logits are compared
+CACHE_VARIABLES = (
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_DATASETS_CACHE",
+    "HF_XET_CACHE",
+    "HF_ASSETS_CACHE",
+)  # that would move a cache out of HF_HOME
 
 
-def read_back(run: Run, dataset: Part, teacher_repo: Part, commits: Mapping[Kind, str]) -> None:
-    """Every file by size and sha256; the rows that `load_dataset` gives; the teacher's logits on a sample.
+def read_back(
+    dataset: Part, teacher: Part, commits: Mapping[Kind, str], folder: Path, say: Say, progress: Progress
+) -> None:
+    """Compare every file's size and sha256, the rows of `load_dataset`, and the teacher's logits on a few images.
+
+    Args:
+        dataset: What was pushed to the dataset's repository.
+        teacher: What was pushed to the teacher's repository.
+        commits: The commit of each.
+        folder: The run's folder, with the local `dataset` and `teacher_repo`; the empty cache is made in it.
+        say: Prints a message before a retry.
+        progress: Shows a progress bar.
 
     Raises:
-        UserError: naming what differs.
-        UnavailableError: where the Hub stays away.
+        UserError: With the first difference.
+        UnavailableError: If the Hub stays unavailable.
     """
-    for left in run.folder.glob(".read-back-*"):  # by a process that was killed
-        shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=".read-back-", dir=run.folder) as home:
-        work = [(part, name) for part in (teacher_repo, dataset) for name in part.files]
-        for part, name in run.progress(work, len(work), "read back", "file"):
-            retried(partial(_compare, part, name, commits[part.kind], Path(home)), run.print)
-        retried(partial(_compare_rows, dataset, commits["dataset"], run.path("dataset"), Path(home)), run.print)
-        retried(partial(_compare_logits, run, teacher_repo, commits["model"], Path(home)), run.print)
+    for leftover in folder.glob(".read-back-*"):  # of a process that was killed
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(prefix=".read-back-", dir=folder) as home:
+        work = [(part, name) for part in (teacher, dataset) for name in part.files]
+        for part, name in progress(work, len(work), "read back", "file"):
+            retried(partial(_compare_file, part, name, commits[part.kind], Path(home)), say)
+        retried(partial(_compare_rows, dataset, commits["dataset"], folder / "dataset", Path(home)), say)
+        retried(partial(_compare_logits, teacher, commits["model"], folder, Path(home)), say)
 
 
-def _compare(part: Part, name: str, commit: str, home: Path) -> None:
-    ours = part.files[name]
-    with spoken(f"reading back {part}"), without_bars():
-        file = Path(hf_hub_download(part.repo_id, name, repo_type=part.kind, revision=commit, cache_dir=home / "hub"))
-    theirs = local_file(file)
-    if (theirs.size, theirs.sha256) != (ours.size, ours.sha256):
+def _compare_file(part: Part, name: str, commit: str, home: Path) -> None:
+    local = part.files[name]
+    with hub_errors(f"reading back {part}"), hide_progress_bars():
+        path = Path(hf_hub_download(part.repo_id, name, repo_type=part.kind, revision=commit, cache_dir=home / "hub"))
+    remote = local_file(path)
+    if (remote.size, remote.sha256) != (local.size, local.sha256):
         raise UserError(
-            f"{part}: {name} comes back as {theirs.size} bytes with the sha256 {theirs.sha256}, sent were {ours.size} "
-            f"with {ours.sha256}. Do not use commit {commit}; run the same command again, with a new publish.tag"
+            f"{part}: {name} was read back as {remote.size} bytes with the sha256 {remote.sha256}, but {local.size} "
+            f"bytes with {local.sha256} were sent. Do not use commit {commit}; run the same command again, with a new "
+            "publish.tag"
         )
-    if name.startswith("soft_labels/epoch-"):  # the bulk of it, not needed any more
-        file.resolve().unlink()
-        file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """One bar for all files instead of one each."""
-    were_off = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_off:
-            enable_progress_bars()
+    if name.startswith("soft_labels/epoch-"):  # most of the bytes, and no later comparison needs them
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
 
 
 def _compare_rows(dataset: Part, commit: str, folder: Path, home: Path) -> None:
     token = get_token()
-    environment = {name: value for name, value in os.environ.items() if name not in HOMES}
+    environment = {name: value for name, value in os.environ.items() if name not in CACHE_VARIABLES}
     environment |= {"HF_HOME": str(home), "HF_TOKEN": token or "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, "-m", "srel_hub.hub.compare_rows", dataset.repo_id, commit, str(folder.resolve())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode == DIFFERENT:
-        raise UserError(f"{dataset} at {commit}: load_dataset gives something else: {done.stdout.strip()}")
+        raise UserError(f"{dataset} at {commit}: load_dataset returns other rows: {done.stdout.strip()}")
     if done.returncode != 0:
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
         raise UnavailableError(f"load_dataset of {dataset} at {commit}: {reason}")
 
 
 @torch.no_grad()
-def _compare_logits(run: Run, part: Part, commit: str, home: Path) -> None:
-    ours = teacher.load(run.path("teacher_repo"), torch.device("cpu"))
-    with spoken(f"reading back {part}"), without_bars():
-        theirs = AutoModelForImageClassification.from_pretrained(
-            part.repo_id, revision=commit, cache_dir=home / "hub", dtype=torch.float32, trust_remote_code=False
+def _compare_logits(teacher: Part, commit: str, folder: Path, home: Path) -> None:
+    local = classifiers.load(folder / "teacher_repo", torch.device("cpu"))
+    with hub_errors(f"reading back {teacher}"), classifiers.hide_loading_bars():
+        remote = AutoModelForImageClassification.from_pretrained(
+            teacher.repo_id, revision=commit, cache_dir=home / "hub", dtype=torch.float32, trust_remote_code=False
         )
-    rows = read_parquet(next(iter(sorted(run.path("dataset", "data").glob("*.parquet")))))
-    pixels = torch.stack([decode(png) for (png, _), _ in zip(rows, range(SAMPLE), strict=False)])
-    x = normalize(pixels, ours.table(torch.device("cpu")))
-    if not torch.equal(ours.model(x).logits, theirs.eval()(x).logits):
-        raise UserError(f"{part} at {commit}: its logits are not those of the teacher that was sent")
+    rows = read_parquet(next(iter(sorted((folder / "dataset" / "data").glob("*.parquet")))))
+    pixels = torch.stack([decode_image(png) for (png, _), _ in zip(rows, range(SAMPLE), strict=False)])
+    x = normalize(pixels, local.table(torch.device("cpu")))
+    if not torch.equal(local.model(x).logits, remote.eval()(x).logits):
+        raise UserError(f"{teacher} at {commit}: its logits differ from those of the teacher that was sent")

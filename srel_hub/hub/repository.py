@@ -1,4 +1,4 @@
-"""Where a published repository lies: a folder, or the Hub at one commit. Its files, each checked when first used."""
+"""A published repository: a local folder, or the Hub at one commit. Its files are checked on first use."""
 
 import re
 import warnings
@@ -6,19 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.utils.tqdm import silent_tqdm
 
 from srel_hub.errors import UserError
-from srel_hub.hub.client import LOGIN, Blob, Kind, UnavailableError, client, local_file, look, retried, spoken
+from srel_hub.hub.client import (
+    LOGIN,
+    Blob,
+    Kind,
+    UnavailableError,
+    client,
+    hub_errors,
+    local_file,
+    look,
+    retried,
+    timeouts,
+)
 
 
 DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 LARGEST_TEXT = 20_000_000  # bytes of a manifest; 300 epochs of ImageNet-21K in 40 files each are 3 million
 LARGEST_CARD = 2_000_000  # bytes; a thousand class names are 30,000
-MOST_YAML_NODES = 1_000_000  # after its aliases are written out
+MOST_YAML_NODES = 1_000_000  # with its aliases expanded
 
 
 @dataclass(frozen=True)
@@ -31,32 +44,37 @@ class Folder:
         return str(self.path)
 
     def names(self) -> list[str]:
-        """Every file, by its path in the repository."""
+        """Return every file, by its path in the repository."""
         files = (file for file in self.path.rglob("*") if file.is_file())
         return sorted(file.relative_to(self.path).as_posix() for file in files)
 
     def blob(self, name: str) -> Blob | None:
-        """Size, and no digest: what is here is looked at."""
+        """Return the size of a file, and no digest, because a local file can be read; None if it is missing."""
         file = self.path / name
         return Blob(file.stat().st_size, "") if file.is_file() else None
 
     def fetch(self, name: str) -> Path:
-        """The local path of a file.
+        """Return the local path of a file.
 
         Raises:
-            UserError: where it is not there.
+            UserError: If it is missing.
         """
         if not (self.path / name).is_file():
-            raise UserError(f"{self.path / name} is missing: {self.path} is not complete")
+            raise UserError(f"{self.path / name} is missing; {self.path} is not complete")
         return self.path / name
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of the Hub at one commit; what is in the cache is not asked for again.
+    """A repository of the Hub at one commit. Files in the cache are not downloaded again.
 
     Attributes:
-        files: what the Hub says is there; None where it could not be asked, and only the cache is left.
+        repo_id: namespace/name.
+        kind: 'dataset' or 'model'.
+        commit: The commit.
+        files: The Hub's list of files; None if the Hub could not be reached and only the cache is used.
+        snapshot: The folder of this commit in the cache.
+        checked: The files whose digest was compared.
     """
 
     repo_id: str
@@ -70,95 +88,120 @@ class Repository:
         return f"{self.repo_id} at {self.commit[:7]}"
 
     def names(self) -> list[str]:
-        """Every file, by its path in the repository; without the Hub, those in the cache."""
+        """Return every file, by its path in the repository; without the Hub, those in the cache."""
         return Folder(self.snapshot).names() if self.files is None else sorted(self.files)
 
     def blob(self, name: str) -> Blob | None:
-        """Size and digest of a file as the Hub tells them, without downloading it."""
+        """Return the Hub's size and digest of a file, without downloading it; None if it is missing."""
         return Folder(self.snapshot).blob(name) if self.files is None else self.files.get(name)
 
     def fetch(self, name: str) -> Path:
-        """The local path of a file, downloaded where need be; its digest is compared when it is first used.
+        """Download a file if needed, compare its digest on first use, and return its local path.
 
         Raises:
-            UserError: where it is not there, or comes damaged twice.
-            UnavailableError: where the Hub cannot be reached.
+            UserError: If it is missing, or damaged after a second download.
+            UnavailableError: If the Hub cannot be reached.
         """
         path = self._download(name)
         if name not in self.checked:
             if not self._is_whole(name, path):
                 if self.files is None:
                     raise UserError(
-                        f"{self}: {name} is damaged in the cache, and the Hub cannot be reached to fetch it anew; "
-                        f"remove {path}, and load the dataset once with the Hub"
+                        f"{self}: {name} is damaged in the cache, and the Hub cannot be reached to download it again; "
+                        f"remove {path}, and load the dataset once while the Hub can be reached"
                     )
-                path = self._download(name, anew=True)
+                path = self._download(name, force=True)
             if not self._is_whole(name, path):
                 raise UserError(
-                    f"{self}: {name} was damaged on its way here, twice: its digest is not what the Hub tells. "
-                    "Try again later; if it stays so, tell the dataset's owner"
+                    f"{self}: {name} was damaged by the download, twice: its digest differs from the Hub's. Try again "
+                    "later; if it happens again, report it to the owner of the repository"
                 )
             self.checked.add(name)
         return path
 
-    def _download(self, name: str, anew: bool = False) -> Path:
-        with spoken(f"{self}: {name}"):
+    def _download(self, name: str, force: bool = False) -> Path:
+        with hub_errors(f"{self}: {name}"):
             try:
-                return Path(
-                    hf_hub_download(self.repo_id, name, repo_type=self.kind, revision=self.commit, force_download=anew)
-                )
+                return _download(self.repo_id, name, self.kind, self.commit, force_download=force)
             except LocalEntryNotFoundError as error:
                 raise UnavailableError(f"{self}: {name} is not in the cache, and the Hub cannot be reached") from error
             except EntryNotFoundError:
-                raise UserError(f"{self}: {name} is missing: it is not complete") from None
+                raise UserError(f"{self}: {name} is missing; the repository is not complete") from None
 
     def _is_whole(self, name: str, path: Path) -> bool:
-        """The clients compare sizes only. The cache keeps a file under the name of its digest."""
+        """Return whether a file has the Hub's digest; huggingface_hub compares sizes only.
+
+        Without the Hub, the digest is the name of the file in the cache that the snapshot links to. Where there are no
+        symbolic links, as for most users of Windows, that name is unknown, and so is the digest.
+        """
         blob = None if self.files is None else self.files.get(name)
         expected = blob.digest if blob else path.resolve().name
-        found = local_file(path)
-        return expected in (found.sha256, found.git) or not DIGEST.fullmatch(expected)
+        local = local_file(path)
+        return expected in (local.sha256, local.git) or not DIGEST.fullmatch(expected)
+
+
+def _download(
+    repo_id: str,
+    name: str,
+    kind: Kind,
+    revision: str | None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Path:
+    """Download a file without a progress bar: a bar per label file would break into the bar of a training."""
+    quiet: Any = silent_tqdm  # accepted, but not a subclass of tqdm as the annotation says
+    path = hf_hub_download(
+        repo_id,
+        name,
+        repo_type=kind,
+        revision=revision,
+        force_download=force_download,
+        local_files_only=local_files_only,
+        tqdm_class=quiet,
+    )
+    return Path(path)
 
 
 Store = Folder | Repository
 
 
 def open_store(path: str | Path, kind: Kind, revision: str | None = None, probe: str = "README.md") -> Store:
-    """A folder, or a repository of the Hub at a branch, tag or commit (by default `main`).
+    """Open a local folder, or a repository of the Hub at a branch, tag or commit.
 
-    A revision is looked up on the Hub each time. Where that cannot be reached, the commit that the revision had when
-    it was last seen is taken from the cache, with a warning that says so.
+    A revision is looked up on the Hub each time. If the Hub cannot be reached, the cached commit of that revision is
+    used, with a warning.
 
     Args:
-        probe: a file that such a repository always has.
+        path: A folder, or namespace/name on the Hub.
+        kind: 'dataset' or 'model'.
+        revision: A branch, tag or commit; by default `main`.
+        probe: A file that every such repository has.
 
     Raises:
-        UserError: where there is no such folder, repository or revision that may be read.
-        UnavailableError: where the Hub cannot be reached and the cache does not have it.
+        UserError: If there is no such folder, repository or revision, or it may not be read.
+        UnavailableError: If the Hub cannot be reached and the cache does not have it.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise UserError(f"{path} is a local folder and has no revision {revision}; leave that out")
+            raise UserError(f"{path} is a local folder and has no revision {revision}; omit the revision")
         return Folder(folder)
     return open_repository(str(path), kind, revision, probe)
 
 
 def open_repository(repo_id: str, kind: Kind, revision: str | None, probe: str) -> Repository:
-    """As `open_store`, of the Hub alone."""
-    path = repo_id
+    """Open a repository of the Hub, even if a local folder has its name; otherwise as `open_store`."""
     if repo_id.startswith(("/", ".", "~")) or repo_id.count("/") > 1:
-        raise UserError(f"{path}: there is no such folder; a {kind} on the Hub is named namespace/name")
+        raise UserError(f"{repo_id}: there is no such folder; a {kind} on the Hub is named namespace/name")
     try:
         state = retried(partial(look, repo_id, kind, revision), lambda _: None, waits=(1.0,))
     except UnavailableError as error:
         cached = _cached(repo_id, kind, revision or "main", probe)
         if cached is None:
             raise UnavailableError(f"{error}; {revision or 'main'} of {repo_id} is not in the cache") from error
-        if cached.commit != revision:  # a commit does not change, what it is called may
+        if cached.commit != revision:  # a branch or tag may have moved, a commit cannot
             warnings.warn(
-                f"{error}; using {repo_id} as it was when last seen here: {revision or 'main'} was commit "
-                f"{cached.commit[:7]}",
+                f"{error}; using the cached {repo_id}, in which {revision or 'main'} was commit {cached.commit[:7]}",
                 stacklevel=3,
             )
         return cached
@@ -166,21 +209,22 @@ def open_repository(repo_id: str, kind: Kind, revision: str | None, probe: str) 
         raise UserError(_not_found(repo_id, kind, revision))
     if probe in state.files and state.files[probe].size > LARGEST_TEXT:
         raise UserError(f"{repo_id}: {probe} has {state.files[probe].size} bytes, more than {LARGEST_TEXT}")
-    with spoken(f"{kind} {repo_id}"):  # by revision, so that the cache learns which commit that is
+    with hub_errors(f"{kind} {repo_id}"):
         try:
-            file = Path(hf_hub_download(repo_id, probe, repo_type=kind, revision=revision))
+            # By revision, not by commit, so that the cache records the commit of the revision.
+            file = _download(repo_id, probe, kind, revision)
         except EntryNotFoundError:
             where = "on main" if revision is None else f"at {revision}"
             raise UserError(f"{kind} {repo_id} has no {probe} {where}; its tags: {_tags(repo_id, kind)}") from None
     snapshot = file.parents[probe.count("/")]
     if snapshot.name != state.sha:
-        snapshot = snapshot.with_name(state.sha)  # somebody pushed meanwhile
+        snapshot = snapshot.with_name(state.sha)  # someone pushed between the two requests
     return Repository(repo_id, kind, state.sha, state.files, snapshot)
 
 
 def _cached(repo_id: str, kind: Kind, revision: str, probe: str) -> Repository | None:
     try:
-        file = Path(hf_hub_download(repo_id, probe, repo_type=kind, revision=revision, local_files_only=True))
+        file = _download(repo_id, probe, kind, revision, local_files_only=True)
     except (OSError, ValueError):
         return None
     snapshot = file.parents[probe.count("/")]
@@ -200,40 +244,42 @@ def _not_found(repo_id: str, kind: Kind, revision: str | None) -> str:
 
 
 def _tags(repo_id: str, kind: Kind) -> str:
-    with spoken(f"{kind} {repo_id}"):
+    with hub_errors(f"{kind} {repo_id}"), timeouts():
         return ", ".join(tag.name for tag in client().list_repo_refs(repo_id, repo_type=kind).tags) or "none"
 
 
 def front_matter(store: Store) -> object:
-    """The YAML at the head of a repository's README.md, from whomever it is: small, and small when written out.
+    """Return the YAML metadata at the head of a repository's README.md.
+
+    The file may come from anyone, so its size is limited, and that of its values with all aliases expanded.
 
     Raises:
-        UserError: for what is no card, or no harmless one.
+        UserError: If there is no metadata, or it is too large or not plain YAML.
     """
     blob = store.blob("README.md")
     if blob is not None and blob.size > LARGEST_CARD:
-        raise UserError(f"{store}: README.md has {blob.size} bytes, more than {LARGEST_CARD}: not a card of ours")
+        raise UserError(f"{store}: README.md has {blob.size} bytes, more than {LARGEST_CARD}: not a card of srel_hub")
     text = store.fetch("README.md").read_text(encoding="utf-8", errors="replace")
-    found = re.match(r"---\r?\n(.*?)\r?\n---(\r?\n|$)", text, re.DOTALL)
-    if found is None:
+    metadata = re.match(r"---\r?\n(.*?)\r?\n---(\r?\n|$)", text, re.DOTALL)
+    if metadata is None:
         raise UserError(f"{store}: README.md does not begin with metadata between two lines ---")
     try:
-        root = yaml.compose(found[1], Loader=yaml.SafeLoader)
+        root = yaml.compose(metadata[1], Loader=yaml.SafeLoader)
         if _nodes(root, {}) > MOST_YAML_NODES:
-            raise UserError(f"{store}: README.md: its metadata unfolds to more than {MOST_YAML_NODES} values")
-        return yaml.safe_load(found[1])
+            raise UserError(f"{store}: README.md: its metadata expands to more than {MOST_YAML_NODES} values")
+        return yaml.safe_load(metadata[1])
     except UserError:
         raise
-    except Exception as error:  # whatever a stranger's YAML makes its reader stumble over
-        raise UserError(f"{store}: README.md: its metadata is no plain YAML ({type(error).__name__})") from None
+    except Exception as error:  # hostile YAML makes its parser raise almost anything
+        raise UserError(f"{store}: README.md: its metadata is not plain YAML ({type(error).__name__})") from None
 
 
 def _nodes(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """How many nodes a YAML node has when its aliases are written out; the count stands for shared nodes."""
+    """Count the nodes below a YAML node with all aliases expanded; `known` has the counts of shared nodes."""
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:
-        known[id(node)] = MOST_YAML_NODES + 1  # should it contain itself
+        known[id(node)] = MOST_YAML_NODES + 1  # in case it contains itself
         below = [child for pair in node.value for child in (pair if isinstance(pair, tuple) else (pair,))]
         known[id(node)] = 1 + sum(_nodes(child, known) for child in below)
     return known[id(node)]

@@ -1,11 +1,12 @@
-"""The consumer's side: images, labels replayed epoch by epoch, teacher.
+"""Condensed datasets as torch sees them: images, labels replayed epoch by epoch, and the teacher.
 
     condensed = load_condensed("org/srel-in1k-ipc50", epochs=300, revision="v1.0")
-    for epoch in condensed:                        # a torch Dataset an epoch; the next one is fetched meanwhile
+    for epoch in condensed:                        # a torch Dataset per epoch; the next one downloads meanwhile
         for batch in DataLoader(epoch, batch_size=128, shuffle=True):
             batch["pixel_values"], batch["logits"]
 
-Any batch size, order and number of workers will do: a label belongs to its image's view, not to a batch.
+Nothing here imports accelerate or the pipeline, and no global state changes. transformers is imported when the teacher
+is first used.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import datasets
 import pyarrow.parquet
@@ -23,240 +25,258 @@ from torch import Tensor, nn
 from srel_hub.core.augment import normalization_table
 from srel_hub.core.engine import FLOAT32
 from srel_hub.errors import UserError, first_line
-from srel_hub.hub.repository import Folder, Repository, Store, open_repository
+from srel_hub.hub.repository import Store
 from srel_hub.labels.epochs import Epoch, sampled_epoch, stored_epoch
 from srel_hub.labels.labeller import Labeller, make_labeller
-from srel_hub.labels.manifest import TEACHER_FILES, Manifest
+from srel_hub.labels.manifest import OPTIONAL_TEACHER_FILES, TEACHER_FILES, Manifest
 from srel_hub.labels.reader import SoftLabels
-from srel_hub.runs.machine import total_memory
-from srel_hub.storage.condensed_table import decode_stored, quiet, read_parquet
+from srel_hub.labels.repository_files import data_files, label_file_path, missing_downloads, teacher_store
+from srel_hub.storage.condensed_table import decode_untrusted, hide_progress_bars, read_parquet
 from srel_hub.storage.files import sha256
-from srel_hub.storage.mapped_images import Picture, in_memory, spilled
-from srel_hub.teachers import classifier as classifiers
-from srel_hub.teachers.classifier import Classifier
+from srel_hub.storage.mapped_images import Picture, in_memory_or_mapped
 
 
-MOST_OF_MEMORY = 0.25  # of the machine's, that images may take
-READ_OF_TEACHER = (*TEACHER_FILES, "preprocessor_config.json")
+if TYPE_CHECKING:
+    from srel_hub.teachers.classifier import Classifier
+
+CPU = torch.device("cpu")
 
 
 class Condensed:
-    """A condensed dataset, opened by `load_condensed`. Iterating over it gives its training epochs.
+    """A condensed dataset, opened by `load_condensed`. Iterating over it yields its training epochs.
 
     Attributes:
-        manifest: what is known of the labels.
-        epochs: how many epochs to train; the stored ones are cycled.
+        manifest: What soft_labels/manifest.json says about the images and the labels.
+        epochs: How many epochs to train. If fewer are stored, they are used repeatedly.
+
+    Example:
+        >>> import torch
+        >>> from srel_hub import load_condensed
+        >>> condensed = load_condensed("runs/quickstart/dataset", epochs=300)
+        >>> condensed.pixels.shape, condensed.labels.shape
+        (torch.Size([50, 3, 8, 8]), torch.Size([50]))
+        >>> for epoch in condensed:
+        ...     pixel_values, logits = epoch.batch(torch.arange(20))
     """
 
     def __init__(self, store: Store, manifest: Manifest, epochs: int) -> None:
         self.manifest, self.epochs = manifest, epochs
         self._store = store
-        self._labels = SoftLabels(manifest, partial(_fetch_labels, store))
+        self._labels = SoftLabels(manifest, partial(label_file_path, store))
 
     @cached_property
     def download_bytes(self) -> int:
-        """What is still to be downloaded, without the teacher; 0 for a folder."""
-        return sum(size for size, _ in _wanted(self._store, self.manifest, self.epochs))
+        """How many bytes are still to be downloaded for these epochs, without the teacher; 0 for a local folder."""
+        return sum(size for _, size in missing_downloads(self._store, self.manifest, self.epochs))
 
     @cached_property
     def _parquet(self) -> list[Path]:
         return [self._store.fetch(name) for name in data_files(self._store, self.manifest)]
 
     def require_rows(self) -> None:
-        """Refuse parquet files of other rows or columns than the manifest's, before any row is read.
+        """Compare the parquet files' columns, class names and number of rows with the manifest; read no row.
+
+        `load_condensed` has done this.
 
         Raises:
-            UserError: saying what differs.
+            UserError: With the first difference.
+
+        Example:
+            >>> from srel_hub import load_condensed
+            >>> load_condensed("runs/quickstart/dataset").require_rows()
         """
         try:
             rows = sum(pyarrow.parquet.read_metadata(file).num_rows for file in self._parquet)
             schemas = [pyarrow.parquet.read_schema(file) for file in self._parquet]
-            columns = [datasets.Features.from_arrow_schema(schema) for schema in schemas]
-        except Exception as error:  # whatever a stranger's file makes its reader stumble over
+            features = [datasets.Features.from_arrow_schema(schema) for schema in schemas]
+        except Exception as error:  # damaged or hostile files make pyarrow raise almost anything
             raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
         manifest = self.manifest
-        if any(set(each) != {"image", "label"} or not isinstance(each["image"], datasets.Image) for each in columns):
-            raise UserError(f"{self._store}: data/ has the columns {str(columns)[:200]}, not an image and its class")
-        names = [getattr(each["label"], "names", ()) for each in columns]
-        if rows != manifest.num_images or any(len(each) != manifest.num_classes for each in names):
+        if any(set(f) != {"image", "label"} or not isinstance(f["image"], datasets.Image) for f in features):
+            raise UserError(
+                f"{self._store}: data/ has the columns {str(features)[:200]}; it must have an image and its class"
+            )
+        names = [getattr(f["label"], "names", ()) for f in features]
+        if rows != manifest.num_images or any(len(n) != manifest.num_classes for n in names):
             raise UserError(
                 f"{self._store}: the labels are for {manifest.num_images} images of {manifest.num_classes} classes, "
-                f"the dataset has {rows} of {len(names[0])}: it is not the dataset that was labeled"
+                f"but the dataset has {rows} images of {len(names[0])} classes; it is not the one that was labeled"
             )
-        for each in names:
-            require_names(f"{self._store}, the dataset", each, manifest)
+        for file_names in names:
+            require_class_names(f"{self._store}, the dataset", file_names, manifest)
 
     @cached_property
     def images(self) -> datasets.DatasetDict:
-        """The images and their classes, as `load_dataset` gives them.
+        """The images and their classes as `datasets.load_dataset` returns them, with the split `train`.
 
         Raises:
-            UserError: where they are not those that were labeled.
+            UserError: If they are not those that were labeled.
+
+        Example:
+            >>> from srel_hub import load_condensed
+            >>> row = load_condensed("runs/quickstart/dataset").images["train"][0]
+            >>> row["image"].size, row["label"]
+            ((8, 8), 0)
         """
-        _ = self.pixels  # each image is of the right size, so that what is unpacked here is bounded
-        with quiet():
+        _ = self.pixels  # checks the size of every image, so that hostile files cannot unpack to any size below
+        with hide_progress_bars():
             return datasets.load_dataset("parquet", data_files={"train": [str(file) for file in self._parquet]})
 
     @cached_property
     def _decoded(self) -> tuple[Tensor, Tensor]:
-        """Pixels and labels, straight from the files: a cache of `datasets` goes by their names and dates."""
+        """Pixels and labels, read from the files: `datasets` caches by file name and date, so it may be outdated."""
         self.require_rows()
-        N, (H, W) = self.manifest.num_images, self.manifest.image_size
-        labels = torch.empty(N, dtype=torch.int64)
-        keep = in_memory if MOST_OF_MEMORY * total_memory() >= N * 3 * H * W else spilled
+        labels = torch.empty(self.manifest.num_images, dtype=torch.int64)
         try:
-            pixels = keep(N, self._pictures(labels))
+            pixels = in_memory_or_mapped(len(labels), self.manifest.image_size, self._pictures(labels))
         except (pyarrow.ArrowException, OSError, TypeError) as error:
             raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
         return pixels, labels
 
     def _pictures(self, labels: Tensor) -> Iterator[Picture]:
-        """Every row's picture; its label is put into `labels`."""
+        """Yield every row's number and picture, and write its class into `labels`."""
         rows = (row for file in self._parquet for row in read_parquet(file))
-        for index, (content, own) in enumerate(rows):
+        for index, (content, row_label) in enumerate(rows):
             where = f"{self._store}: image {index}"
-            if own is None or not 0 <= own < self.manifest.num_classes:
-                raise UserError(f"{where}: its class is {own}")
-            labels[index] = own
-            yield index, decode_stored(content, self.manifest.image_size, where).permute(1, 2, 0).numpy()
+            if row_label is None or not 0 <= row_label < self.manifest.num_classes:
+                raise UserError(f"{where}: its class is {row_label}; must be in [0, {self.manifest.num_classes})")
+            labels[index] = row_label
+            yield index, decode_untrusted(content, self.manifest.image_size, where).permute(1, 2, 0).numpy()
 
     @property
     def pixels(self) -> Tensor:
-        """All stored images, decoded once: uint8 [N, 3, H, W]; mapped from a temporary file where memory is short.
+        """All images as stored, uint8 [N, 3, H, W]; decoded on first use.
+
+        They are mapped from a temporary file if they would take more than a quarter of the machine's memory.
 
         Raises:
-            UserError: for an image of another size or kind than the manifest says.
+            UserError: If an image has another size or file format than the manifest says.
+
+        Example:
+            >>> from srel_hub import load_condensed
+            >>> load_condensed("runs/quickstart/dataset").pixels.dtype
+            torch.uint8
         """
         return self._decoded[0]
 
     @property
     def labels(self) -> Tensor:
-        """int64 [N]: the class of every stored image.
+        """The class of every image, int64 [N]; read on first use.
 
         Raises:
-            UserError: as `pixels`, and for a row without a class.
+            UserError: As `pixels`, and for a row without a class.
+
+        Example:
+            >>> from srel_hub import load_condensed
+            >>> load_condensed("runs/quickstart/dataset").labels[:10].tolist()
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
         """
         return self._decoded[1]
 
     def teacher(self) -> nn.Module:
-        """The classifier that gave the labels, in eval mode; of several the first.
+        """Return the network that computed the labels, in eval mode on the CPU; the first one if there were several.
+
+        It is a transformers model: it maps pixel values float32 [B, 3, H, W] to an output with `logits` [B, K].
 
         Raises:
-            UserError: if it is not there, or its weights are not those the manifest names.
+            UserError: If the teacher is missing, or its files are not those that the manifest names.
+
+        Example:
+            >>> import torch
+            >>> from srel_hub import load_condensed
+            >>> condensed = load_condensed("runs/quickstart/dataset")
+            >>> teacher = condensed.teacher()
+            >>> pixel_values, logits = condensed[0].batch(torch.arange(20))
+            >>> torch.allclose(teacher(pixel_values).logits, logits, rtol=1e-2, atol=1e-2)
+            True
         """
         return self.classifier.model
 
     @property
-    def classifier(self) -> Classifier:
+    def classifier(self) -> "Classifier":
         """The teacher with its class names and normalization, on the CPU."""
         return self.classifiers[0]
 
     @cached_property
-    def classifiers(self) -> list[Classifier]:
-        """All whose logits were averaged, the teacher first, on the CPU."""
+    def classifiers(self) -> list["Classifier"]:
+        """All networks whose logits were averaged, the teacher first, on the CPU."""
         store = teacher_store(self._store, self.manifest)
         members = [("", self.manifest.teacher.sha256)]
         members += [(f"{member.folder}/", member.sha256) for member in self.manifest.committee]
-        return [self._classifier(store, folder, digests) for folder, digests in members]
+        return [self._load_classifier(store, folder, digests) for folder, digests in members]
 
-    def _classifier(self, store: Store, folder: str, digests: Mapping[str, str]) -> Classifier:
+    def _load_classifier(self, store: Store, folder: str, digests: Mapping[str, str]) -> "Classifier":
+        # Imported here: transformers takes a second and imports accelerate, and trainings on stored labels need none.
+        from srel_hub.teachers.classifier import load
+
         place = store.fetch(f"{folder}config.json").parent
-        for name in READ_OF_TEACHER:
+        for name in (*TEACHER_FILES, *OPTIONAL_TEACHER_FILES):
             file, expected = store.fetch(f"{folder}{name}"), digests.get(name)
             if expected is not None and sha256(file) != expected:
                 raise UserError(
                     f"{store}: not the teacher that labeled this dataset (the sha256 of {folder}{name} differs)"
                 )
-        return classifiers.load(place, torch.device("cpu"))
+        return load(place, CPU)
 
     @cached_property
     def labeller(self) -> Labeller:
-        """What gives the labels' logits for views uint8 [B, 3, H, W]."""
-        return make_labeller(self.classifiers, FLOAT32, torch.device("cpu"), self.manifest.group_size)
+        """The function that computes labels: views uint8 [B, 3, H, W] to logits float32 [B, K], on the CPU."""
+        return make_labeller(self.classifiers, FLOAT32, CPU, self.manifest.group_size)
 
     def __len__(self) -> int:
+        """Return the number of training epochs."""
         return self.epochs
 
     def __getitem__(self, epoch: int) -> Epoch:
-        """Training epoch `epoch`; its label file is opened now, and only now."""
+        """Return training epoch `epoch`, from 0; its label files are downloaded and checked now.
+
+        Raises:
+            IndexError: If there is no such epoch.
+            UserError: If a label file is not what the manifest says.
+
+        Example:
+            >>> from srel_hub import load_condensed
+            >>> condensed = load_condensed("runs/quickstart/dataset", epochs=300)
+            >>> len(condensed), len(condensed[299])
+            (300, 50)
+        """
         if not 0 <= epoch < self.epochs:
             raise IndexError(f"epoch {epoch} of {self.epochs}")
         manifest = self.manifest
-        table = normalization_table(manifest.mean, manifest.std)
         if manifest.epochs == 0:
             return sampled_epoch(self.pixels, self.labeller, manifest.augment, manifest.seed, epoch)
+        table = normalization_table(manifest.mean, manifest.std)
         return stored_epoch(self.pixels, table, self._labels, manifest.pool_epoch(epoch))
 
     def __iter__(self) -> Iterator[Epoch]:
+        """Yield the training epochs in order. While one trains, a thread downloads the labels of the next.
+
+        Example:
+            >>> from torch.utils.data import DataLoader
+            >>> from srel_hub import load_condensed
+            >>> for epoch in load_condensed("runs/quickstart/dataset", epochs=2):
+            ...     for batch in DataLoader(epoch, batch_size=50, shuffle=True):
+            ...         targets = (batch["logits"] / 4).softmax(1)
+        """
         for epoch in range(self.epochs):
             current = self[epoch]
             if epoch + 1 < self.epochs and self.manifest.epochs > 0:
-                # A daemon, so that nobody who leaves waits for it.
-                threading.Thread(
-                    target=self._prefetch, args=(self.manifest.pool_epoch(epoch + 1),), daemon=True
-                ).start()
+                following = self.manifest.pool_epoch(epoch + 1)
+                # A daemon thread, so that a program that leaves the loop does not wait for the download.
+                threading.Thread(target=self._prefetch, args=(following,), daemon=True).start()
             yield current
 
     def _prefetch(self, epoch: int) -> None:
-        with contextlib.suppress(Exception):  # told when the epoch's turn comes
+        with contextlib.suppress(Exception):  # the same error is raised when the epoch is used
             self._labels.prepare(epoch)
 
 
-def require_names(who: str, names: Sequence[str], manifest: Manifest) -> None:
-    """Refuse other class names than the manifest's, or another order.
+def require_class_names(owner: str, names: Sequence[str], manifest: Manifest) -> None:
+    """Compare class names and their order with the manifest's.
 
     Raises:
-        UserError: with the first class that differs.
+        UserError: With the first class that differs; `owner` says whose names they are.
     """
-    for index, (theirs, ours) in enumerate(itertools.zip_longest(names, manifest.class_names)):
-        if theirs != ours:
-            raise UserError(f"class {index} is {theirs!r} in {who}, {ours!r} in the manifest")
-
-
-def _fetch_labels(store: Store, name: str) -> Path:
-    return store.fetch(f"soft_labels/{name}")
-
-
-def data_files(store: Store, manifest: Manifest) -> list[str]:
-    """The parquet files of the split `train`, in order.
-
-    Raises:
-        UserError: where there are none, or one of several is missing.
-    """
-    there = [
-        other.name for other in manifest.others
-    ] or store.names()  # the manifest's list is whole, a cache may not be
-    names = sorted(name for name in there if name.startswith("data/train-") and name.endswith(".parquet"))
-    count = len(names)
-    if names != [f"data/train-{index:05d}-of-{count:05d}.parquet" for index in range(count)] or not names:
-        raise UserError(f"{store}: data/ holds {', '.join(names) or 'no train-*.parquet'}: it is not complete")
-    return names
-
-
-def teacher_store(store: Store, manifest: Manifest) -> Store:
-    """Where the teacher lies: beside a folder, or in the repository that the manifest names.
-
-    Raises:
-        UserError, UnavailableError: where it cannot be found.
-    """
-    if isinstance(store, Folder):
-        beside = store.path.resolve().parent / "teacher_repo"
-        if beside.is_dir():
-            return Folder(beside)
-        if manifest.teacher.repo_id is None:
-            raise UserError(f"{store}: its teacher was not published, and there is no {beside}")
-    if manifest.teacher.repo_id is None:
-        raise UserError(f"{store}: its teacher was not published")
-    return open_repository(manifest.teacher.repo_id, "model", manifest.teacher.tag, "config.json")
-
-
-def _wanted(store: Store, manifest: Manifest, epochs: int) -> Iterator[tuple[int, str]]:
-    """Size and kind of every file that is needed for these epochs and not here yet."""
-    if isinstance(store, Repository) and store.files is not None:
-        used = {manifest.pool_epoch(epoch) for epoch in range(epochs)}
-        labels = [f"soft_labels/{file.name}" for file in manifest.files if file.epoch in used]
-        for kind, names in (("images", data_files(store, manifest)), ("soft labels", labels)):
-            for name in names:
-                blob = store.blob(name)
-                if blob is not None and not (store.snapshot / name).exists():
-                    yield blob.size, kind
+    for index, (name, expected) in enumerate(itertools.zip_longest(names, manifest.class_names)):
+        if name != expected:
+            raise UserError(f"class {index} is {name!r} in {owner}, {expected!r} in the manifest")

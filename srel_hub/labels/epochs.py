@@ -1,4 +1,4 @@
-"""labels.epochs."""
+"""Epochs: torch datasets of views with the teacher's logits, replayed from stored labels or computed on the fly."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -16,24 +16,37 @@ from srel_hub.labels.reader import SoftLabels
 
 
 Logits = Callable[[Tensor, Tensor], Tensor]
-PASS = 256  # images that a teacher is asked about at a time
+PASS = 256  # images per forward pass of a teacher that labels a whole epoch
 
 
 class Epoch(Dataset[dict[str, Tensor]]):
-    """One epoch: every image in its view of this epoch, with the teacher's logits on it.
+    """One training epoch: every image in its view of this epoch, with the teacher's logits on that view.
 
-    Items are `{"pixel_values": float32 [3, H, W], "logits": float32 [K]}`; the logits are raw, so that the softmax
-    temperature is the student's choice.
+    Items are `{"pixel_values": float32 [3, H, W], "logits": float32 [K]}`. Logits are stored before the softmax, so
+    that a student chooses its own temperature. Use an epoch with any `DataLoader`: a label belongs to the view of its
+    image, so batch size, order and number of workers are free.
 
     Args:
         images: uint8 [N, 3, H, W].
-        views: one view of each.
-        table: float32 [3, 256] normalization.
-        logits: gives float32 [B, K] for indices [B] and what is shown of them, uint8 [B, 3, H, W].
-        groups: of images that were labeled together, by BatchNorm statistics of their own; None: each alone.
+        views: The crop, flip and mix of each image.
+        table: The normalization, float32 [3, 256].
+        logits: Returns float32 [B, K] for indices int64 [B] and their rendered views uint8 [B, 3, H, W].
+        groups: The images that were labeled together with BatchNorm statistics of their own; None if each image was
+            labeled alone.
 
     Attributes:
-        groups: the same; `DataLoader(epoch, batch_sampler=epoch.groups)` trains on them.
+        groups: The same. `DataLoader(epoch, batch_sampler=epoch.groups)` trains on the groups.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> from srel_hub import load_condensed
+        >>> epoch = load_condensed("runs/quickstart/dataset")[0]
+        >>> item = epoch[4]
+        >>> item["pixel_values"].shape, item["logits"].shape
+        (torch.Size([3, 8, 8]), torch.Size([10]))
+        >>> batch = next(iter(DataLoader(epoch, batch_size=5, shuffle=True)))
+        >>> batch["pixel_values"].shape, batch["logits"].dtype
+        (torch.Size([5, 3, 8, 8]), torch.float32)
     """
 
     def __init__(
@@ -47,37 +60,70 @@ class Epoch(Dataset[dict[str, Tensor]]):
         self.images, self.views, self.table, self.groups, self.logits_of = images, views, table, groups, logits
 
     def __len__(self) -> int:
+        """Return the number of images N."""
         return len(self.images)
 
-    def shown(self, indices: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W]: the chosen images in their views."""
+    def render(self, indices: Tensor) -> Tensor:
+        """Return the views of the images `indices`, int64 [B], as uint8 [B, 3, H, W].
+
+        Example:
+            >>> import torch
+            >>> from srel_hub import load_condensed
+            >>> epoch = load_condensed("runs/quickstart/dataset")[0]
+            >>> epoch.render(torch.tensor([0, 7])).dtype
+            torch.uint8
+        """
         return render(self.images, self.views, indices)
 
     def pixel_values(self, indices: Tensor) -> Tensor:
-        """float32 [B, 3, H, W]: the chosen images in their views, normalized."""
-        return normalize(self.shown(indices).to(self.table.device), self.table)
+        """Return the same views normalized, float32 [B, 3, H, W], on the device of `table`.
+
+        Example:
+            >>> import torch
+            >>> from srel_hub import load_condensed
+            >>> epoch = load_condensed("runs/quickstart/dataset")[0]
+            >>> epoch.pixel_values(torch.tensor([0, 7])).shape
+            torch.Size([2, 3, 8, 8])
+        """
+        return normalize(self.render(indices).to(self.table.device), self.table)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixel values float32 [B, 3, H, W] and logits float32 [B, K] of the chosen images."""
-        shown = self.shown(indices)
-        return normalize(shown.to(self.table.device), self.table), self.logits_of(indices, shown)
+        """Return pixel values float32 [B, 3, H, W] and logits float32 [B, K] of the images `indices`, int64 [B].
+
+        Unlike a `DataLoader`, it does not split the batch into items and collate them again.
+
+        Example:
+            >>> import torch
+            >>> from srel_hub import load_condensed
+            >>> epoch = load_condensed("runs/quickstart/dataset")[0]
+            >>> for indices in torch.randperm(len(epoch)).split(5):
+            ...     pixel_values, logits = epoch.batch(indices)
+        """
+        views = self.render(indices)
+        return normalize(views.to(self.table.device), self.table), self.logits_of(indices, views)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Return the items of a batch; torch's `DataLoader` calls this once per batch."""
         pixel_values, logits = self.batch(torch.as_tensor(indices, dtype=torch.int64))
         return [{"pixel_values": x, "logits": z} for x, z in zip(pixel_values, logits, strict=True)]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return one image in its view, and the teacher's logits on it.
+
+        Raises:
+            IndexError: If the index is not in [-N, N).
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         return self.__getitems__([index % len(self)])[0]
 
 
 class KeptEpoch(Epoch):
-    """An epoch whose images are shown, and labeled, once: for one that several trainings use."""
+    """An epoch that several trainings use: its images are rendered once, and labeled at most once."""
 
     def __init__(self, epoch: Epoch) -> None:
         super().__init__(epoch.images, epoch.views, epoch.table, epoch.logits_of, epoch.groups)
-        self._kept = torch.cat([epoch.shown(part) for part in self._parts()])
+        self._rendered = torch.cat([epoch.render(part) for part in self._parts()])
 
     def _parts(self) -> Sequence[Tensor]:
         size = prediction_batch((self.images.shape[2], self.images.shape[3]))
@@ -85,19 +131,25 @@ class KeptEpoch(Epoch):
         return parts
 
     @cached_property
-    def _answers(self) -> Tensor:
-        answers = [self.logits_of(part, self.shown(part)) for part in self._parts()]
-        return torch.cat(answers).to(self.table.device)
+    def _logits(self) -> Tensor:
+        logits = [self.logits_of(part, self.render(part)) for part in self._parts()]
+        return torch.cat(logits).to(self.table.device)
 
-    def shown(self, indices: Tensor) -> Tensor:
-        return self._kept[indices.to(self._kept.device)]
+    def render(self, indices: Tensor) -> Tensor:
+        """Return stored views, uint8 [B, 3, H, W]."""
+        return self._rendered[indices.to(self._rendered.device)]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.pixel_values(indices), self._answers[indices.to(self.table.device)]
+        """Return pixel values float32 [B, 3, H, W] and stored logits float32 [B, K]."""
+        return self.pixel_values(indices), self._logits[indices.to(self.table.device)]
 
 
 def stored_epoch(images: Tensor, table: Tensor, labels: SoftLabels, epoch: int) -> Epoch:
-    """An epoch replayed from stored labels."""
+    """Return the stored epoch `epoch` on `images`, uint8 [N, 3, H, W], normalized by `table`, float32 [3, 256].
+
+    Raises:
+        UserError: If its label files are not what the manifest says.
+    """
     size = labels.manifest.group_size
     groups = None if size is None else [group.tolist() for group in groups_of(labels.order(epoch), size)]
     logits = partial(_stored_logits, labels, epoch)
@@ -109,40 +161,43 @@ def _stored_logits(labels: SoftLabels, epoch: int, indices: Tensor, _: Tensor) -
 
 
 def sampled_epoch(images: Tensor, labeller: Labeller, augment: config.Augment, seed: int, epoch: int) -> Epoch:
-    """An epoch whose views follow from (seed, epoch) and whose labels the labeller is asked for."""
+    """Return an epoch whose views are drawn from (seed, epoch) and whose labels the labeller computes on the fly."""
     views, order = sample_epoch(augment, images, seed, epoch)
     views = views.to(images.device)
     if labeller.group_size is None:
-        return Epoch(images, views, labeller.table, partial(_asked_logits, labeller))
+        return Epoch(images, views, labeller.table, partial(_computed_logits, labeller))
     groups = [group.tolist() for group in groups_of(order, labeller.group_size)]
-    return Epoch(images, views, labeller.table, Answers(images, views, order, labeller), groups)
+    return Epoch(images, views, labeller.table, EpochLogits(images, views, order, labeller), groups)
 
 
-def _asked_logits(labeller: Labeller, _: Tensor, shown: Tensor) -> Tensor:
-    return labeller(shown)
+def _computed_logits(labeller: Labeller, _: Tensor, views: Tensor) -> Tensor:
+    return labeller(views)
 
 
-class Answers:
-    """A labeller's logits on a whole epoch, for it must see whole groups; asked for when the first is needed."""
+class EpochLogits:
+    """A labeller's logits on a whole epoch, computed when the first is used.
+
+    A labeller with batch statistics needs whole groups, which a batch of a student may not contain.
+    """
 
     def __init__(self, images: Tensor, views: Views, order: Tensor, labeller: Labeller) -> None:
-        self._asked = images, views, order, labeller
+        self._images, self._views, self._order, self._labeller = images, views, order, labeller
 
     def __call__(self, indices: Tensor, _: Tensor) -> Tensor:
-        return self._all[indices.to(self._all.device)]
+        """Return float32 [B, K] for the images `indices`, int64 [B]."""
+        return self._logits[indices.to(self._logits.device)]
 
     @cached_property
-    def _all(self) -> Tensor:
-        images, views, order, labeller = self._asked
-        each = passes(order, range(len(images)), labeller.group_size, PASS)
-        found = list(label(labeller, images, views, each))
-        logits = torch.cat([part for _, part in found])
-        whose = torch.cat([indices for indices, _ in found]).to(logits.device)
-        return torch.empty_like(logits).index_copy_(0, whose, logits)
+    def _logits(self) -> Tensor:
+        batches = passes(self._order, range(len(self._images)), self._labeller.group_size, PASS)
+        labels = list(label(self._labeller, self._images, self._views, batches))
+        logits = torch.cat([logits for _, logits in labels])
+        images = torch.cat([indices for indices, _ in labels]).to(logits.device)
+        return torch.empty_like(logits).index_copy_(0, images, logits)
 
 
 def sample_epoch(augment: config.Augment, images: Tensor, seed: int, epoch: int) -> tuple[Views, Tensor]:
-    """One epoch's views, and its visiting order int64 [N], from (seed, epoch) alone."""
+    """Draw the views of one epoch and its visiting order, int64 [N], from (seed, epoch) alone."""
     draw = generator(seed, "relabel", epoch)
     views = sample_views(augment, len(images), (images.shape[2], images.shape[3]), draw)
     return views, torch.randperm(len(images), generator=draw)

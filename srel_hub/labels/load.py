@@ -1,53 +1,63 @@
-"""labels.load."""
+"""`load_condensed`: open a condensed dataset by its folder or its name on the Hub."""
 
 import sys
 from pathlib import Path
 
 from srel_hub.errors import UserError
-from srel_hub.hub.repository import Folder, Store, front_matter, open_store
-from srel_hub.labels.dataset import Condensed, _wanted
-from srel_hub.labels.manifest import Manifest, read_manifest
+from srel_hub.hub.repository import Store, front_matter
+from srel_hub.labels.dataset import Condensed
+from srel_hub.labels.manifest import MANIFEST, Manifest, read_manifest
+from srel_hub.labels.repository_files import missing_downloads, open_dataset
 from srel_hub.storage.files import format_bytes
 
 
-MANIFEST = "soft_labels/manifest.json"
-
-
 def load_condensed(path: str | Path, epochs: int | None = None, revision: str | None = None) -> Condensed:
-    """Open a condensed dataset. Of a Hub dataset nothing but card and manifest is downloaded yet.
+    """Open a condensed dataset.
+
+    From the Hub, this downloads the card, the manifest and the images. Labels are downloaded epoch by epoch, when they
+    are used, and the teacher when `Condensed.teacher` is called. Before a download its size is printed to stderr.
 
     Args:
-        path: a Hub dataset id, or a folder such as `runs/quickstart/dataset`.
-        epochs: how many epochs will be trained; by default as many as are stored.
-        revision: branch, tag or commit on the Hub; by default `main` as it is now.
+        path: A dataset on the Hub, `namespace/name`, or a folder such as `runs/quickstart/dataset`.
+        epochs: How many epochs to train; by default as many as are stored.
+        revision: A branch, tag or commit on the Hub; by default the newest commit of `main`.
+
+    Returns:
+        The dataset. Iterate over it to train.
 
     Raises:
-        UserError: where there is no such dataset or revision, for a label format this version does not know, or for
-            labels that do not fit the images.
-        UnavailableError: an OSError, where the Hub cannot be reached and the cache does not have what is asked for.
+        UserError: If there is no such dataset or revision, this version does not support its label format, or the
+            labels do not fit the images.
+        UnavailableError: If the Hub cannot be reached and the cache does not have the dataset. It is an OSError.
+
+    Example:
+        >>> import torch
+        >>> from srel_hub import load_condensed
+        >>> condensed = load_condensed("runs/quickstart/dataset", epochs=300)
+        >>> for epoch in condensed:
+        ...     for indices in torch.randperm(len(epoch)).split(20):
+        ...         pixel_values, logits = epoch.batch(indices)
     """
-    store = open_store(path, "dataset", revision or None, MANIFEST)
-    if isinstance(store, Folder) and (store.path / "dataset" / "data").is_dir():
-        raise UserError(f"{path} is a run; the dataset in it is {store.path / 'dataset'}")
+    store = open_dataset(path, revision)
     manifest = read_manifest(store.fetch(MANIFEST))
-    front_matter(store)
+    front_matter(store)  # load_dataset would read it, so it must be harmless
     if epochs is None:
         epochs = manifest.epochs
     if not isinstance(epochs, int) or epochs < 1:
-        raise UserError(f"epochs={epochs}: give the number of epochs to train (stored: {manifest.epochs})")
+        raise UserError(f"epochs={epochs}: must be a positive number of epochs to train (stored: {manifest.epochs})")
     condensed = Condensed(store, manifest, epochs)
     if condensed.download_bytes:
-        print(_price(store, manifest, epochs), file=sys.stderr)
+        print(_describe_download(store, manifest, epochs), file=sys.stderr)
     condensed.require_rows()
     return condensed
 
 
-def _price(store: Store, manifest: Manifest, epochs: int) -> str:
-    """What a user is told before the first large download."""
-    wanted = list(_wanted(store, manifest, epochs))
-    parts = {kind: sum(size for size, one in wanted if one == kind) for kind in ("images", "soft labels")}
+def _describe_download(store: Store, manifest: Manifest, epochs: int) -> str:
+    sizes = {"images": 0, "soft labels": 0}
+    for kind, size in missing_downloads(store, manifest, epochs):
+        sizes[kind] += size
     stored = min(epochs, manifest.epochs)
     return (
-        f"{store}: to download {format_bytes(sum(parts.values()))}: images {format_bytes(parts['images'])} now, "
-        f"soft labels {format_bytes(parts['soft labels'])} as their {stored} epochs are trained"
+        f"{store}: {format_bytes(sum(sizes.values()))} to download: images {format_bytes(sizes['images'])} now, "
+        f"soft labels {format_bytes(sizes['soft labels'])} during the training of {stored} stored epochs"
     )

@@ -1,9 +1,13 @@
-"""labels.manifest."""
+"""The manifest of a condensed dataset: soft_labels/manifest.json, its fields, and how it is read and checked.
+
+A manifest may come from anyone. `read_manifest` returns only one whose names stay inside the repository and whose
+numbers agree with each other.
+"""
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,18 +23,27 @@ from srel_hub.errors import UserError
 from srel_hub.hub.repository import LARGEST_TEXT
 
 
+MANIFEST = "soft_labels/manifest.json"  # its path in the dataset's repository
 FORMAT = "srel-soft-labels"
 VERSION = 1
-LARGEST_GROUP = 1024
-LARGEST_COUNT = 2**31 - 1  # indices are int32
+LARGEST_GROUP = 1024  # images
+LARGEST_COUNT = 2**31 - 1  # indices are stored as int32
+LARGEST_SIDE = 32767  # pixels; boxes are stored as int16
 PRECISIONS = ("float32", "bfloat16", "float16")
-MOST_FAULTS = 10
-TEACHER_FILES = ("model.safetensors", "config.json")
+MOST_PROBLEMS = 10  # that one error message lists
+TEACHER_FILES = ("model.safetensors", "config.json")  # whose sha256 a manifest must have
+OPTIONAL_TEACHER_FILES = ("preprocessor_config.json",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherFacts:
-    """Which teacher labeled. `sha256` has one entry per file; `accuracy` is top-1 on the full stored images."""
+    """The network whose logits the labels are.
+
+    Attributes:
+        repo_id, tag: Where it is published on the Hub, or None.
+        sha256: A digest per file, by file name.
+        accuracy: top-1 on the stored images, uncropped, in [0, 1].
+    """
 
     repo_id: str | None
     tag: str | None
@@ -40,7 +53,12 @@ class TeacherFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """Another network whose logits are averaged with the teacher's, in a folder of the teacher's repository."""
+    """Another network whose logits are averaged with the teacher's.
+
+    Attributes:
+        folder: Its folder in the teacher's repository, `committee-N`.
+        sha256: A digest per file, by file name.
+    """
 
     folder: str
     sha256: dict[str, str]
@@ -48,7 +66,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFile:
-    """One safetensors file: which epoch, which rows [start, stop), its size and sha256."""
+    """One safetensors file of labels: its epoch, its rows [start, stop), its size and its digest."""
 
     name: str
     epoch: int
@@ -59,7 +77,7 @@ class LabelFile:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherFile:
-    """A file of the dataset's repository that holds no labels, by its path there."""
+    """A file of the dataset's repository that holds no labels; `name` is its path in the repository."""
 
     name: str
     bytes: int
@@ -68,14 +86,31 @@ class OtherFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """soft_labels/manifest.json.
+    """What soft_labels/manifest.json says about a condensed dataset.
 
     Attributes:
-        group_size: images that shared BatchNorm statistics as they were labeled; None: the teacher was in eval mode.
-        top_k, top_values: of the encoding 'topk': logits of a row that are kept, and what they are stored as.
-        pool: how a student that trains more epochs than are stored uses them: 'cycle' or 'draw' (`pool_epoch`).
-        kl_error: mean KL(softmax(z / T) || softmax(z' / T)) of the teacher's logits z and the stored z', by T.
-        others: all files of the assembled repository but the labels, README.md and the manifest itself.
+        num_images: N, the rows of the split `train`.
+        num_classes: K.
+        epochs: How many epochs of labels are stored; 0 if the teacher computes them during training.
+        image_size: (height, width) of every image in pixels.
+        padding: How many pixels a crop may extend beyond the image.
+        augment: The crops, flips and mixes that the views were drawn with.
+        seed: The recipe's seed.
+        encoding: How logits are stored: 'float16', 'uint8', 'topk' or 'none'.
+        group_size: How many images shared BatchNorm statistics while they were labeled; None if the teacher was in
+            eval mode.
+        mean, std: The normalization, per RGB channel.
+        class_names: The K names, by class index.
+        teacher: The network that labeled.
+        precision: The floating-point type that the labels were computed in.
+        device, torch: The device and the version of torch that computed them.
+        image_table_sha256: The digest of all pixels and classes (`condensed_table.image_table_sha256`).
+        files: The label files.
+        others: All files of the repository but the labels, README.md and the manifest; empty before it is assembled.
+        top_k, top_values: For the encoding 'topk': how many logits of a row are stored, and as what.
+        pool: How a training of more epochs than are stored uses them: 'cycle' or 'draw' (`pool_epoch`).
+        committee: Further networks whose logits were averaged with the teacher's.
+        kl_error: Mean KL(softmax(z / T) || softmax(z' / T)) of the teacher's logits z and the stored z', by T.
     """
 
     num_images: int
@@ -96,12 +131,12 @@ class Manifest:
     torch: str
     image_table_sha256: str
     files: tuple[LabelFile, ...]
-    others: tuple[OtherFile, ...] = ()  # not told before version 0.3.0
-    top_k: int | None = None  # this and the next four not before 0.6.0
-    top_values: str | None = None
-    pool: str = "cycle"
-    committee: tuple[Member, ...] = ()
-    kl_error: dict[str, float] | None = None
+    others: tuple[OtherFile, ...]
+    top_k: int | None
+    top_values: str | None
+    pool: str
+    committee: tuple[Member, ...]
+    kl_error: dict[str, float] | None
     format: str = FORMAT
     version: int = VERSION
 
@@ -112,16 +147,23 @@ class Manifest:
 
     @property
     def losses(self) -> list[tuple[int, float]]:
-        """What the encoding loses, by rising temperature; empty where that is not known."""
+        """The encoding's KL error by rising temperature; empty if it was not measured."""
         return sorted((int(T), value) for T, value in (self.kl_error or {}).items())
 
     def pool_epoch(self, epoch: int) -> int:
-        """The stored epoch that is a student's epoch `epoch`; where none is stored, that itself."""
+        """Return the stored epoch that a training uses as its epoch `epoch`."""
         return pool_epoch(self.pool, self.epochs, self.seed, epoch)
 
 
 def pool_epoch(pool: str, stored: int, seed: int, epoch: int) -> int:
-    """The stored epoch that is a student's epoch: in turn, or, of a pool 'draw', drawn with replacement."""
+    """Return the stored epoch that a training uses as its epoch `epoch`.
+
+    Args:
+        pool: 'cycle' uses the stored epochs in turn, 'draw' draws one with replacement.
+        stored: How many epochs are stored; with 0, every epoch is computed and `epoch` itself is returned.
+        seed: The recipe's seed, which 'draw' draws from.
+        epoch: The epoch of the training, from 0.
+    """
     if stored == 0:
         return epoch
     if pool == "cycle":
@@ -130,38 +172,40 @@ def pool_epoch(pool: str, stored: int, seed: int, epoch: int) -> int:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest; whoever wrote it, its names stay in the repository and its numbers agree.
+    """Read and check a manifest.
 
     Raises:
-        UserError: for another format, an unknown version or encoding (by name), a field of the wrong type, or fields
-            that contradict each other.
+        UserError: For another format, an unsupported version or encoding, a field of the wrong type, or fields that
+            contradict each other. It lists up to 10 problems.
     """
     if path.stat().st_size > LARGEST_TEXT:
         raise UserError(f"{path}: {path.stat().st_size} bytes; a manifest has at most {LARGEST_TEXT}")
     try:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: not a manifest, since it is no JSON") from None
+        raise UserError(f"{path}: not a manifest: it is not valid JSON") from None
     if not isinstance(mapping, dict):
-        raise UserError(f"{path}: not a manifest, but {type(mapping).__name__}")
-    known = {"format": (FORMAT,), "version": (VERSION,), "encoding": ENCODINGS}
-    for key, allowed in known.items():
+        raise UserError(f"{path}: not a manifest: it must be a JSON object, not {type(mapping).__name__}")
+    supported = {"format": (FORMAT,), "version": (VERSION,), "encoding": ENCODINGS}
+    for key, allowed in supported.items():
         if mapping.get(key) not in allowed:
             choices = ", ".join(str(value) for value in allowed)
-            raise UserError(f"{path}: {key} {mapping.get(key)!r} is unknown here (known: {choices}); update srel_hub")
-    _require_entries(mapping, path)
+            raise UserError(
+                f"{path}: {key} {mapping.get(key)!r} is not supported (supported: {choices}); update srel_hub"
+            )
+    _require_valid_entries(mapping, path)
     try:
         manifest = TypeAdapter(Manifest).validate_python(mapping)
     except ValidationError as error:
         raise UserError("\n".join([f"{path}: not a valid manifest", *describe_errors(error, Manifest)])) from None
-    faults = list(_contradictions(manifest))
-    if faults:
-        raise UserError("\n".join([f"{path}: not a valid manifest", *faults[:MOST_FAULTS]]))
+    problems = list(_contradictions(manifest))
+    if problems:
+        raise UserError("\n".join([f"{path}: not a valid manifest", *problems[:MOST_PROBLEMS]]))
     return manifest
 
 
-def _require_entries(mapping: Mapping[str, Any], path: Path) -> None:
-    """Check long lists one by one, up to the first fault: a million faults would not fit into memory."""
+def _require_valid_entries(mapping: Mapping[str, Any], path: Path) -> None:
+    """Check the long lists entry by entry, up to the first problem: a million problems would not fit into memory."""
     for key, kind in (("files", LabelFile), ("others", OtherFile), ("committee", Member), ("class_names", str)):
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         entries = mapping.get(key, [])
@@ -176,57 +220,54 @@ def _require_entries(mapping: Mapping[str, Any], path: Path) -> None:
 
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
-    """What in a manifest cannot be, a line each."""
+    """Yield what cannot be true in a manifest, one line each."""
     N, K = manifest.num_images, manifest.num_classes
+    # First what the other checks allocate memory by.
     if not 1 <= N <= LARGEST_COUNT or not 1 <= K <= LARGEST_COUNT or not 0 <= manifest.epochs <= LARGEST_COUNT:
         yield f"num_images {N}, num_classes {K}, epochs {manifest.epochs}: out of range"
         return
     if manifest.epochs > len(manifest.files):
         yield f"epochs: {manifest.epochs}, but there are {len(manifest.files)} files of labels"
         return
-    if manifest.precision not in PRECISIONS:
-        yield f"precision {manifest.precision[:50]!r}: must be one of {', '.join(PRECISIONS)}"
+    yield from _wrong_images(manifest)
+    yield from _wrong_teacher(manifest.teacher)
     yield from _wrong_labeling(manifest)
-    teacher = manifest.teacher
-    if teacher.repo_id is not None and not re.fullmatch(
-        r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", teacher.repo_id, re.A
-    ):
-        yield f"teacher.repo_id {teacher.repo_id[:100]!r}: must be namespace/name"
-    if teacher.tag is not None and not re.fullmatch(REF, teacher.tag):
-        yield f"teacher.tag {teacher.tag[:100]!r}: is no tag"
-    names = manifest.class_names
+    yield from _wrong_files(manifest)
+
+
+def _wrong_images(manifest: Manifest) -> Iterator[str]:
+    """Yield problems of the class names, the image size and the normalization."""
+    K, names, size, padding = manifest.num_classes, manifest.class_names, manifest.image_size, manifest.padding
     if not len(set(names)) == len(names) == K:
         yield f"num_classes: {K}, but class_names has {len(names)} names, {len(set(names))} of them different"
-    if not all(1 <= side <= 32767 for side in manifest.image_size) or not 0 <= manifest.padding <= 32767:
-        yield f"image_size {list(manifest.image_size)}, padding {manifest.padding}: out of range"
+    if not all(1 <= side <= LARGEST_SIDE for side in size) or not 0 <= padding <= LARGEST_SIDE:
+        yield f"image_size {list(size)}, padding {padding}: out of range"
     if not all(math.isfinite(value) for value in manifest.mean) or not all(0 < v < math.inf for v in manifest.std):
-        yield f"mean {list(manifest.mean)}, std {list(manifest.std)}: no normalization"
-    if not 0 <= manifest.teacher.accuracy <= 1:
-        yield f"teacher.accuracy {manifest.teacher.accuracy}: must be in [0, 1]"
-    if not set(TEACHER_FILES) <= set(manifest.teacher.sha256) <= {*TEACHER_FILES, "preprocessor_config.json"}:
-        yield f"teacher.sha256: must name {', '.join(TEACHER_FILES)}, got {', '.join(manifest.teacher.sha256)[:200]}"
-    for other in manifest.others:
-        if not _is_plain(other.name) or other.bytes < 0:
-            yield f"others: {other.name!r} is no path inside the repository"
-    rows: dict[int, list[tuple[int, int]]] = {epoch: [] for epoch in range(manifest.epochs)}
-    for file in manifest.files:
-        if not re.fullmatch(r"epoch-[0-9]{5,}(-[0-9]{5,})?\.safetensors", file.name) or file.bytes < 0:
-            yield f"files: {file.name!r} is no name of a label file"
-        elif file.epoch not in rows:
-            yield f"files: {file.name} is of epoch {file.epoch}, epochs are {manifest.epochs}"
-        else:
-            rows[file.epoch].append(file.rows)
-    for epoch, parts in rows.items():
-        bounds = [bound for part in sorted(parts) for bound in part]
-        if not bounds or bounds[0] != 0 or bounds[-1] != N or bounds[1:-1:2] != bounds[2:-1:2]:
-            yield f"files: epoch {epoch} has the rows {sorted(parts)[:3]}, not all of [0, {N})"
-    if len({file.name for file in manifest.files}) != len(manifest.files):
-        yield "files: a name is listed twice"
+        yield f"mean {list(manifest.mean)}, std {list(manifest.std)}: must be finite, std positive"
+
+
+def _wrong_teacher(teacher: TeacherFacts) -> Iterator[str]:
+    """Yield problems of the teacher's name, tag, digests and accuracy."""
+    repo_id = teacher.repo_id
+    if repo_id is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id, re.A):
+        yield f"teacher.repo_id {repo_id[:100]!r}: must be namespace/name"
+    if teacher.tag is not None and not re.fullmatch(REF, teacher.tag):
+        yield f"teacher.tag {teacher.tag[:100]!r}: must be the name of a tag"
+    if not 0 <= teacher.accuracy <= 1:
+        yield f"teacher.accuracy {teacher.accuracy}: must be in [0, 1]"
+    if not _names_teacher_files(teacher.sha256):
+        yield f"teacher.sha256: must name {', '.join(TEACHER_FILES)}, got {', '.join(teacher.sha256)[:200]}"
+
+
+def _names_teacher_files(digests: Mapping[str, str]) -> bool:
+    return set(TEACHER_FILES) <= set(digests) <= {*TEACHER_FILES, *OPTIONAL_TEACHER_FILES}
 
 
 def _wrong_labeling(manifest: Manifest) -> Iterator[str]:
-    """What cannot be of how, and by whom, labels were made and stored."""
+    """Yield problems of how labels were computed and are stored."""
     K, k, size = manifest.num_classes, manifest.top_k, manifest.group_size
+    if manifest.precision not in PRECISIONS:
+        yield f"precision {manifest.precision[:50]!r}: must be one of {', '.join(PRECISIONS)}"
     if manifest.encoding == "topk" and not (isinstance(k, int) and 1 <= k <= K):
         yield f"top_k {k}: must be in [1, {K}], the number of classes"
     if manifest.encoding == "topk" and manifest.top_values not in ("float16", "uint8"):
@@ -238,15 +279,45 @@ def _wrong_labeling(manifest: Manifest) -> Iterator[str]:
     if size is not None and not 2 <= size <= LARGEST_GROUP:
         yield f"group_size {size}: must be in [2, {LARGEST_GROUP}]"
     if not all(re.fullmatch("[0-9]{1,4}", T) for T in manifest.kl_error or {}):
-        yield "kl_error: its keys must be temperatures"
+        yield "kl_error: its keys must be temperatures, integers of up to 4 digits"
     for member in manifest.committee:
         if not re.fullmatch(r"committee-[0-9]+", member.folder):
-            yield f"committee: {member.folder[:100]!r} is no name of a member's folder"
-        if not set(TEACHER_FILES) <= set(member.sha256) <= {*TEACHER_FILES, "preprocessor_config.json"}:
+            yield f"committee: the folder {member.folder[:100]!r} must be named committee-N"
+        if not _names_teacher_files(member.sha256):
             yield f"committee: sha256 of {member.folder[:100]} must name {', '.join(TEACHER_FILES)}"
 
 
-def _is_plain(name: str) -> bool:
-    """Whether a name stays inside the folder it is joined to, on every system."""
+def _wrong_files(manifest: Manifest) -> Iterator[str]:
+    """Yield names that leave the repository, and epochs whose files do not hold every row once."""
+    for other in manifest.others:
+        if not _is_relative(other.name) or other.bytes < 0:
+            yield f"others: {other.name!r} is not a path inside the repository"
+    rows: dict[int, list[tuple[int, int]]] = {epoch: [] for epoch in range(manifest.epochs)}
+    for file in manifest.files:
+        if not re.fullmatch(r"epoch-[0-9]{5,}(-[0-9]{5,})?\.safetensors", file.name) or file.bytes < 0:
+            yield f"files: {file.name!r} is not the name of a label file"
+        elif file.epoch not in rows:
+            yield f"files: {file.name} is of epoch {file.epoch}, but epochs is {manifest.epochs}"
+        else:
+            rows[file.epoch].append(file.rows)
+    for epoch, parts in rows.items():
+        if not _covers(sorted(parts), manifest.num_images):
+            yield f"files: epoch {epoch} has the rows {sorted(parts)[:3]}, not all of [0, {manifest.num_images})"
+    if len({file.name for file in manifest.files}) != len(manifest.files):
+        yield "files: a name is listed twice"
+
+
+def _covers(parts: Sequence[tuple[int, int]], count: int) -> bool:
+    """Return whether ranges [start, stop), in order, hold every row of [0, count) exactly once."""
+    expected = 0
+    for start, stop in parts:
+        if start != expected:
+            return False
+        expected = stop
+    return expected == count
+
+
+def _is_relative(name: str) -> bool:
+    """Return whether a path stays inside the folder that it is joined to, on every operating system."""
     parts = PurePosixPath(name).parts
     return bool(parts) and "/".join(parts) == name and not re.search(r"[\\:\x00-\x1f]", name) and ".." not in parts

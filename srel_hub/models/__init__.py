@@ -1,4 +1,4 @@
-"""Networks that transformers lacks. Importing this package registers them with transformers' Auto classes."""
+"""Networks that transformers does not have. Importing this package registers them with its Auto classes."""
 
 from transformers import AutoConfig, AutoModelForImageClassification
 

@@ -1,8 +1,9 @@
-"""BN-ViT: a vision transformer that images can be recovered from, for it has BatchNorm where others have LayerNorm.
+"""BN-ViT: a vision transformer with BatchNorm instead of LayerNorm, so that images can be recovered from it.
 
-Every LayerNorm of a ViT gives way to a BatchNorm over batch and tokens, and a further one stands between the two
-linear layers of each feed-forward block (SRe2L, Yin, Xing & Shen, 2023; after Yao et al., 2021). The file stands on
-its own: it is copied into every teacher's Hub repository.
+Every LayerNorm of a ViT is replaced by a BatchNorm over batch and tokens, and each feed-forward block gets one more
+between its two linear layers (SRe2L, Yin, Xing & Shen, 2023; after Yao et al., 2021).
+
+This file is self-contained, because a copy of it is saved with every teacher.
 """
 
 from typing import Any
@@ -15,15 +16,20 @@ from transformers.models.vit.modeling_vit import ViTMLP
 
 @strict
 class SrelBnVitConfig(ViTConfig):
-    """`ViTConfig` under another model type, so that the Auto classes build BatchNorm; `layer_norm_eps` is unused."""
+    """`ViTConfig` under another model type, so that the Auto classes build the network below.
+
+    `layer_norm_eps` is not used.
+    """
 
     model_type = "srel_bn_vit"
 
 
 class TokenBatchNorm(nn.Module):
-    """BatchNorm of tokens [B, T, C] by the statistics of all tokens of a batch.
+    """BatchNorm of each channel over all tokens of a batch.
 
-    Its `layer` is a BatchNorm2d that sees [B, C, T, 1], so that whatever matches, groups or counts those finds it.
+    Attributes:
+        layer: a BatchNorm2d over [B, C, T, 1]. It is not a BatchNorm1d, because recover and relabel look for layers of
+            type BatchNorm2d.
     """
 
     def __init__(self, channels: int) -> None:
@@ -31,6 +37,7 @@ class TokenBatchNorm(nn.Module):
         self.layer = nn.BatchNorm2d(channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Normalize tokens [B, T, C]."""
         normalized: Tensor = self.layer(tokens.transpose(1, 2).unsqueeze(-1))
         return normalized.squeeze(-1).transpose(1, 2)
 
@@ -43,12 +50,13 @@ class BnMLP(ViTMLP):
         self.norm = TokenBatchNorm(config.intermediate_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens [B, T, C] to tokens of the same shape."""
         result: Tensor = self.fc2(self.activation_fn(self.norm(self.fc1(tokens))))
         return result
 
 
 class SrelBnVitForImageClassification(ViTForImageClassification):
-    """Image classifier; `pixel_values` float [B, 3, H, W] to `logits` [B, num_labels]."""
+    """Image classifier from `pixel_values` float [B, 3, H, W] to `logits` [B, num_labels]."""
 
     config_class = SrelBnVitConfig
 

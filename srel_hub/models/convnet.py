@@ -1,7 +1,8 @@
-"""The plain convolutional network of the dataset-condensation literature, with BatchNorm (Gidaris & Komodakis, 2018).
+"""ConvNet: the plain network of the dataset-condensation literature, with BatchNorm (Gidaris & Komodakis, 2018).
 
-`depth` blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 average pooling, then one linear layer. The file stands on
-its own: it is copied into every teacher's Hub repository.
+It has `depth` blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 average pooling, and one linear layer.
+
+This file is self-contained, because a copy of it is saved with every teacher.
 """
 
 from typing import Any
@@ -16,7 +17,15 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 @strict
 class SrelConvNetConfig(PreTrainedConfig):
-    """`image_size` is (height, width); it fixes the linear layer's input, so images must have this size."""
+    """The shape of a ConvNet.
+
+    Attributes:
+        num_channels: of the images.
+        hidden_size: channels of every block.
+        depth: number of blocks; each halves height and width.
+        image_size: (height, width) in pixels. Images must have this size, because the linear layer's input depends on
+            it.
+    """
 
     model_type = "srel_convnet"
     num_channels: int = 3
@@ -26,7 +35,7 @@ class SrelConvNetConfig(PreTrainedConfig):
 
 
 class SrelConvNetForImageClassification(PreTrainedModel):
-    """Image classifier; `pixel_values` float [B, 3, H, W] to `logits` [B, num_labels]."""
+    """Image classifier from `pixel_values` float [B, 3, H, W] to `logits` [B, num_labels]."""
 
     config_class = SrelConvNetConfig
     main_input_name = "pixel_values"
@@ -38,7 +47,7 @@ class SrelConvNetForImageClassification(PreTrainedModel):
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(inner, outer, 3, padding=1, bias=False),
+                    nn.Conv2d(inner, outer, 3, padding=1, bias=False),  # BatchNorm would remove a bias
                     nn.BatchNorm2d(outer),
                     nn.ReLU(),
                     nn.AvgPool2d(2),
@@ -59,6 +68,7 @@ class SrelConvNetForImageClassification(PreTrainedModel):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutputWithNoAttention:
+        """Return `logits` [B, num_labels] and, with `labels` int64 [B], the mean cross-entropy as `loss`."""
         logits = self.classifier(self.blocks(pixel_values).flatten(1))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)

@@ -1,7 +1,8 @@
 """ResNet for small images: transformers' ResNet with a 3x3 stem of stride 1 and no pooling.
 
-This is the stem that SRe2L uses at 32 and 64 pixels (He et al., 2016, section 4.2). The file stands on its own: it
-is copied into every teacher's Hub repository.
+SRe2L uses this stem at 32 and 64 pixels (He et al., 2016, section 4.2).
+
+This file is self-contained, because a copy of it is saved with every teacher.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ class SrelResNetConfig(ResNetConfig):
 
 
 class SrelResNetForImageClassification(ResNetForImageClassification):
-    """Image classifier; `pixel_values` float [B, 3, H, W] to `logits` [B, num_labels]."""
+    """Image classifier from `pixel_values` float [B, 3, H, W] to `logits` [B, num_labels]."""
 
     config_class = SrelResNetConfig
 

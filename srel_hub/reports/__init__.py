@@ -1,0 +1,1 @@
+"""Cards, plots, HTML reports, comparisons, exports and publication of finished runs."""

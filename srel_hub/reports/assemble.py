@@ -1,4 +1,4 @@
-"""Assemble the two repositories of a run, byte for byte what the Hub gets: `dataset/` and `teacher_repo/`."""
+"""Assemble the two repositories of a run, byte for byte as the Hub gets them: `dataset/` and `teacher_repo/`."""
 
 import os
 import shutil
@@ -8,90 +8,106 @@ from pathlib import Path
 from srel_hub import __version__
 from srel_hub.config import Recipe, RunSettings, as_dict, fingerprint, published
 from srel_hub.config.yaml_io import to_yaml
-from srel_hub.data.sources import described
+from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import UserError
 from srel_hub.labels.manifest import OtherFile, read_manifest
-from srel_hub.reports.card import classes_csv, dataset_card, teacher_card
+from srel_hub.reports.card import dataset_card, teacher_card, write_class_table
 from srel_hub.reports.plot_style import MOST_BYTES
 from srel_hub.reports.run_pictures import drawing_of
 from srel_hub.runs.run import Run
 from srel_hub.storage.condensed_table import class_grid, read_rows, write_split
-from srel_hub.storage.files import atomic, read_json, sha256, write_json
+from srel_hub.storage.files import atomic_write, read_json, sha256, write_json
 
 
-GRID_COLUMNS, GRID_ROWS = 20, 10
-GRID_WIDTHS = (1000, 700, 500)  # pixels; the first that gives a small enough file
-LARGEST_CELL = 120
+GRID_COLUMNS, GRID_ROWS = 20, 10  # classes and images per class, at most
+GRID_WIDTHS = (1000, 700, 500)  # pixels; the first whose file is at most MOST_BYTES is used
+LARGEST_CELL = 120  # pixels; few classes would otherwise be enlarged to the full width
 
 
-def assemble(run: Run, place: Path) -> tuple[Path, Path]:
-    """Assemble both trees anew in the folder `place` from the stages' artifacts.
+def assemble(run_folder: Path, recipe: Recipe, target: Path) -> tuple[Path, Path]:
+    """Assemble both repositories in the folder `target` from the results of the stages, replacing earlier ones.
+
+    Args:
+        run_folder: The run directory.
+        recipe: Its recipe.
+        target: Gets `dataset/` and `teacher_repo/`.
 
     Returns:
-        the dataset's folder and the teacher's.
+        The dataset's folder and the teacher's folder.
 
     Raises:
-        UserError: where a stage has not run yet.
+        UserError: If the results of a stage are missing.
     """
-    missing = [
-        name for name in (*run.recipe.label_folders, "images", "soft_labels", "evaluate") if not run.path(name).is_dir()
-    ]
+    parts = (*recipe.label_folders, "images", "soft_labels", "evaluate")
+    missing = [name for name in parts if not (run_folder / name).is_dir()]
     if missing:
-        raise UserError(f"{run.folder}: {', '.join(missing)} missing; run condense on it first")
-    teacher_repo, dataset = place / "teacher_repo", place / "dataset"
-    with atomic(teacher_repo) as tree:
-        link_tree(run.path(run.recipe.label_folder), tree)
-        if run.recipe.relabel.teacher is not None:
-            link_tree(run.path("teacher"), tree / "recover")
-        for folder in run.recipe.label_folders[1:]:
-            link_tree(run.path(folder), tree / folder.removeprefix("label_"))
-        (tree / "README.md").write_text(teacher_card(run.folder, run.recipe), encoding="utf-8")
-    with atomic(dataset) as tree:
-        assemble_dataset(run.folder, run.recipe, tree)
+        raise UserError(f"{run_folder}: {', '.join(missing)} missing; run condense on it first")
+    teacher_repo, dataset = target / "teacher_repo", target / "dataset"
+    with atomic_write(teacher_repo) as tree:
+        assemble_teacher(run_folder, recipe, tree)
+    with atomic_write(dataset) as tree:
+        assemble_dataset(run_folder, recipe, tree)
     return dataset, teacher_repo
 
 
-def assembled(run: Run) -> tuple[Path, Path]:
-    """As `assemble`, in the run directory; what is assembled already from the same recipe is kept."""
-    places = run.path("dataset"), run.path("teacher_repo")
-    unit = assembly(run)
+def ensure_assembled(run: Run) -> tuple[Path, Path]:
+    """Assemble both repositories in the run directory, unless those of the present results exist.
+
+    Returns:
+        The dataset's folder and the teacher's folder.
+
+    Raises:
+        UserError: As `assemble`.
+    """
+    folders = run.path("dataset"), run.path("teacher_repo")
+    unit = assembly_of(run)
     if not run.is_done("assemble", unit):
         with run.locked("assemble"):
+            # Another process may have assembled them while this one waited for the lock.
             if not run.is_done("assemble", unit):
-                assemble(run, run.folder)
-                files = [file for place in places for file in sorted(place.rglob("*")) if file.is_file()]
-                manifest = read_manifest(places[0] / "soft_labels" / "manifest.json")
+                assemble(run.folder, run.recipe, run.folder)
+                files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+                manifest = read_manifest(folders[0] / "soft_labels" / "manifest.json")
+                # Relabel has hashed the label files, which are the largest; do not read them again.
                 known = {f"dataset/soft_labels/{file.name}": file.sha256 for file in manifest.files}
                 run.marks.mark("assemble", unit, files, known)
-    return places
+    return folders
 
 
-def assembly(run: Run) -> str:
-    """The name of what is assembled from a recipe, by this version, with these results."""
-    told = as_dict(replace(run.recipe, run=RunSettings()))
+def assembly_of(run: Run) -> str:
+    """Return the name of the unit of work that assembles the present results with this recipe and version."""
+    recipe = as_dict(replace(run.recipe, run=RunSettings()))  # how a run computes is not on the cards
     results = [run.marks.digests("relabel", "manifest"), read_json(run.path("evaluate", "summary.json"))]
     results.append(run.marks.digests("pictures", drawing_of(run)))
-    return f"dataset-{fingerprint([told, __version__, results])[:16]}"
+    return f"dataset-{fingerprint([recipe, __version__, results])[:16]}"
 
 
-def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
-    """Lay out the complete dataset repository at `tree`."""
-    manifest = read_manifest(folder / "soft_labels" / "manifest.json")
+def assemble_teacher(run_folder: Path, recipe: Recipe, tree: Path) -> None:
+    """Write the complete repository of the labeling teacher to the folder `tree`, with the run's other teachers."""
+    _link_tree(run_folder / recipe.label_folder, tree)
+    if recipe.relabel.teacher is not None:
+        _link_tree(run_folder / "teacher", tree / "recover")
+    for folder in recipe.label_folders[1:]:
+        _link_tree(run_folder / folder, tree / folder.removeprefix("label_"))
+    (tree / "README.md").write_text(teacher_card(run_folder, recipe), encoding="utf-8")
+
+
+def assemble_dataset(run_folder: Path, recipe: Recipe, tree: Path) -> None:
+    """Write the complete dataset repository to the folder `tree`."""
+    manifest = read_manifest(run_folder / "soft_labels" / "manifest.json")
     for name in ("data", "assets", "soft_labels"):
         (tree / name).mkdir(parents=True)
-    write_split(tree / "data", "train", folder / "images", manifest.class_names)
-    columns, rows = min(GRID_COLUMNS, manifest.num_classes), min(GRID_ROWS, recipe.recover.ipc)
-    for width in GRID_WIDTHS:
-        grid = class_grid(read_rows(folder / "images"), columns, rows, min(LARGEST_CELL, width // columns))
-        grid.save(tree / "assets" / "grid.png", optimize=True)
-        if (tree / "assets" / "grid.png").stat().st_size <= MOST_BYTES:
-            break
-    if recipe.pictures and (folder / "pictures").is_dir():
-        link_tree(folder / "pictures", tree / "assets")
-    told = replace(recipe, source=described(recipe.source))
-    (tree / "recipe.yaml").write_text(to_yaml(published(told)), encoding="utf-8")
-    (tree / "classes.csv").write_text(classes_csv(folder, recipe), encoding="utf-8")
-    link(folder / "evaluate" / "summary.json", tree / "metrics.json")
+    write_split(tree / "data", "train", run_folder / "images", manifest.class_names)
+    rows = min(GRID_ROWS, recipe.recover.ipc)
+    _write_grid(tree / "assets" / "grid.png", run_folder / "images", min(GRID_COLUMNS, manifest.num_classes), rows)
+    if recipe.pictures and (run_folder / "pictures").is_dir():
+        _link_tree(run_folder / "pictures", tree / "assets")
+    described_recipe = replace(recipe, source=add_builtin_metadata(recipe.source))
+    (tree / "recipe.yaml").write_text(to_yaml(published(described_recipe)), encoding="utf-8")
+    write_class_table(tree / "classes.csv", run_folder, recipe)
+    _link(run_folder / "evaluate" / "summary.json", tree / "metrics.json")
+    # The manifest lists every file that exists by now. The labels have entries of their own, and the card is written
+    # last because it has the manifest's size.
     others = tuple(
         OtherFile(name=file.relative_to(tree).as_posix(), bytes=file.stat().st_size, sha256=sha256(file))
         for file in sorted(path for path in tree.rglob("*") if path.is_file())
@@ -101,22 +117,30 @@ def assemble_dataset(folder: Path, recipe: Recipe, tree: Path) -> None:
     manifest = replace(manifest, teacher=teacher, others=others)
     write_json(tree / "soft_labels" / "manifest.json", as_dict(manifest))
     for label_file in manifest.files:
-        link(folder / "soft_labels" / label_file.name, tree / "soft_labels" / label_file.name)
-    (tree / "README.md").write_text(dataset_card(folder, recipe, tree), encoding="utf-8")
+        _link(run_folder / "soft_labels" / label_file.name, tree / "soft_labels" / label_file.name)
+    (tree / "README.md").write_text(dataset_card(run_folder, recipe, tree), encoding="utf-8")
 
 
-def link_tree(source: Path, target: Path) -> None:
+def _write_grid(file: Path, images: Path, columns: int, rows: int) -> None:
+    """Write a PNG with one column per class, small enough for a card."""
+    for width in GRID_WIDTHS:
+        class_grid(read_rows(images), columns, rows, min(LARGEST_CELL, width // columns)).save(file, optimize=True)
+        if file.stat().st_size <= MOST_BYTES:
+            break
+
+
+def _link_tree(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
-        link(file, target / file.name)
+        _link(file, target / file.name)
 
 
-def link(source: Path, target: Path) -> None:
-    """A copy, or for tensors, which are large and do not change, a hard link where the file system has them."""
+def _link(source: Path, target: Path) -> None:
+    """Copy a file, or hard-link it if it holds tensors, which are large and never change in place."""
     if source.suffix == ".safetensors":
         try:
             os.link(source, target)
             return
-        except OSError:
+        except OSError:  # the file system has no hard links, or the target is on another one
             pass
     shutil.copyfile(source, target)

@@ -1,14 +1,13 @@
-"""Compare: condensed datasets side by side, a column for each protocol.
+"""Compare condensed datasets side by side, with one column per protocol.
 
     srel-hub compare runs/one runs/two org/srel-three --csv results.csv --plot results.png
 
-Numbers of different protocols never share a column or a picture's panel: a protocol is all that decides how a student
-is trained and scored, whatever its name.
+A protocol is everything that decides how a student is trained and scored, whatever its name. Results of different
+protocols never share a column or a panel, because the protocol changes accuracy more than most methods do.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,32 @@ from srel_hub.config import Recipe, fingerprint, load_recipe
 from srel_hub.config.protocols import protocol_of, protocol_title
 from srel_hub.errors import UserError
 from srel_hub.hub.repository import Store, open_store
-from srel_hub.labels.load import MANIFEST
-from srel_hub.labels.manifest import read_manifest
-from srel_hub.reports import plot_style as drawing
+from srel_hub.labels.manifest import MANIFEST, read_manifest
+from srel_hub.reports import plot_style, tables
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.storage.files import format_bytes, read_json
 
 
-SUMMARIES = ("metrics.json", "evaluate/summary.json")  # of a dataset, of a run
+SUMMARIES = ("metrics.json", "evaluate/summary.json")  # in a dataset, in a run
 
 
 @dataclass(frozen=True)
 class Result:
-    """One student on one row of one dataset; `protocol` is a title that no other protocol has here."""
+    """The accuracy of one student, trained on one training set of one dataset.
+
+    Attributes:
+        dataset: The name of the recipe, or the path if two recipes have the same name.
+        source: The real dataset.
+        student: The network, such as 'resnet18 x 0.25'.
+        row: The training set, by its name in `metrics.json`.
+        images: Training images.
+        label_bytes: Size of the soft labels; 0 for hard labels.
+        labels: Encoding and number of epochs of the soft labels; empty for hard labels.
+        protocol: The title of the protocol, unique among the compared results.
+        top1: Mean top-1 accuracy in [0, 1].
+        std: Sample standard deviation over the seeds; None with one seed.
+        n: Number of seeds.
+    """
 
     dataset: str
     source: str
@@ -44,65 +56,87 @@ class Result:
 
     @property
     def cell(self) -> str:
+        """The accuracy in percent, such as '97.10 +- 0.32'."""
         return percent({"mean": self.top1, "std": self.std})
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What is read of one compared dataset."""
+
+    path: str
+    recipe: Recipe
+    summary: dict[str, Any]
+    label_bytes: int
+    labels: str
+
+
 def results(paths: Sequence[str]) -> list[Result]:
-    """Every result of these runs, folders and Hub datasets.
+    """Return every result of the given runs, dataset folders and Hub datasets.
 
     Raises:
-        UserError: for a path that is none, is given twice, or holds no results.
+        UserError: If a path is given twice, is none of these, or has no results.
     """
     if len(set(paths)) != len(paths):
-        raise UserError("the same run is given twice")
-    found = [(path, *_read(path)) for path in paths]
-    titles = _titles([recipe for _, recipe, _, _ in found])
-    names = _names([(path, recipe) for path, recipe, _, _ in found])
+        raise UserError("the same run is given twice; give each path once")
+    datasets = [_read(path) for path in paths]
+    titles = _titles([dataset.recipe for dataset in datasets])
+    names = [dataset.recipe.name for dataset in datasets]
     return [
-        Result(
-            dataset=names[path],
-            source=recipe.source.title or recipe.source.path or str(recipe.source.builtin),
-            student=student_title(student),
-            row=row["row"],
-            images=row["train_images"],
-            label_bytes=0 if _is_hard(recipe, row["row"]) else store_bytes,
-            labels="" if _is_hard(recipe, row["row"]) else labels,
-            protocol=titles[_key(recipe)],
-            top1=row["top1"]["mean"],
-            std=row["top1"]["std"],
-            n=row["n"],
+        result
+        for dataset in datasets
+        for result in _results_of(
+            dataset,
+            dataset.recipe.name if names.count(dataset.recipe.name) == 1 else dataset.path,
+            titles[_key(dataset.recipe)],
         )
-        for path, recipe, summary, (store_bytes, labels) in found
-        for student in summary["students"]
-        for row in student["rows"]
     ]
 
 
-def _read(path: str) -> tuple[Recipe, dict[str, Any], tuple[int, str]]:
-    """The recipe, the summary, and the labels' bytes and encoding."""
+def _results_of(dataset: _Measured, name: str, protocol: str) -> Iterator[Result]:
+    recipe = dataset.recipe
+    for student in dataset.summary["students"]:
+        for row in student["rows"]:
+            hard = _is_hard(recipe, row["row"])
+            yield Result(
+                dataset=name,
+                source=recipe.source.title or recipe.source.path or str(recipe.source.builtin),
+                student=student_title(student),
+                row=row["row"],
+                images=row["train_images"],
+                label_bytes=0 if hard else dataset.label_bytes,
+                labels="" if hard else dataset.labels,
+                protocol=protocol,
+                top1=row["top1"]["mean"],
+                std=row["top1"]["std"],
+                n=row["n"],
+            )
+
+
+def _read(path: str) -> _Measured:
     store = open_store(path, "dataset", None, MANIFEST)
     names = store.names()
-    summary = next((name for name in SUMMARIES if name in names), None)
-    if summary is None:
+    file = next((name for name in SUMMARIES if name in names), None)
+    if file is None:
         raise UserError(f"{store}: holds no results; run evaluate on it first")
-    found = read_json(store.fetch(summary))
-    if not found["measured"]:
+    summary = read_json(store.fetch(file))
+    if not summary["measured"]:
         raise UserError(f"{store}: its students were not measured (source.eval_split is null)")
     manifest_file = store.fetch(MANIFEST)
     manifest = read_manifest(manifest_file)
     size = manifest_file.stat().st_size + sum(file.bytes for file in manifest.files)
-    return _recipe(store), found, (size, f"{manifest.coding}, {manifest.epochs} epochs")
+    return _Measured(path, _recipe(store), summary, size, f"{manifest.coding}, {manifest.epochs} epochs")
 
 
 def _recipe(store: Store) -> Recipe:
     try:
         return load_recipe(store.fetch("recipe.yaml"))
     except UserError as error:
-        raise UserError(f"{store}: its recipe cannot be read by this version: {error}") from None
+        raise UserError(f"{store}: this version cannot read its recipe: {error}") from None
 
 
 def _is_hard(recipe: Recipe, row: str) -> bool:
-    """Whether a row needs no soft labels."""
+    """Return whether a training set needs no soft labels."""
     return recipe.evaluate.loss == "hard" or row in ("condensed-hard", "random-real-hard", "real-hard")
 
 
@@ -111,7 +145,7 @@ def _key(recipe: Recipe) -> str:
 
 
 def _titles(recipes: Sequence[Recipe]) -> dict[str, str]:
-    """A title for each protocol, by its fingerprint; equal titles of different protocols are numbered."""
+    """Return a title for each protocol, by its fingerprint; equal titles of different protocols get a number."""
     titles: dict[str, str] = {}
     for recipe in recipes:
         titles.setdefault(_key(recipe), protocol_title(recipe))
@@ -122,69 +156,64 @@ def _titles(recipes: Sequence[Recipe]) -> dict[str, str]:
     }
 
 
-def _names(recipes: Sequence[tuple[str, Recipe]]) -> dict[str, str]:
-    """A name for each path: its recipe's, or the path where two have the same."""
-    names = [recipe.name for _, recipe in recipes]
-    return {path: recipe.name if names.count(recipe.name) == 1 else path for path, recipe in recipes}
-
-
-def table(found: Sequence[Result]) -> Iterator[str]:
-    """A Markdown table: a line for each dataset, student and row, a column for each protocol."""
-    protocols = list(dict.fromkeys(result.protocol for result in found))
+def table(rows: Sequence[Result]) -> Iterator[str]:
+    """Yield the lines of a Markdown table and its legend; a line per result, a column per protocol."""
+    protocols = list(dict.fromkeys(result.protocol for result in rows))
     letters = {protocol: f"P{index + 1}" for index, protocol in enumerate(protocols)}
-    yield f"| dataset | student | trained on | images | soft labels | {' | '.join(letters.values())} | n |"
-    yield f"| --- | --- | --- | ---: | --- | {'---: | ' * len(protocols)}---: |"
-    for result in found:
-        cells = [result.cell if result.protocol == protocol else "" for protocol in protocols]
-        labels = f"{result.labels}, {format_bytes(result.label_bytes)}" if result.labels else "none"
-        head = f"{result.dataset} | {result.student} | {result.row} | {result.images:,} | {labels}"
-        yield f"| {head} | {' | '.join(cells)} | {result.n} |"
+    header = ["dataset", "student", "trained on", "images", "soft labels", *letters.values(), "n"]
+    yield from tables.markdown_table(header, [_line(result, protocols) for result in rows], {3, *range(5, len(header))})
     yield ""
-    yield "top-1 %, mean +- standard deviation over n seeds, last epoch; a column is one protocol:"
+    yield "top-1 %, mean +- standard deviation over n seeds, after the last epoch; one column per protocol:"
     yield from (f"  {letter}: {protocol}" for protocol, letter in letters.items())
 
 
-def write_csv(found: Sequence[Result], file: Path) -> None:
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Result)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(result) for result in found)
+def _line(result: Result, protocols: Sequence[str]) -> list[str]:
+    cells = [result.cell if result.protocol == protocol else "" for protocol in protocols]
+    labels = f"{result.labels}, {format_bytes(result.label_bytes)}" if result.labels else "none"
+    return [result.dataset, result.student, result.row, f"{result.images:,}", labels, *cells, str(result.n)]
 
 
-def plot(found: Sequence[Result], file: Path) -> None:
-    """Accuracy against images and against label bytes; a line of panels for each protocol.
+def write_csv(rows: Sequence[Result], file: Path) -> None:
+    """Write the results as CSV, with the fields of `Result` as columns."""
+    tables.write_csv(file, [field.name for field in fields(Result)], [astuple(result) for result in rows])
+
+
+def plot(rows: Sequence[Result], file: Path) -> None:
+    """Plot accuracy over images and over label bytes, with one line of panels per protocol.
 
     Raises:
-        UserError: without matplotlib.
+        UserError: If matplotlib is missing.
     """
-    protocols = list(dict.fromkeys(result.protocol for result in found))
-    with drawing.panels(file, len(protocols), 2, 4.5, 3.2) as panels:
+    protocols = list(dict.fromkeys(result.protocol for result in rows))
+    with plot_style.panels(file, len(protocols), 2, 4.5, 3.2) as panels:
         for panel, protocol in zip(panels, protocols, strict=True):
-            here = [result for result in found if result.protocol == protocol]
-            for axes, of, label in zip(
+            results_here = [result for result in rows if result.protocol == protocol]
+            for axes, field, label in zip(
                 panel, ("images", "label_bytes"), ("training images", "soft labels, bytes"), strict=True
             ):
-                if not any(getattr(result, of) for result in here):
+                # A logarithmic axis has no place for the 0 bytes of hard labels.
+                if not any(getattr(result, field) for result in results_here):
                     axes.set_axis_off()
                     axes.text(0.5, 0.5, "no soft labels", ha="center")
                     continue
-                _draw(axes, here, of)
+                _draw(axes, results_here, field)
                 axes.margins(0.2)
                 axes.set(xlabel=label, ylabel="top-1 %", xscale="log")
-                axes.set_title(protocol if of == "images" else "")
+                axes.set_title(protocol if field == "images" else "")
             panel[0].legend()
 
 
-def _draw(axes: Any, found: Sequence[Result], of: str) -> None:
-    """One marker for each row."""
-    rows = list(dict.fromkeys(result.row for result in found))
-    for row, color, marker in zip(rows, drawing.COLORS, drawing.MARKERS, strict=False):
-        here = [result for result in found if result.row == row and getattr(result, of)]
-        if not here:
+def _draw(axes: Any, rows: Sequence[Result], field: str) -> None:
+    """Draw one marker per training set, over the given field of the results."""
+    kinds = list(dict.fromkeys(result.row for result in rows))
+    for kind, color, marker in zip(kinds, plot_style.COLORS, plot_style.MARKERS, strict=False):
+        points = [result for result in rows if result.row == kind and getattr(result, field)]
+        if not points:
             continue
-        x, y = [getattr(result, of) for result in here], [100 * result.top1 for result in here]
-        error = [100 * (result.std or 0) for result in here]
-        axes.errorbar(x, y, error, color=color, marker=marker, capsize=2, linestyle="none", label=row)
-        if row == rows[0] and of == "label_bytes":
-            for result, *point in zip(here, x, y, strict=True):
+        x, y = [getattr(result, field) for result in points], [100 * result.top1 for result in points]
+        error = [100 * (result.std or 0) for result in points]
+        axes.errorbar(x, y, error, color=color, marker=marker, capsize=2, linestyle="none", label=kind)
+        # The other training sets have the same labels, so one of them is named.
+        if kind == kinds[0] and field == "label_bytes":
+            for result, *point in zip(points, x, y, strict=True):
                 axes.annotate(result.labels, point, (0, -12), textcoords="offset points", fontsize=6, ha="center")

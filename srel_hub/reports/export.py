@@ -1,10 +1,11 @@
-"""Export: a condensed dataset in the layouts that other evaluation tools document.
+"""Export a condensed dataset to the layouts that other evaluation tools document.
 
     srel-hub export runs/quickstart/dataset rethinkdc exported/rethinkdc
     srel-hub export runs/cifar10_ipc10/dataset ddranking exported/ddranking --dataset CIFAR10
 
-`rethinkdc` (0.3.2) loads a dataset of the columns `image` and `label`; `ddranking` (0.2.0) takes an image folder, the
-teacher as `teacher_models/DATASET/MODEL/ckpt_best.pt` and a configuration. Neither tool was run on these.
+`rethinkdc` (0.3.2) loads a dataset with the columns `image` and `label`. `ddranking` (0.2.0) reads an image folder,
+the teacher in `teacher_models/DATASET/MODEL/ckpt_best.pt` and a configuration. The layouts follow the tools'
+documentation; neither tool was run on an exported dataset.
 """
 
 import shutil
@@ -21,17 +22,23 @@ from srel_hub.errors import UserError
 from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.load import load_condensed
 from srel_hub.storage.condensed_table import encode_png
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.torchvision_weights import torchvision_name
 
 
-DDRANKING = ("CIFAR10", "CIFAR100", "TinyImageNet", "ImageNet1K", "ImageNette", "ImageWoof")
-DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101}
+DDRANKING = ("CIFAR10", "CIFAR100", "TinyImageNet", "ImageNet1K", "ImageNette", "ImageWoof")  # datasets it accepts
+DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101}  # of ResNets; (3, 4, 6, 3) is also that of a 34
 
 
 def to_rethinkdc(source: Path, target: Path) -> None:
-    """`data/train-*.parquet` with the columns image and label, and a card that says where they are."""
-    with atomic(target) as tree:
+    """Write the images and classes of a dataset for RethinkDC.
+
+    Args:
+        source: The folder of the dataset.
+        target: The folder to write: `data/train-*.parquet` with the columns image and label, and a card that
+            declares them.
+    """
+    with atomic_write(target) as tree:
         shutil.copytree(source / "data", tree / "data")
         files = [{"split": "train", "path": "data/train-*"}]
         data = DatasetCardData(configs=[{"config_name": "default", "data_files": files}])
@@ -41,34 +48,40 @@ def to_rethinkdc(source: Path, target: Path) -> None:
 
 
 def to_ddranking(condensed: Condensed, recipe: Recipe, dataset: str, target: Path) -> None:
-    """An image folder, the teacher's weights under torchvision's names, and config.yaml.
+    """Write an image folder, the teacher's weights under torchvision's names, and config.yaml for DD-Ranking.
+
+    Args:
+        condensed: The dataset.
+        recipe: Its recipe.
+        dataset: DD-Ranking's name of the real dataset, one of DDRANKING.
+        target: The folder to write.
 
     Raises:
-        UserError: for a teacher that is no ResNet.
+        UserError: If the teacher is not a ResNet-18, -34, -50 or -101.
     """
     state, model = torchvision_state(condensed.teacher())
-    with atomic(target) as tree:
+    with atomic_write(target) as tree:
         for index in range(condensed.manifest.num_classes):
             (tree / "images" / f"{index:05d}").mkdir(parents=True)
         for row, (image, label) in enumerate(zip(condensed.pixels, condensed.labels.tolist(), strict=True)):
             (tree / "images" / f"{label:05d}" / f"{row:07d}.png").write_bytes(encode_png(image))
         weights = tree / "teacher_models" / dataset / model / "ckpt_best.pt"
         weights.parent.mkdir(parents=True)
-        torch.save(state, weights)  # tensors alone, which weights_only=True reads
+        torch.save(state, weights)  # tensors only, so torch.load(weights_only=True) reads it
         (tree / "config.yaml").write_text(to_yaml(configuration(condensed, recipe, dataset, model)), encoding="utf-8")
 
 
 def torchvision_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], str]:
-    """A ResNet's weights under torchvision's names, and ddranking's name for it.
+    """Return a ResNet's weights under torchvision's names, and DD-Ranking's name for the network.
 
     Raises:
-        UserError: for another network.
+        UserError: If the model is another network.
     """
     config: Any = model.config
     depth = DEPTHS.get(tuple(getattr(config, "depths", ())))
     if depth is None or "resnet" not in config.model_type:
         raise UserError(
-            f"ddranking: the teacher is a {type(model).__name__}; only ResNet-18, -50 and -101 are exported"
+            f"ddranking: the teacher is a {type(model).__name__}; only ResNet-18, -34, -50 and -101 can be exported"
         )
     depth = 34 if depth == 50 and config.layer_type == "basic" else depth
     state = {torchvision_name(name): value.contiguous() for name, value in model.state_dict().items()}
@@ -76,7 +89,10 @@ def torchvision_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], str]:
 
 
 def configuration(condensed: Condensed, recipe: Recipe, dataset: str, model: str) -> dict[str, Any]:
-    """config.yaml of ddranking's LabelRobustScoreSoft: labels asked for online (soft_label_mode M)."""
+    """Return config.yaml of DD-Ranking's LabelRobustScoreSoft.
+
+    It uses soft_label_mode M, in which the teacher computes the labels during training.
+    """
     manifest, spec = condensed.manifest, recipe.evaluate
     (height, width), alpha = manifest.image_size, manifest.augment.mix_alpha
     middle = {"name": "CenterCrop", "args": {"size": height}}
@@ -129,18 +145,22 @@ def export_dataset(source: Path, layout: str, target: Path, dataset: str | None 
     """Write the dataset in a folder to a new folder, in another tool's layout.
 
     Args:
+        source: The folder of the dataset.
         layout: 'rethinkdc' or 'ddranking'.
+        target: The folder to write; it must not exist.
         dataset: DD-Ranking's name of the real dataset, one of DDRANKING; needed for that layout only.
 
     Raises:
-        UserError: if `target` exists, `source` is not the folder of a dataset, or the layout cannot hold it.
+        UserError: If `target` exists, `source` is not the folder of a dataset, or the layout cannot hold it.
     """
     if target.exists():
-        raise UserError(f"{target}: is there already; name another folder")
+        raise UserError(f"{target}: already exists; name another folder")
     if not source.is_dir():
-        raise UserError(f"{source}: must be the folder of a dataset, such as runs/quickstart/dataset")
+        raise UserError(f"{source}: not a folder; name the folder of a dataset, such as runs/quickstart/dataset")
     if layout == "ddranking" and dataset is None:
-        raise UserError(f"--dataset: ddranking knows only {', '.join(DDRANKING)}; name the one that was condensed")
+        raise UserError(
+            f"--dataset: missing; ddranking supports {', '.join(DDRANKING)}: name the one that was condensed"
+        )
     condensed = load_condensed(source, epochs=1)
     target.parent.mkdir(parents=True, exist_ok=True)
     if layout == "rethinkdc":

@@ -1,16 +1,17 @@
-"""A page about a condensed dataset to look at: one file, which opens from disk and fetches nothing.
+"""Write one HTML page about a condensed dataset; it opens from disk and loads nothing from the network.
 
     srel-hub report runs/quickstart
     srel-hub report my-name/srel-digits-ipc10 --out digits.html
 
-Results with their baselines, images by class with crops and soft labels, pictures, sizes, recipe, provenance: of a
-run, of a dataset's folder, or of a dataset on the Hub. Of a large one the page shows what MOST_BYTES has room for.
+The page shows results with their baselines, images by class with crops and soft labels, pictures, sizes, the recipe
+and the provenance. Its subject is a run, a dataset's folder or a dataset on the Hub. Of a large dataset it shows as
+many classes and images as fit into MOST_BYTES.
 """
 
 import base64
 import io
 import mimetypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,33 +26,40 @@ from srel_hub.errors import UserError
 from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.epochs import Epoch
-from srel_hub.labels.load import MANIFEST, load_condensed
-from srel_hub.reports.card import ROW_TITLES
+from srel_hub.labels.load import load_condensed
+from srel_hub.labels.manifest import MANIFEST
+from srel_hub.reports.card import row_titles
 from srel_hub.reports.plots import CAPTIONS, Caption
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.storage.condensed_table import thumbnail
 from srel_hub.storage.files import format_bytes, read_json, write_text
 
 
-MOST_BYTES = 8_000_000  # of images and views on the page
-MOST_CLASSES, MOST_IMAGES = 100, 10
-VIEWS = 3  # of an image: its crops in the first epochs
-TOP = 5  # soft labels of a view
-LARGEST_SIDE = 128  # pixels; larger images are made smaller
-SMALLEST_SHARE = 0.001
+MOST_BYTES = 8_000_000  # of images and crops on the page; browsers open larger pages slowly
+MOST_CLASSES, MOST_IMAGES = 100, 10  # on the page; images per class
+CROPS = 3  # per image: its views in the first epochs
+TOP = 5  # soft labels per crop
+LARGEST_SIDE = 128  # pixels; larger images are shrunk
+SMALLEST_SHARE = 0.001  # soft labels below 0.1 % are left out
 
 
 @dataclass(frozen=True)
 class Label:
-    """A class and the teacher's probability for it, in [0, 1]."""
+    """A soft label: a class and the teacher's probability for it, in [0, 1]."""
 
     name: str
     share: float
 
 
 @dataclass(frozen=True)
-class View:
-    """What a student sees of an image in an epoch, as a data URI, with the largest soft labels."""
+class Crop:
+    """What a student sees of an image in one epoch.
+
+    Attributes:
+        image: The pixels as a data URI.
+        mixed_with: The class of the image that is mixed in, if any.
+        labels: The largest soft labels.
+    """
 
     image: str
     mixed_with: str | None
@@ -59,17 +67,31 @@ class View:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A condensed image, as a data URI, with its row in the dataset."""
+class CondensedImage:
+    """A condensed image as a data URI, with its row in the dataset and its crops."""
 
     image: str
     row: int
-    views: list[View]
+    crops: list[Crop]
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """The images of one class that are on the page."""
+
+    name: str
+    images: list[CondensedImage]
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A result: what a student was trained on, how many images, its top-1 in percent as text."""
+    """A result of a student.
+
+    Attributes:
+        trained_on: The title of the training set.
+        images: Its number of images.
+        top1: Accuracy in percent, such as '97.10 +- 0.32'.
+    """
 
     trained_on: str
     images: int
@@ -77,40 +99,59 @@ class Bar:
 
     @property
     def length(self) -> float:
-        """The mean, in percent."""
+        """The mean accuracy in percent."""
         return float(self.top1.split()[0])
 
 
-@dataclass(frozen=True)
-class OfClass:
-    """The images of a class that are on the page."""
-
-    name: str
-    images: list[Shown]
-
-
 def report(path: str, revision: str | None = None) -> str:
-    """The page about a run, a dataset's folder or a dataset on the Hub, as HTML.
+    """Return an HTML page about a condensed dataset.
+
+    Args:
+        path: A run, a dataset's folder, or the id of a dataset on the Hub.
+        revision: A branch, tag or commit on the Hub.
 
     Raises:
-        UserError: for a path that is none of these, and for what is not a whole dataset.
+        UserError: If `path` is none of these, or its dataset is incomplete.
     """
-    place = _dataset_of(path)
-    condensed = load_condensed(place, revision=revision, epochs=VIEWS)
-    store = open_store(place, "dataset", revision, MANIFEST)
+    dataset = _dataset_of(path)
+    condensed = load_condensed(dataset, revision=revision, epochs=CROPS)
+    store = open_store(dataset, "dataset", revision, MANIFEST)
     recipe = load_recipe(store.fetch("recipe.yaml"))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CARDS),
-        autoescape=True,
+        autoescape=True,  # class names and captions come from other people's data
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["bytes"] = format_bytes
-    return environment.get_template("report.html.jinja").render(facts(condensed, store, recipe, path))
+    return environment.get_template("report.html.jinja").render(page_facts(condensed, store, recipe, dataset))
+
+
+def write_report(path: str, revision: str | None = None, out: Path | None = None) -> Path:
+    """Write the page, by default to report.html in the run, or in the current folder for a dataset.
+
+    Args:
+        path: As for `report`.
+        revision: As for `report`.
+        out: The file to write.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: As `report`, and if the folder of `out` does not exist.
+    """
+    page = report(path, revision)
+    file = out or (Path(path) / "report.html" if (Path(path) / "units").is_dir() else Path("report.html"))
+    if not file.parent.is_dir():
+        raise UserError(f"--out={file}: there is no folder {file.parent}; create it or name another")
+    write_text(file, page)
+    return file
 
 
 def _dataset_of(path: str) -> str:
+    """Return the dataset's folder if `path` is a run, and `path` otherwise."""
     folder = Path(path).expanduser()
     if (folder / "recipe.yaml").is_file() and (folder / "units").is_dir():
         if not (folder / "dataset" / MANIFEST).is_file():
@@ -119,22 +160,21 @@ def _dataset_of(path: str) -> str:
     return path
 
 
-def facts(condensed: Condensed, store: Store, recipe: Recipe, asked: str) -> dict[str, Any]:
-    """What the page says."""
-    manifest, summary = condensed.manifest, read_json(store.fetch("metrics.json"))
-    classes = list(by_class(condensed))
+def page_facts(condensed: Condensed, store: Store, recipe: Recipe, dataset: str) -> dict[str, Any]:
+    """Return what the template uses, by the name that it uses."""
+    classes = list(images_by_class(condensed))
     parts = {"images": "data/", "soft labels": "soft_labels/", "pictures": "assets/"}
     blobs = {name: store.blob(name) for name in store.names()}
     return {
         "recipe": recipe,
         "recipe_text": store.fetch("recipe.yaml").read_text(encoding="utf-8"),
         "title": recipe.source.title or recipe.source.path or recipe.name,
-        "manifest": manifest,
-        "asked": asked,
-        "where": str(store),
-        "results": results_of(summary, store),
+        "manifest": condensed.manifest,
+        "dataset": dataset,
+        "store": str(store),
+        "results": results_of(read_json(store.fetch("metrics.json")), row_titles(recipe), store),
         "classes": classes,
-        "shown": sum(len(each.images) for each in classes),
+        "image_count": sum(len(of_class.images) for of_class in classes),
         "pictures": list(_pictures(store)),
         "sizes": {
             part: sum(blob.size for name, blob in blobs.items() if blob is not None and name.startswith(prefix))
@@ -144,69 +184,79 @@ def facts(condensed: Condensed, store: Store, recipe: Recipe, asked: str) -> dic
     }
 
 
-def results_of(summary: Any, store: Store) -> list[tuple[str, list[Bar]]]:
-    """Every student with its results; none where nothing was measured.
+def results_of(summary: Any, titles: Mapping[str, str], store: Store) -> list[tuple[str, list[Bar]]]:
+    """Return the title and the results of every student; empty if none were measured.
+
+    Args:
+        summary: The content of `metrics.json`.
+        titles: The title of each training set.
+        store: Where the summary comes from.
 
     Raises:
-        UserError: for a metrics.json of another form.
+        UserError: If the summary has another form, which a dataset from elsewhere may have.
     """
     try:
         return [
             (
                 student_title(student),
                 [
-                    Bar(ROW_TITLES.get(row["row"], row["row"]), int(row["train_images"]), percent(row["top1"]))
+                    Bar(titles.get(row["row"], row["row"]), int(row["train_images"]), percent(row["top1"]))
                     for row in student["rows"]
                 ],
             )
             for student in summary["students"]
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{store}: metrics.json is none of srel_hub's: {type(error).__name__} {error}") from None
+        reason = f"{type(error).__name__} {error}"
+        raise UserError(f"{store}: metrics.json is not in the form that srel_hub writes: {reason}") from None
 
 
 def _pictures(store: Store) -> Iterator[tuple[str, str, Caption]]:
-    """File, data URI and caption of those that are there."""
-    there = set(store.names())
+    """Yield file name, data URI and caption of each picture in the dataset."""
+    names = set(store.names())
     for name, caption in CAPTIONS.items():
-        if f"assets/{name}" in there:
+        if f"assets/{name}" in names:
             content = store.fetch(f"assets/{name}").read_bytes()
             yield name, _uri(content, str(mimetypes.guess_type(name)[0])), caption
 
 
-def by_class(condensed: Condensed) -> Iterator[OfClass]:
-    """Images by class with their views: as many classes and images as there is room for."""
+def images_by_class(condensed: Condensed) -> Iterator[ClassImages]:
+    """Yield images with their crops, class by class, as many as fit into MOST_BYTES."""
     manifest, pixels = condensed.manifest, condensed.pixels
-    epochs = [condensed[index] for index in range(min(VIEWS, manifest.epochs or VIEWS))]
-    each = len(data_uri(pixels[0])) * (1 + len(epochs))
-    room = max(1, MOST_BYTES // each)
+    epochs = [condensed[index] for index in range(min(CROPS, manifest.epochs or CROPS))]
+    # The first image stands for all: they have the same size in pixels and about the same in bytes.
+    image_bytes = len(data_uri(pixels[0])) * (1 + len(epochs))
+    room = max(1, MOST_BYTES // image_bytes)
     classes = min(manifest.num_classes, MOST_CLASSES, room)
     count = min(MOST_IMAGES, max(1, room // classes))
     for label in range(classes):
         rows = (condensed.labels == label).nonzero()[:count, 0]
-        views = [_views(epoch, rows, condensed) for epoch in epochs]
-        shown = [
-            Shown(data_uri(pixels[row]), int(row), [view[place] for view in views]) for place, row in enumerate(rows)
+        crops = [_crops(epoch, rows, condensed) for epoch in epochs]
+        images = [
+            CondensedImage(data_uri(pixels[row]), int(row), [of_epoch[index] for of_epoch in crops])
+            for index, row in enumerate(rows)
         ]
-        yield OfClass(manifest.class_names[label], shown)
+        yield ClassImages(manifest.class_names[label], images)
 
 
-def _views(epoch: Epoch, rows: Tensor, condensed: Condensed) -> list[View]:
-    shown, names = epoch.shown(rows), condensed.manifest.class_names
-    shares = epoch.logits_of(rows, shown).float().softmax(1)
+def _crops(epoch: Epoch, rows: Tensor, condensed: Condensed) -> list[Crop]:
+    """Return the crops of these rows in one epoch."""
+    pixels, names = epoch.render(rows), condensed.manifest.class_names
+    shares = epoch.logits_of(rows, pixels).float().softmax(1)
+    # Without mixing, each image is its own partner.
     partners = rows if epoch.views.partners is None else epoch.views.partners[rows].long()
     return [
-        View(
+        Crop(
             image=data_uri(image),
             mixed_with=None if partner == row else names[int(condensed.labels[partner])],
             labels=list(_labels(share, names)),
         )
-        for row, partner, image, share in zip(rows, partners, shown, shares, strict=True)
+        for row, partner, image, share in zip(rows, partners, pixels, shares, strict=True)
     ]
 
 
 def _labels(shares: Tensor, names: Sequence[str]) -> Iterator[Label]:
-    """The largest of probabilities float32 [K]."""
+    """Yield the largest of the probabilities float32 [K]."""
     top = shares.topk(min(TOP, len(names)))
     for share, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
         if share >= SMALLEST_SHARE:
@@ -214,7 +264,7 @@ def _labels(shares: Tensor, names: Sequence[str]) -> Iterator[Label]:
 
 
 def data_uri(image: Tensor) -> str:
-    """uint8 [3, H, W] as a PNG, made smaller where it is larger than LARGEST_SIDE."""
+    """Return an image uint8 [3, H, W] as a PNG in a data URI, shrunk to LARGEST_SIDE if it is larger."""
     H, W = image.shape[1:]
     scale = min(1.0, LARGEST_SIDE / max(H, W))
     buffer = io.BytesIO()
@@ -224,20 +274,3 @@ def data_uri(image: Tensor) -> str:
 
 def _uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def write_report(path: str, revision: str | None = None, out: Path | None = None) -> Path:
-    """Write the page, by default to report.html in the run, or in the current folder for a dataset.
-
-    Returns:
-        the file.
-
-    Raises:
-        UserError: for a path without a whole dataset, and for an `out` in a folder that does not exist.
-    """
-    page = report(path, revision)
-    file = out or (Path(path) / "report.html" if (Path(path) / "units").is_dir() else Path("report.html"))
-    if not file.parent.is_dir():
-        raise UserError(f"--out={file}: there is no folder {file.parent}")
-    write_text(file, page)
-    return file

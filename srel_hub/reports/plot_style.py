@@ -1,4 +1,4 @@
-"""One style for all pictures that are drawn: dark on white, in colors that the color-blind tell apart."""
+"""Provide one style for all plots: dark on white, in colors that color-blind readers can distinguish."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from srel_hub.errors import UserError
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito (2008)
@@ -22,39 +22,52 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 7,
     "lines.markersize": 4,
-    "savefig.facecolor": "white",  # a card may be shown on black
+    "savefig.facecolor": "white",  # a card may be shown on a dark page
 }
-NAMELESS = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
-MOST_BYTES = 1_000_000  # of a picture; pages show many
+# By default matplotlib writes its version or the time into these fields, so that equal plots would differ.
+NO_METADATA = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+MOST_BYTES = 1_000_000  # per picture; a card shows up to eight
 
 
 @contextmanager
 def panels(file: Path, rows: int, columns: int, width: float, height: float) -> Iterator[Any]:
-    """A picture of panels [rows, columns], each so many inches, to be drawn within it; then it is written.
+    """Create a figure with [rows, columns] panels, and write it to `file` when the block ends.
 
-    Neither the time nor a version is in the file: equal pictures are equal files. It is drawn coarser where it would
-    take more than MOST_BYTES.
+    Equal plots are equal files, because neither the time nor a version is stored. The resolution is 150 dpi, or less
+    if the file would exceed MOST_BYTES.
+
+    Args:
+        file: Where to write the picture; the suffix sets the format, such as `.png` or `.svg`.
+        rows: Rows of panels.
+        columns: Columns of panels.
+        width: Width of a panel in inches.
+        height: Height of a panel in inches.
+
+    Yields:
+        The panels, a NumPy array of matplotlib axes [rows, columns].
 
     Raises:
-        UserError: without matplotlib.
+        UserError: If matplotlib is missing.
     """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("matplotlib is missing, which draws pictures: pip install 'srel_hub[viz]'") from None
+        raise UserError(
+            "matplotlib is not installed, so plots cannot be drawn; run pip install 'srel_hub[viz]'"
+        ) from None
     with rc_context(STYLE):
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False)
-        with atomic(file) as temporary:
+        with atomic_write(file) as temporary:
             for dpi in (150, 100, 70, 50):
-                figure.savefig(temporary, format=file.suffix[1:], dpi=dpi, metadata=NAMELESS.get(file.suffix))
+                figure.savefig(temporary, format=file.suffix[1:], dpi=dpi, metadata=NO_METADATA.get(file.suffix))
                 if temporary.stat().st_size <= MOST_BYTES:
                     break
 
 
 def log_ticks(axis: Any, unit: str | None = None) -> None:
-    """Make an axis logarithmic, with ticks at 1, 2 and 5 of each decade: '0.05', or with a unit '50 kB'."""
+    """Make an axis logarithmic, with ticks at 1, 2 and 5 of each decade, such as '0.05', or '50 kB' with a unit."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
@@ -64,6 +77,6 @@ def log_ticks(axis: Any, unit: str | None = None) -> None:
 
 
 def legend_below(panel: Any, columns: int = 2) -> None:
-    """The panel's legend, for the whole picture, below it."""
+    """Add the legend of one panel below the whole figure."""
     handles, labels = panel.get_legend_handles_labels()
     panel.figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))

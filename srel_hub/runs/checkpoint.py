@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from srel_hub.core.seeds import derive_seed
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 
 
 EVERY = 10.0  # seconds between two checkpoints; a kill costs one epoch, or this many seconds of shorter ones
@@ -69,7 +69,7 @@ class Checkpoint:
         buffer = io.BytesIO()
         state = {"model": self._model.state_dict(), "optimizer": self.optimizer.state_dict(), "curve": self.curve}
         torch.save(state, buffer)
-        with atomic(self._file) as temporary, temporary.open("wb") as file:
+        with atomic_write(self._file) as temporary, temporary.open("wb") as file:
             file.write(hashlib.sha256(buffer.getbuffer()).digest())
             file.write(buffer.getbuffer())
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from srel_hub.config import fingerprint
 from srel_hub.data.splits import Images, Split
 from srel_hub.runs.run import Run
-from srel_hub.storage.condensed_table import decode, read_labels, read_rows
+from srel_hub.storage.condensed_table import decode_image, read_labels, read_rows
 from srel_hub.storage.decode import Frame
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.storage.mapped_images import map_pixels, write_pixels
 
 
@@ -47,8 +47,8 @@ def condensed_images(run: Run) -> Images:
 
 def _decode(run: Run, shards: Path, file: Path, count: int) -> None:
     rows = run.progress(enumerate(read_rows(shards)), count, "decode images", "image")
-    with atomic(file) as temporary:
-        write_pixels(temporary, count, ((row, decode(png).permute(1, 2, 0).numpy()) for row, (png, _) in rows))
+    with atomic_write(file) as temporary:
+        write_pixels(temporary, count, ((row, decode_image(png).permute(1, 2, 0).numpy()) for row, (png, _) in rows))
 
 
 def _write_once(run: Run, file: Path, write: Callable[[], object]) -> None:

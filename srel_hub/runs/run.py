@@ -27,7 +27,7 @@ from srel_hub.storage.files import (
     format_bytes,
     process_name,
     read_json,
-    sweep,
+    remove_abandoned_files,
     total_bytes,
     write_json,
     write_text,
@@ -276,7 +276,7 @@ class Run:
 
     def _prepare_folder(self) -> None:
         if not other_processes(self.folder):
-            sweep(self.folder)
+            remove_abandoned_files(self.folder)
             claims.remove_dead_claims(self.folder)
             remove_dead_processes(self.folder)
         self._adopt(resolve(self._requested, self.folder, self._has_begun()))

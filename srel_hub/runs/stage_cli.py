@@ -51,16 +51,6 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
         sys.exit(status)
 
 
-def status_of(work: Callable[[], None]) -> int:
-    """Call a function that needs no run directory, print its error, and return the exit status."""
-    try:
-        work()
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    return 0
-
-
 def named(path: str, overrides: Sequence[str]) -> Recipe:
     """Load the recipe that a command line names. A run directory is used where it is.
 

@@ -1,8 +1,4 @@
-"""How far a run is: stages, units, rate, time left, sizes, who works on it, the last error. Read from its directory.
-
-srel-hub status runs/quickstart
-srel-hub status runs/quickstart --json
-"""
+"""How far a run is: stages, units, rate, time left, sizes, processes and the last error. Read from its directory."""
 
 import json
 import time
@@ -17,21 +13,23 @@ from srel_hub.runs.heartbeat import other_processes
 from srel_hub.storage.files import format_bytes, read_json, total_bytes
 
 
-Told = dict[str, Any]  # a line of metrics.jsonl, or what a process says of itself
+Record = dict[str, Any]  # a line of metrics.jsonl, or what a process reports about itself
 
-RECENT = 50  # units, whose time tells the rate
+RECENT = 50  # units over which the rate is averaged
 
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage.
+    """The status of one stage.
 
     Attributes:
-        units, units_done: None for a stage that has not begun.
-        share: of its steps that are done, in [0, 1].
-        rate: steps a second, by all processes; None where nothing tells.
-        seconds_left: at this rate.
-        bytes: of its results.
+        name: The stage.
+        units: Number of units; None if the stage has not started.
+        units_done: Number of finished units.
+        share: Share of its steps that are done, in [0, 1].
+        rate: Steps per second of all processes together; None if it is not known.
+        seconds_left: Remaining time at this rate.
+        bytes: Size of its results.
     """
 
     name: str
@@ -45,7 +43,17 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """A run. `error` is the last message that it stopped with, unless it went on since."""
+    """The status of a run.
+
+    Attributes:
+        run: The run directory.
+        stages: In their order.
+        processes: What the living processes report about themselves.
+        assembled: Whether the dataset and the teacher's repository are assembled.
+        done_twice: Number of units that two processes computed.
+        bytes: Size of the run directory.
+        error: The message that the run stopped with; None if it was resumed since.
+    """
 
     run: str
     stages: tuple[StageStatus, ...]
@@ -57,13 +65,13 @@ class Status:
 
 
 def status(folder: Path) -> Status:
-    """The status of a run directory; reads only.
+    """Read the status of a run directory.
 
     Raises:
-        UserError: where there is no run.
+        UserError: If there is no run.
     """
     if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"{folder}: there is no run here (a run has a recipe.yaml); runs lie in `run.root`, by name")
+        raise UserError(f"{folder}: there is no run here (a run has a recipe.yaml); pass a folder inside run.root")
     lines = list(_records(folder))
     living = tuple(other_processes(folder))
     units = [line for line in lines if "unit" in line]
@@ -78,8 +86,8 @@ def status(folder: Path) -> Status:
     )
 
 
-def _records(folder: Path) -> Iterator[Told]:
-    """Lines of metrics.jsonl; one that is being written is passed over."""
+def _records(folder: Path) -> Iterator[Record]:
+    """Yield the lines of metrics.jsonl, except one that is being written."""
     file = folder / "metrics.jsonl"
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         try:
@@ -91,35 +99,35 @@ def _records(folder: Path) -> Iterator[Told]:
 def _stage(folder: Path, name: Stage, lines: Sequence[dict[str, Any]], living: Sequence[dict[str, Any]]) -> StageStatus:
     size = sum(total_bytes(place) for part in RESULTS[name] for place in folder.glob(part) if place.is_dir())
     try:
-        told: dict[str, int] = read_json(folder / "units" / f"{name}.json")["units"]
-        steps = {unit: count for unit, count in told.items() if count}  # without what only sums up
+        units: dict[str, int] = read_json(folder / "units" / f"{name}.json")["units"]
+        steps = {unit: count for unit, count in units.items() if count}  # without manifest and summary
     except (FileNotFoundError, ValueError):
         return StageStatus(name, None, 0, 0.0, None, None, size)
     marks = {file.stem for file in (folder / "units" / name).glob("*.json")}
     done = [unit for unit in steps if unit in marks]
-    now = [told["now"] for told in living if told.get("now", {}).get("stage") == name]
-    total, made = sum(steps.values()), sum(steps[unit] for unit in done) + sum(each["made"] for each in now)
+    now = [process["now"] for process in living if process.get("now", {}).get("stage") == name]
+    total, made = sum(steps.values()), sum(steps[unit] for unit in done) + sum(work["made"] for work in now)
     rate = _rate([line for line in lines if line["stage"] == name and line["unit"] in steps], steps, now)
     left = None if rate is None or len(done) == len(steps) else (total - made) / rate
     return StageStatus(name, len(steps), len(done), made / total if total else 1.0, rate, left, size)
 
 
-def _rate(lines: Sequence[Told], steps: dict[str, int], now: Sequence[Told]) -> float | None:
-    """Steps a second of the last units, else of those that are being done."""
+def _rate(lines: Sequence[Record], steps: dict[str, int], now: Sequence[Record]) -> float | None:
+    """Return the steps per second of the last units, or of the current ones if none is done."""
     recent = lines[-RECENT:]
     if recent:
         span = max(line["time"] for line in recent) - min(line["time"] - line["seconds"] for line in recent)
         return sum(steps[line["unit"]] for line in recent) / span if span > 0 else None
-    rate = sum(each["made"] / max(1e-3, time.time() - each["begun"]) for each in now)
+    rate = sum(work["made"] / max(1e-3, time.time() - work["begun"]) for work in now)
     return rate or None
 
 
-def told(status: Status) -> Iterator[str]:
-    """The status as text."""
+def status_lines(status: Status) -> Iterator[str]:
+    """Yield the status as lines of text."""
     yield f"{status.run}: {format_bytes(status.bytes)}"
     yield f"{'stage':<10} {'units':>15} {'done':>7} {'rate':>12} {'time left':>12} {'size':>10}"
     for stage in status.stages:
-        units = "not begun" if stage.units is None else f"{stage.units_done:,} of {stage.units:,}"
+        units = "not started" if stage.units is None else f"{stage.units_done:,} of {stage.units:,}"
         rate = "" if stage.rate is None else f"{stage.rate:.3g}/s"
         left = "" if stage.seconds_left is None else _span(stage.seconds_left)
         yield f"{stage.name:<10} {units:>15} {stage.share:>7.1%} {rate:>12} {left:>12} {format_bytes(stage.bytes):>10}"
@@ -129,9 +137,9 @@ def told(status: Status) -> Iterator[str]:
         doing = f"{now['stage']} {now['unit']}, {now['made']} of {now['steps']}" if now else "between units"
         yield f"working: {process['host']}, process {process['pid']}: {doing}"
     if not status.processes:
-        yield "nobody works on it"
+        yield "no process is working on it"
     if status.done_twice:
-        yield f"{status.done_twice} units were done twice"
+        yield f"{status.done_twice} units were computed twice"
     if status.error is not None:
         yield f"last error: {status.error}"
 

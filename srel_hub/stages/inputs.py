@@ -96,8 +96,8 @@ def require_same_data(teacher: Path, source: Source, class_names: tuple[str, ...
     """
     before = read_json(teacher / "metrics.json")
     changes = []
-    if source.class_names is not None and not classes.nameless(source.class_names):
-        contradiction = classes.contradiction(source.class_names, class_names, "the dataset", "this run")
+    if source.class_names is not None and not classes.are_numbered(source.class_names):
+        contradiction = classes.describe_mismatch(source.class_names, class_names, "the dataset", "this run")
         changes += [contradiction] if contradiction else []
     counts = before["class_images"]  # None if the training split was not opened
     train = source.train

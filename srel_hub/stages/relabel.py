@@ -29,8 +29,8 @@ from srel_hub.runs.completion import SET_ASIDE
 from srel_hub.runs.run import Run
 from srel_hub.runs.work_queue import WorkQueue
 from srel_hub.storage.condensed_table import image_table_sha256
-from srel_hub.storage.files import atomic, format_bytes, sha256, write_json
-from srel_hub.storage.mapped_images import near
+from srel_hub.storage.files import atomic_write, format_bytes, sha256, write_json
+from srel_hub.storage.mapped_images import to_device_if_it_fits
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -87,7 +87,7 @@ class Labelling:
         self.spec, self.teachers, self.images, self.stored, self._seed = spec, teachers, images, stored, run.seed
         classifiers = [teacher.classifier for teacher in teachers]
         self._labeller: Labeller = make_labeller(classifiers, run.engine, run.device, spec.group_size)
-        self._pixels = near(images.pixels, run.device)
+        self._pixels = to_device_if_it_fits(images.pixels, run.device)
         self.encoding = recipe_encoding(spec, len(classifiers[0].class_names))
 
     def views(self, epoch: int) -> tuple[Views, Tensor]:
@@ -193,7 +193,7 @@ def _write_part(labelling: Labelling, part: LabelPart, folder: Path, work: WorkQ
     file = folder / part.name
     views, order = labelling.views(part.epoch)
     with (
-        atomic(file) as temporary,
+        atomic_write(file) as temporary,
         write_epoch_file(temporary, part.epoch, part.rows, views, order, labelling.encoding) as write,
         BackgroundWriter(lambda indices, logits: write(indices, logits.cpu())) as writer,
     ):
@@ -251,10 +251,12 @@ def describe(labelling: Labelling, files: Iterable[LabelFile], repo_id: str | No
         torch=stored.manifest.torch if stored else torch.__version__,
         image_table_sha256=image_table_sha256(pixels, labels),
         files=tuple(files),
+        others=(),  # assemble lists them
         top_k=labelling.encoding.k if is_topk else None,
         top_values=labelling.encoding.values if is_topk else None,
         pool=spec.pool,
         committee=committee(labelling.teachers),
+        kl_error=None,
     )
     if spec.encoding == "none":
         return manifest

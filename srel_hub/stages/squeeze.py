@@ -30,15 +30,15 @@ from srel_hub.core.optim import (
     set_learning_rate,
 )
 from srel_hub.core.seeds import derive_seed, generator
-from srel_hub.data.class_names import SHOWN, more
-from srel_hub.data.splits import Images, require_every_class, statistics
+from srel_hub.data.splits import Images, channel_statistics, require_every_class
+from srel_hub.errors import first_few
 from srel_hub.runs.checkpoint import Checkpoint, seed_epoch
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
 from srel_hub.runs.work_queue import WorkQueue
 from srel_hub.stages.inputs import Inputs, stage_of
-from srel_hub.storage.files import atomic, write_json
-from srel_hub.storage.mapped_images import near
+from srel_hub.storage.files import atomic_write, write_json
+from srel_hub.storage.mapped_images import to_device_if_it_fits
 from srel_hub.teachers import architectures
 from srel_hub.teachers import classifier as classifiers
 from srel_hub.teachers.classifier import Classifier
@@ -118,7 +118,7 @@ def few_images(inputs: Inputs, ipc: int) -> list[str]:
     few = [f"{name} ({count})" for name, count in zip(inputs.class_names, counts, strict=True) if count < ipc]
     if not few:
         return []
-    names = ", ".join(few[:SHOWN] + more(few))
+    names = ", ".join(first_few(few))
     return [f"fewer training images than recover.ipc={ipc}: {names}; the teacher may not learn these classes well"]
 
 
@@ -187,7 +187,7 @@ def train_teacher(spec: config.Squeeze, inputs: Inputs, run: Run, work: WorkQueu
 
 
 def _untrained(spec: config.Squeeze, images: Images, class_names: tuple[str, ...], run: Run) -> Classifier:
-    mean, std = statistics(images.pixels)
+    mean, std = channel_statistics(images.pixels)
     seed = derive_seed(run.seed, "squeeze", "weights")
     model = architectures.build(spec.network, class_names, images.size, seed).to(run.device)
     return Classifier(model, mean, std, class_names, images.size)
@@ -211,7 +211,7 @@ def save_teacher(
     """
     classifier = replace(classifier, model=classifier.model.to(run.device))
     metrics = {"architecture": type(classifier.model).__name__, **facts, **measure(classifier, test)}
-    with atomic(run.path(folder)) as temporary:
+    with atomic_write(run.path(folder)) as temporary:
         classifiers.save(classifier, temporary)
         write_json(temporary / "metrics.json", metrics)
     top1 = "accuracy not measured" if metrics["top1"] is None else f"{metrics['top1']:.2%} top-1"
@@ -254,7 +254,7 @@ def train(
             warnings.simplefilter("ignore", FutureWarning)
             model = accelerator.prepare_model(model)
     network, table = engine.network(model), classifier.table(device)
-    pixels, labels = near(images.pixels, device), images.labels.to(device)
+    pixels, labels = to_device_if_it_fits(images.pixels, device), images.labels.to(device)
     for index in range(checkpoint.epochs, spec.epochs):
         seed_epoch(seed, index, rank)
         draw = generator(seed, "squeeze", index)

@@ -1,7 +1,7 @@
-"""Condensed images: uint8 tensors to PNG bytes to parquet to a `DatasetDict`, and back.
+"""The table of condensed images: uint8 tensors to PNG bytes to parquet files that `load_dataset` reads, and back.
 
-Row i of a condensed dataset shows class i mod K at ipc index i div K, so that its first n * K rows are the images of
-the same recipe at n images per class.
+Row i of a condensed dataset is an image of class i mod K at ipc index i div K. So its first n * K rows are the dataset
+of the same recipe at n images per class.
 """
 
 import contextlib
@@ -22,68 +22,86 @@ from torch import Tensor
 from srel_hub.errors import UserError, first_line
 
 
-ROW_GROUP_BYTES = 16_000_000  # one random row costs a reader its whole row group
-SHARD_BYTES = 250_000_000  # of images in one file, all of which are in memory while it is written
-READ_BYTES = 1 << 20  # of each of many files that are read side by side
+ROW_GROUP_BYTES = 16_000_000  # to read one row, a reader reads its whole row group
+SHARD_BYTES = 250_000_000  # of images in one file; while it is written, all of them are in memory
+READ_BYTES = 1 << 20  # buffer of each file; `read_rows` has many files open at once
 
 
 def encode_png(image: Tensor) -> bytes:
-    """uint8 [3, H, W] to the bytes of an RGB PNG."""
+    """Encode uint8 [3, H, W] as the bytes of an RGB PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def decode(content: bytes) -> Tensor:
-    """The bytes of an RGB image file to uint8 [3, H, W]."""
+def decode_image(content: bytes) -> Tensor:
+    """Decode the bytes of an image file that this project wrote to RGB, uint8 [3, H, W]."""
     with Image.open(io.BytesIO(content)) as image:
         pixels = np.asarray(image.convert("RGB"))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
-def decode_stored(content: bytes | None, size: tuple[int, int], where: str) -> Tensor:
-    """As `decode`, of bytes from whomever: only an RGB PNG of `size` (height, width) is unpacked.
+def decode_untrusted(content: bytes | None, size: tuple[int, int], where: str) -> Tensor:
+    """Decode bytes of unknown origin, if they are an RGB PNG of the expected size.
+
+    Anything else is refused before its pixels are unpacked, so a small file cannot fill the memory.
+
+    Args:
+        content: bytes of the image, or None if the row has none.
+        size: the expected (height, width) in pixels.
+        where: the file and row, which begin the message.
+
+    Returns:
+        uint8 [3, H, W].
 
     Raises:
-        UserError: for anything else, before its pixels are unpacked.
+        UserError: for anything but an RGB PNG of this size.
     """
     try:
         with Image.open(io.BytesIO(content or b""), formats=["PNG"]) as image:
             if (image.height, image.width) == size and image.mode == "RGB":
-                return decode(content or b"")
-            told = f"a PNG of {image.width} x {image.height} pixels, mode {image.mode}"
+                return decode_image(content or b"")
+            actual = f"a PNG of {image.width} x {image.height} pixels, mode {image.mode}"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        told = f"no PNG that can be read: {first_line(error)}"
-    raise UserError(f"{where}: must be an RGB PNG of {size[1]} x {size[0]} pixels, is {told}")
+        actual = f"unreadable: {first_line(error)}"
+    raise UserError(f"{where}: must be an RGB PNG of {size[1]} x {size[0]} pixels, is {actual}")
 
 
-def features(class_names: Sequence[str]) -> datasets.Features:
+def table_features(class_names: Sequence[str]) -> datasets.Features:
+    """Return the columns of a condensed dataset: `image`, and `label` with the names of the classes."""
     return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(class_names))})
 
 
 def write_parquet(path: Path, images: Iterable[bytes], labels: Iterable[int], class_names: Sequence[str]) -> None:
-    """Write PNG bytes and labels as one parquet file with small row groups, readable by `load_dataset`."""
+    """Write one parquet file with small row groups that `load_dataset` reads.
+
+    Args:
+        path: of the file.
+        images: PNG bytes, row by row.
+        labels: index of the class of each row.
+        class_names: names of all classes.
+    """
     rows: dict[str, list[Any]] = {"image": [{"bytes": png, "path": None} for png in images], "label": list(labels)}
     largest = max(len(row["bytes"]) for row in rows["image"])
-    dataset = datasets.Dataset.from_dict(rows, features=features(class_names))
-    with quiet():
+    dataset = datasets.Dataset.from_dict(rows, features=table_features(class_names))
+    with hide_progress_bars():  # `batch_size` is the number of rows of a row group
         dataset.to_parquet(path, batch_size=max(1, min(len(dataset), ROW_GROUP_BYTES // largest)))
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bar of `datasets`, for work that takes a moment."""
-    shown = datasets.is_progress_bar_enabled()
+def hide_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of `datasets` in a block that takes a second or two."""
+    enabled = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             datasets.enable_progress_bars()
 
 
 def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:
-    """The PNG bytes and label of every row, a few at a time."""
+    """Yield the PNG bytes and label of every row of a file. 64 rows at a time are in memory."""
     with pyarrow.parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
         for batch in file.iter_batches(batch_size=64, columns=["image", "label"]):
             for row in batch.to_pylist():
@@ -105,16 +123,18 @@ def read_rows_of(path: Path, rows: range) -> Iterator[tuple[bytes, int]]:
 
 
 def read_rows(shards: Path) -> Iterator[tuple[bytes, int]]:
-    """The PNG bytes and label of every image in a folder of a run's shards, in row order.
+    """Yield the PNG bytes and label of every condensed image of a run, in row order.
 
-    The shards of one stack of ipc indices, which share the first part of their names, are read side by side: each
-    holds a block of classes, ipc index by ipc index.
+    A shard `ipc-00000-class-00000.parquet` contains a block of classes, ipc index by ipc index. The shards of a
+    stack of ipc indices are therefore interleaved.
+
+    Args:
+        shards: the folder `images` of a run.
 
     Raises:
-        UserError: where there are none.
+        UserError: if the folder has no shards.
     """
-    for _, group in itertools.groupby(_shards(shards), lambda file: file.name.split("-class-")[0]):
-        files = list(group)
+    for files in _stacks(shards):
         widths = [len(set(_labels(file))) for file in files]
         readers = [read_parquet(file) for file in files]
         for _ in range(pyarrow.parquet.read_metadata(files[0]).num_rows // widths[0]):
@@ -123,14 +143,19 @@ def read_rows(shards: Path) -> Iterator[tuple[bytes, int]]:
 
 
 def read_labels(shards: Path) -> Tensor:
-    """int64 [N]: the labels of `read_rows`; no image is read for them."""
-    groups = itertools.groupby(_shards(shards), lambda file: file.name.split("-class-")[0])
+    """Return the labels of `read_rows`, int64 [N], without reading images."""
     labels = []
-    for _, group in groups:
-        blocks = [_labels(file) for file in group]
-        rounds = [torch.tensor(block).view(-1, len(set(block))) for block in blocks]
-        labels.append(torch.cat(rounds, 1).flatten())
+    for files in _stacks(shards):
+        blocks = [_labels(file) for file in files]
+        by_ipc = [torch.tensor(block).view(-1, len(set(block))) for block in blocks]
+        labels.append(torch.cat(by_ipc, 1).flatten())
     return torch.cat(labels)
+
+
+def _stacks(folder: Path) -> list[list[Path]]:
+    """Return the shards of each stack of ipc indices, which share the first part of their names."""
+    groups = itertools.groupby(_shards(folder), lambda file: file.name.split("-class-")[0])
+    return [list(files) for _, files in groups]
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -145,9 +170,13 @@ def _labels(file: Path) -> list[int]:
 
 
 def image_table_sha256(pixels: Tensor, labels: Tensor) -> str:
-    """sha256 of the image table: for every row its label (little-endian int32), then its H x W x 3 pixel bytes.
+    """Return the sha256 of the image table: for every row its label (little-endian int32), then its H x W x 3 pixels.
 
-    It covers what the soft labels are bound to, and survives a re-encoding of PNG or parquet.
+    It covers what the soft labels were computed from. It does not change if PNG or parquet files are encoded again.
+
+    Args:
+        pixels: uint8 [N, 3, H, W].
+        labels: int64 [N].
     """
     digest = hashlib.sha256()
     for image, label in zip(pixels, labels.tolist(), strict=True):
@@ -157,7 +186,17 @@ def image_table_sha256(pixels: Tensor, labels: Tensor) -> str:
 
 
 def write_split(folder: Path, split: str, shards: Path, class_names: Sequence[str]) -> list[Path]:
-    """Write a run's shards as `data/{split}-00000-of-00001.parquet`, in as many files as their bytes ask for."""
+    """Write the images of a run in row order as `{split}-00000-of-00001.parquet`, in files of about 250 MB.
+
+    Args:
+        folder: where to write, usually `data`.
+        split: name of the split.
+        shards: the folder `images` of the run.
+        class_names: names of all classes.
+
+    Returns:
+        the files.
+    """
     total = sum(file.stat().st_size for file in _shards(shards))
     images = sum(pyarrow.parquet.read_metadata(file).num_rows for file in _shards(shards))
     count = max(1, -(-total // SHARD_BYTES))
@@ -170,29 +209,37 @@ def write_split(folder: Path, split: str, shards: Path, class_names: Sequence[st
 
 
 def class_grid(rows: Iterable[tuple[bytes, int]], columns: int, count: int, width: int) -> Image.Image:
-    """A picture of the first `count` images of the first `columns` classes, a class a column.
+    """Draw the first `count` images of the first `columns` classes, one class per column.
 
-    Each is about `width` pixels wide: its pixels enlarged by a whole number, or it is made smaller.
+    Args:
+        rows: PNG bytes and label of each image; read only as far as needed.
+        columns: number of classes.
+        count: images per class.
+        width: of one image in the grid, in pixels. Smaller images are enlarged by the largest whole factor that fits.
     """
-    shown: dict[int, list[Tensor]] = {label: [] for label in range(columns)}
+    by_class: dict[int, list[Tensor]] = {label: [] for label in range(columns)}
     for png, label in rows:
-        if label < columns and len(shown[label]) < count:
-            shown[label].append(decode(png))
-        if all(len(column) == count for column in shown.values()):
+        if label < columns and len(by_class[label]) < count:
+            by_class[label].append(decode_image(png))
+        if all(len(column) == count for column in by_class.values()):
             break
-    _, H, W = shown[0][0].shape
+    _, H, W = by_class[0][0].shape
     scale = width // W if width >= W else width / W
     height, width = max(1, round(H * scale)), max(1, round(W * scale))
+    # White lines of 2 pixels separate the images.
     canvas = Image.new("RGB", (columns * (width + 2) + 2, count * (height + 2) + 2), "white")
-    for column, images in shown.items():
+    for column, images in by_class.items():
         for row, image in enumerate(images):
-            place = 2 + column * (width + 2), 2 + row * (height + 2)
-            canvas.paste(thumbnail(image, (height, width)), place)
+            left, top = 2 + column * (width + 2), 2 + row * (height + 2)
+            canvas.paste(thumbnail(image, (height, width)), (left, top))
     return canvas
 
 
 def thumbnail(image: Tensor, size: tuple[int, int]) -> Image.Image:
-    """uint8 [3, H, W] as a picture of `size` (height, width): its pixels enlarged, or averaged where it is smaller."""
+    """Resize uint8 [3, H, W] to a picture of `size` (height, width).
+
+    Pixels are repeated to enlarge it, so that each stays visible, and averaged to reduce it.
+    """
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     rule = Image.Resampling.NEAREST if size[0] >= picture.height else Image.Resampling.BOX
     return picture.resize((size[1], size[0]), rule)

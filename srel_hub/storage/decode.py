@@ -1,4 +1,4 @@
-"""One picture of any size and mode to RGB of one size."""
+"""Decode an image of any format, size and mode to RGB pixels of one size."""
 
 import io
 from dataclasses import dataclass
@@ -11,17 +11,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from srel_hub.errors import UserError, first_line
 
 
-SMALLEST_SIDE = 2
+SMALLEST_SIDE = 2  # pixels
+LARGEST_SIDE = 32_767  # pixels; crop boxes are stored as int16
 BILINEAR = int(Image.Resampling.BILINEAR)
-LARGEST_SIDE = 32_767  # crop boxes are stored as int16
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture becomes `size` (height, width) pixels; a picture that has this size already is left alone.
+    """How an image is brought to one size. An image that already has this size is left unchanged.
 
-    `resize` is the teacher's rule: the shorter side is brought to so many pixels, then the center is cut out. None
-    keeps as much of the picture as covers `size`. `resample` is Pillow's number of the filter.
+    Attributes:
+        size: (height, width) in pixels.
+        resize: the teacher's rule: resize the shorter side to this many pixels, then cut out the center. None: resize
+            the image to cover `size`, then cut out the center.
+        resample: Pillow's number of the resampling filter.
     """
 
     size: tuple[int, int]
@@ -30,10 +33,18 @@ class Frame:
 
 
 def read_picture(value: Any, frame: Frame | None, where: str) -> np.ndarray[Any, Any]:
-    """uint8 [H, W, 3] of one row of an undecoded image column: bytes, or the path or URL of a file.
+    """Decode one row of an image column.
+
+    Args:
+        value: what `datasets.Image(decode=False)` returns: the `bytes` of the image, or the `path` or URL of a file.
+        frame: the size to bring it to; None keeps its own.
+        where: the dataset and row, which begin the message.
+
+    Returns:
+        uint8 [H, W, 3], RGB, turned upright by its EXIF tag.
 
     Raises:
-        UserError: if Pillow cannot read it; the message begins with `where`.
+        UserError: if Pillow cannot read it.
     """
     try:
         with Image.open(_stream(value)) as image:
@@ -42,12 +53,13 @@ def read_picture(value: Any, frame: Frame | None, where: str) -> np.ndarray[Any,
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         reason = first_line(error)
         if isinstance(error, UnidentifiedImageError):
-            reason = "damaged, or of a format that it does not know"
+            reason = "damaged, or of an unknown format"
         file = f" ({value['path']})" if value is not None and value["path"] else ""
-        raise UserError(f"{where}{file} is no image that Pillow can read ({reason}); mend or remove it") from None
+        raise UserError(f"{where}{file}: Pillow cannot read this image ({reason}); repair or remove it") from None
 
 
 def _stream(value: Any) -> Any:
+    """Open the bytes of an image."""
     if value is None:
         raise ValueError("the row is empty")
     if value["bytes"] is not None:
@@ -56,14 +68,15 @@ def _stream(value: Any) -> Any:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as RGB; alpha is laid over black, 16 bits become 8.
+    """Convert an image of any mode to RGB: alpha is composited over black, and 16 bits are scaled to 8.
 
     Raises:
-        ValueError: for floating-point pixels, whose range nothing tells.
+        ValueError: for floating-point pixels, whose range is unknown.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
+        # Pillow's own convert("RGB") clips 16-bit values at 255 instead of scaling them.
         gray = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((gray * 255 + 32767) // 65535).astype(np.uint8))
     if image.has_transparency_data:
@@ -73,19 +86,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, frame: Frame) -> Image.Image:
-    """Resize, then cut out the center, as `frame` says."""
+    """Resize an image and cut out its center, as `frame` describes. The aspect ratio is kept."""
     height, width = frame.size
     if (image.height, image.width) == frame.size:
         return image
     if frame.resize is None:
         return ImageOps.fit(image, (width, height), Image.Resampling(frame.resample))
     short = min(image.size)
+    # Truncated, not rounded, as torchvision's and transformers' resize do.
     across, down = (max(1, int(frame.resize * side / short)) for side in image.size)
     resized = image.resize((across, down), Image.Resampling(frame.resample))
     left, top = round((across - width) / 2), round((down - height) / 2)
     return resized.crop((left, top, left + width, top + height))
 
 
-def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(height, width) of the same shape, with this shorter side."""
+def scale_shorter_side(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return (height, width) with the same aspect ratio and a shorter side of `side` pixels."""
     return round(size[0] * side / min(size)), round(size[1] * side / min(size))

@@ -1,4 +1,4 @@
-"""Files of a run: written atomically, hashed, and swept when whoever wrote them is gone."""
+"""Files of a run: atomic writes, sha256, JSON, sizes, and the removal of abandoned temporary files."""
 
 import contextlib
 import hashlib
@@ -16,30 +16,37 @@ import psutil
 
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-ABANDONED = 24 * 3600.0  # seconds after which another machine's temporary file is nobody's
+ABANDONED_AFTER = 24 * 3600.0  # seconds; whether another machine's process is alive cannot be seen from here
 
 
-def machine() -> str:
-    """Where this process's number is counted: a host, or a container of one that may share its name."""
+def machine_name() -> str:
+    """Return a name for the place in which process ids are unique: a host, or one container of a host."""
+    # Containers may share the host's name, but not its process ids. On Linux their PID namespace tells them apart.
     space = Path("/proc/self/ns/pid")
     return f"{socket.gethostname()}.{space.stat().st_ino % 10**6}" if space.exists() else socket.gethostname()
 
 
 def process_name() -> str:
-    """This process among all that may write to the same disk."""
-    return f"{machine()}-{os.getpid()}"
+    """Return a name that is unique among all processes that may write to the same disk."""
+    return f"{machine_name()}-{os.getpid()}"
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what is there at the end (a file or a folder) is flushed and renamed.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Write a file or a folder so that `path` either has all of its content or does not exist.
 
-    All files of a run are written through here, so that a name either holds all of its content or does not exist.
-    Of the folders above only the last is made: a run directory that vanished is an error, not made anew elsewhere.
+    All files of a run are written through here. On an error nothing is left behind.
+
+    Args:
+        path: replaced if it exists. Its folder is created if needed, but not the folders above: if a run directory
+            vanished, that is an error, and recreating it would hide the error.
+
+    Yields:
+        a temporary path in the same folder. What the caller creates there is flushed to disk and renamed to `path`.
     """
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{process_name()}.tmp")
-    _remove(temporary)  # of a killed process that had this one's number
+    _remove(temporary)  # left by a killed process that had the same process id
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
@@ -53,56 +60,70 @@ def atomic(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-def _remove(place: Path) -> None:
-    if place.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        place.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Force a file, or the entries of a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> None:
-    """Remove temporary files below `folder` that were left by processes which are gone."""
-    for file in folder.rglob(".*.tmp"):
-        named = re.search(r"-([0-9]+)\.tmp$", file.name)
-        with contextlib.suppress(FileNotFoundError):
-            if named is None:
-                continue
-            if file.name.endswith(f".{machine()}{named[0]}"):
-                gone = int(named[1]) != os.getpid() and not psutil.pid_exists(int(named[1]))
+def remove_abandoned_files(folder: Path) -> None:
+    """Remove temporary files below `folder` whose processes have ended.
+
+    On this machine a process has ended if its id does not exist. A temporary file of another machine is removed after
+    a day.
+    """
+    for path in folder.rglob(".*.tmp"):
+        suffix = re.search(r"-([0-9]+)\.tmp$", path.name)
+        if suffix is None:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # another process may remove it at the same time
+            if path.name.endswith(f".{machine_name()}{suffix[0]}"):
+                process = int(suffix[1])
+                abandoned = process != os.getpid() and not psutil.pid_exists(process)
             else:
-                gone = time.time() - file.stat().st_mtime > ABANDONED
-            if gone:
-                shutil.rmtree(file) if file.is_dir() else file.unlink()
+                abandoned = time.time() - path.stat().st_mtime > ABANDONED_AFTER
+            if abandoned:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
+    """Write a UTF-8 file atomically."""
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, with sorted keys and two spaces of indentation, so equal values give equal bytes.
+
+    Raises:
+        ValueError: for NaN and infinity, which JSON cannot hold.
+    """
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """Return the content of a UTF-8 JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sha256(path: Path) -> str:
+    """Return the sha256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def total_bytes(folder: Path) -> int:
-    """Of all files below a folder; one that vanishes meanwhile counts nothing."""
+    """Return the size of all files below a folder. A file that is removed meanwhile counts 0."""
     total = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -111,7 +132,7 @@ def total_bytes(folder: Path) -> int:
 
 
 def format_bytes(count: float) -> str:
-    """'28.3 GiB'."""
+    """Return a size for readers, such as '28.3 GiB'."""
     power = 0
     while count >= 1024 and power < len(UNITS) - 1:
         count, power = count / 1024, power + 1

@@ -1,4 +1,4 @@
-"""safetensors files written piece by piece, so that no tensor is ever whole in memory."""
+"""Write safetensors files row by row, so that no tensor is ever complete in memory."""
 
 import contextlib
 import json
@@ -24,18 +24,19 @@ DTYPES = {
     "BOOL": np.bool_,
 }
 
-Write = Callable[[str, int, NDArray[Any]], None]
+Write = Callable[[str, int, NDArray[Any]], None]  # write(tensor name, first row, rows)
 
 
 def itemsize(code: str) -> int:
+    """Return the bytes of one element of a safetensors dtype code, such as 2 for 'F16'."""
     return np.dtype(DTYPES[code]).itemsize
 
 
 def header(layout: Layout, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The file's first bytes, and where each tensor begins in it.
+    """Return the first bytes of a file, and the position in bytes at which each tensor begins.
 
-    As the library's own save_file writes them: tensors by falling alignment, then name. With several metadata keys its
-    order is random, so files that are to be the same have one.
+    The bytes are those that the library's own save_file writes: tensors are sorted by decreasing item size, then name.
+    Use one metadata key. With several, save_file writes them in random order, so equal files would differ.
     """
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -44,30 +45,34 @@ def header(layout: Layout, metadata: Mapping[str, str]) -> tuple[bytes, dict[str
         entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, stop]}
         offset = stop
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
     first = 8 + len(text)
     return len(text).to_bytes(8, "little") + text, {name: first + entries[name]["data_offsets"][0] for name in layout}
 
 
 def file_bytes(layout: Layout, metadata: Mapping[str, str]) -> int:
-    """Size of the file."""
+    """Return the size of a file of this layout, in bytes."""
     return len(header(layout, metadata)[0]) + sum(itemsize(code) * math.prod(shape) for code, shape in layout.values())
 
 
 @contextlib.contextmanager
 def create_safetensors(path: Path, layout: Layout, metadata: Mapping[str, str]) -> Iterator[Write]:
-    """Create a file of this layout and give `write(name, row, array)`, which puts rows in their place.
+    """Create a safetensors file of this layout and fill it in any order.
 
-    Written, not mapped: on a full disk a write is an error, a mapped page kills the process.
+    The file is written, not memory-mapped: on a full disk a write is an error, but a mapped page kills the process.
+
+    Yields:
+        write(name, row, array): store `array`, cast to the tensor's dtype, from row `row` on. Rows that are never
+        written are 0.
     """
-    text, begins = header(layout, metadata)
+    text, offsets = header(layout, metadata)
     with path.open("wb") as file:
         file.write(text)
         file.truncate(file_bytes(layout, metadata))
 
         def write(name: str, row: int, array: NDArray[Any]) -> None:
             code, shape = layout[name]
-            file.seek(begins[name] + row * itemsize(code) * math.prod(shape[1:]))
+            file.seek(offsets[name] + row * itemsize(code) * math.prod(shape[1:]))
             file.write(np.ascontiguousarray(array, dtype=DTYPES[code]).data)
 
         yield write

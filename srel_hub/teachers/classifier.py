@@ -1,36 +1,38 @@
-"""Classifiers: save and load them with their class names, normalization and image processor."""
+"""Save and load classifiers with their class names, normalization and image processor."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
-import srel_hub.models  # noqa: F401
+import srel_hub.models  # noqa: F401  (registers our networks with the Auto classes)
 from srel_hub.core.augment import normalization_table
 from srel_hub.errors import UserError, first_line
 from srel_hub.storage.decode import BILINEAR, Frame
 
 
-logging.disable_progress_bar()  # a network of ours loads in a moment
-
-
 @dataclass(frozen=True)
 class Classifier:
-    """A network with what is needed to use it.
+    """A network with all that is needed to use it.
 
     Attributes:
-        mean, std: per RGB channel, in [0, 1].
-        class_names: by index.
-        size: (height, width) of the images it takes.
-        resize: pixels that a larger image's shorter side is brought to before its center is cut out (picture.Frame).
-        resample: Pillow's number of the filter that it is resized with.
+        model: from normalized pixel values float [B, 3, H, W] to an output with `logits` [B, K].
+        mean: of each RGB channel, in [0, 1].
+        std: of each RGB channel, in [0, 1].
+        class_names: of the K classes, by index.
+        size: (height, width) of its images, in pixels.
+        resize: pixels of the shorter side to which a larger image is resized before its center is cut out
+            (decode.Frame), or None.
+        resample: Pillow's number of the resampling filter.
     """
 
     model: nn.Module
@@ -43,39 +45,63 @@ class Classifier:
 
     @property
     def frame(self) -> Frame:
+        """Return how an image is brought to the size of the classifier's images."""
         return Frame(self.size, self.resize, self.resample)
 
-    @property
-    def parameter_bytes(self) -> int:
-        """As float32."""
-        return 4 * sum(parameter.numel() for parameter in self.model.parameters())
-
     def table(self, device: torch.device) -> Tensor:
-        """The normalization as float32 [3, 256] (augment.normalize)."""
+        """Return the normalization of every byte value, float32 [3, 256], for `augment.normalize`."""
         return normalization_table(self.mean, self.std).to(device)
 
 
 def label_maps(class_names: Sequence[str]) -> dict[str, Any]:
-    """What a transformers config says of its classes."""
+    """Return the fields of a transformers config that name its classes."""
     return {
         "id2label": dict(enumerate(class_names)),
         "label2id": {name: index for index, name in enumerate(class_names)},
     }
 
 
+@torch.no_grad()
+def check_forward(model: nn.Module, image: Tensor, num_classes: int, where: str) -> Tensor:
+    """Run a model on one image, float [1, 3, H, W], on the image's device, which may be `meta`.
+
+    Returns:
+        the logits [1, num_classes].
+
+    Raises:
+        UserError: if the model cannot process images of this size, or returns another number of logits. The message
+            begins with `where`.
+    """
+    height, width = image.shape[2:]
+    try:
+        logits: Tensor = model(image).logits
+    except (RuntimeError, ValueError) as error:
+        reason = first_line(error)
+        raise UserError(f"{where}: it cannot process images of {width} x {height} pixels: {reason}") from None
+    if logits.shape != (1, num_classes):
+        raise UserError(f"{where}: it returns logits of shape {list(logits.shape)}, expected [1, {num_classes}]")
+    return logits
+
+
 def save(classifier: Classifier, folder: Path) -> None:
-    """Write config, safetensors weights, image processor and, for our own networks, their source file."""
+    """Write config, safetensors weights, image processor and, for our own networks, their source file.
+
+    The source file lets transformers load the network without srel_hub (`trust_remote_code=True`).
+    """
     model: Any = classifier.model
     if type(model).__module__.startswith("srel_hub."):
         type(model).register_for_auto_class("AutoModelForImageClassification")
         type(model.config).register_for_auto_class()
     for name, value in label_maps(classifier.class_names).items():
         setattr(model.config, name, value)
-    model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
+    # safetensors refuses tensors that are not contiguous, as channels_last weights are.
+    with hide_loading_bars():
+        model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
     _processor(classifier).save_pretrained(folder)
 
 
 def _processor(classifier: Classifier) -> Any:
+    """Return the image processor that frames and normalizes images as the classifier expects."""
     height, width = classifier.size
     shared: dict[str, Any] = {
         "image_mean": list(classifier.mean),
@@ -84,41 +110,71 @@ def _processor(classifier: Classifier) -> Any:
     }
     if classifier.resize is None:
         return ViTImageProcessorPil(size={"height": height, "width": width}, **shared)
+    # A ViT's processor has no crop; BiT's resizes the shorter side and then crops the center.
     crop = {"height": height, "width": width}
     return BitImageProcessorPil(size={"shortest_edge": classifier.resize}, crop_size=crop, **shared)
 
 
-def load(folder: Path, device: torch.device) -> Classifier:
-    """Load a saved classifier in eval mode, in float32, with frozen weights. Whoever made it, no code of theirs runs.
+@contextlib.contextmanager
+def hide_loading_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers and huggingface_hub inside the block; both settings are restored.
+
+    A network loads or saves in a moment, and a bar for its weights would break into the bar of the stage.
+    """
+    loading, downloading = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.disable_progress_bar()  # of huggingface_hub too
+    try:
+        yield
+    finally:
+        if loading:
+            logging.enable_progress_bar()  # of huggingface_hub too
+        if downloading:
+            enable_progress_bars()
+        else:
+            disable_progress_bars()
+
+
+def load_classifiers(folders: Iterable[Path], device: torch.device) -> list[Classifier]:
+    """Load several saved classifiers, in the order of their folders.
 
     Raises:
-        UserError: where the folder holds none, or not all of its weights.
+        UserError: if a folder has no classifier that can be loaded (`load`).
+    """
+    return [load(folder, device) for folder in folders]
+
+
+def load(folder: Path, device: torch.device) -> Classifier:
+    """Load a saved classifier in eval mode, in float32, with frozen weights. Code in the folder is never executed.
+
+    Raises:
+        UserError: if the folder has no classifier that transformers can load, or not all of its weights.
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if getattr(config, "quantization_config", None) is not None:
             raise ValueError("its weights are quantized")
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        model, found = AutoModelForImageClassification.from_pretrained(
-            folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
-        if found["missing_keys"]:
-            raise ValueError(f"its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
-        resized, shown = processor.size, processor.crop_size or processor.size
+        with hide_loading_bars():
+            model, info = AutoModelForImageClassification.from_pretrained(
+                folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            )
+        if info["missing_keys"]:  # transformers would fill them with random numbers
+            raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
+        resized, cropped = processor.size, processor.crop_size or processor.size
         model.requires_grad_(False)
         return Classifier(
             model=model.eval().to(device),
-            mean=_three(processor.image_mean),
-            std=_three(processor.image_std),
+            mean=_per_channel(processor.image_mean),
+            std=_per_channel(processor.image_std),
             class_names=tuple(str(config.id2label[index]) for index in range(config.num_labels)),
-            size=(int(shown["height"]), int(shown["width"])),
+            size=(int(cropped["height"]), int(cropped["width"])),
             resize=resized.get("shortest_edge"),
             resample=int(processor.resample),
         )
-    except Exception as error:  # whatever a stranger's files make transformers stumble over
-        raise UserError(f"{folder}: no classifier that transformers can load: {first_line(error)}") from error
+    except Exception as error:  # files from elsewhere make transformers raise almost any exception
+        raise UserError(f"{folder}: transformers cannot load a classifier from it: {first_line(error)}") from error
 
 
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
+def _per_channel(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue

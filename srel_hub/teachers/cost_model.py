@@ -1,6 +1,6 @@
-"""What a step costs: FLOPs and peak memory of the stages' own arithmetic.
+"""Estimate what a step of a stage costs: run the stage's own code on torch's meta device, and count.
 
-Taken on torch's meta device, where tensors have shapes and no content.
+Tensors on the meta device have shapes but no content, so a step of any size takes no memory and little time.
 """
 
 import copy
@@ -24,20 +24,27 @@ from srel_hub.core.losses import distillation_loss, mixed_cross_entropy
 from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.optim import descend, make_optimizer
 from srel_hub.storage.safetensors_writer import file_bytes
-from srel_hub.teachers import architectures as networks
+from srel_hub.teachers import architectures
 
 
 META = torch.device("meta")
-# glibc's malloc keeps blocks of up to 32 MiB in a heap that shrinks at its top only: ResNet-18 at 64 pixels held 1.5
-# to 2.4 times what was alive; with every block mapped by itself it held what was alive, and took 1.5 times as long.
+# glibc's malloc keeps blocks of up to 32 MiB in a heap that shrinks only at its top. ResNet-18 at 64 pixels therefore
+# used 1.5 to 2.4 times the memory of its live tensors. With every block mapped separately it used no more than that,
+# but took 1.5 times as long.
 HEAP_BYTES, HEAP_FACTOR = 32 * 1024**2, 1.8
-SAMPLED_VIEWS = 1000  # whose memory is measured, and scaled
+SAMPLED_VIEWS = 1000  # the memory of more views is extrapolated
 MATMUL_SIDE, MATMUL_SECONDS = {"cpu": 1024, "cuda": 8192}, 0.2
 
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs (a multiply-add is two), and peak bytes of tensors without the weights, those of the heap apart."""
+    """The cost of one step.
+
+    Attributes:
+        flops: floating-point operations; a multiply-add counts as two.
+        memory: peak bytes of tensors that were created, without those on the heap.
+        heap: peak bytes of tensors on the heap of a CPU (HEAP_BYTES); their real memory is HEAP_FACTOR times that.
+    """
 
     flops: int
     memory: int
@@ -45,29 +52,30 @@ class Cost:
 
 
 def build_on_meta(network: Network, num_classes: int, size: tuple[int, int]) -> nn.Module:
-    """The network without its weights' content."""
+    """Return a frozen network on the meta device, for images of `size` (height, width)."""
     with META:
-        built: nn.Module = networks.build(network, [str(index) for index in range(num_classes)], size, seed=0)
+        built: nn.Module = architectures.build(network, [str(index) for index in range(num_classes)], size, seed=0)
     return built.requires_grad_(False)
 
 
 def on_meta(network: nn.Module) -> nn.Module:
-    """A copy without the weights' content, frozen."""
-    hollow: dict[int, Any] = {
+    """Return a frozen copy of a network on the meta device."""
+    # Given to deepcopy as already copied, so that the weights themselves are never copied.
+    copies: dict[int, Any] = {
         id(parameter): nn.Parameter(parameter.detach().to(META), requires_grad=False)
         for parameter in network.parameters()
     }
-    hollow |= {id(buffer): buffer.to(META) for buffer in network.buffers()}
-    return copy.deepcopy(network, hollow)
+    copies |= {id(buffer): buffer.to(META) for buffer in network.buffers()}
+    return copy.deepcopy(network, copies)
 
 
-def computing_in(network: nn.Module, precision: str) -> nn.Module:
-    """A copy whose weights, and so all it computes, are of this precision: autocast has no meta device."""
+def in_precision(network: nn.Module, precision: str) -> nn.Module:
+    """Return a copy whose weights, and so all it computes, have this precision: autocast has no meta device."""
     return copy.deepcopy(network).to(DTYPES[precision])
 
 
 def weights_bytes(network: nn.Module) -> int:
-    """Size of the model.safetensors that `teacher.save` writes."""
+    """Return the size of the model.safetensors that `classifier.save` writes."""
     layout = {
         name: (f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.itemsize}", tuple(tensor.shape))
         for name, tensor in network.state_dict().items()
@@ -75,11 +83,15 @@ def weights_bytes(network: nn.Module) -> int:
     return file_bytes(layout, {"format": "pt"})
 
 
-class _Watch(TorchDispatchMode):
-    """Counts FLOPs and follows the bytes of tensors made within it; `peaks` are of those on a host's heap (True) and
-    others.
+class _CostMode(TorchDispatchMode):
+    """Counts FLOPs, and the bytes of live tensors that were created while it is active.
 
-    Tensors on the meta device stand for the run's device, others are a host's, and nothing to a GPU.
+    Tensors on the meta device stand for those on the run's device. Others are on the CPU, and do not count if the
+    device is a GPU.
+
+    Attributes:
+        flops: so far.
+        peaks: most bytes at one time, of tensors on the heap (True) and others (False).
     """
 
     def __init__(self, kind: str) -> None:
@@ -90,6 +102,7 @@ class _Watch(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and account for it."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func.overloadpacket in flop_registry:
@@ -101,31 +114,35 @@ class _Watch(TorchDispatchMode):
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
+        if key not in self._known:  # a view shares the storage of another tensor
             self._known.add(key)
-            small = self._is_host and size <= HEAP_BYTES
-            self._now[small] += size
-            self.peaks[small] = max(self.peaks[small], self._now[small])
-            weakref.finalize(storage, self._forget, key, small, size)
+            on_heap = self._is_host and size <= HEAP_BYTES
+            self._now[on_heap] += size
+            self.peaks[on_heap] = max(self.peaks[on_heap], self._now[on_heap])
+            weakref.finalize(storage, self._forget, key, on_heap, size)
 
-    def _forget(self, key: int, small: bool, size: int) -> None:
+    def _forget(self, key: int, on_heap: bool, size: int) -> None:
         self._known.discard(key)
-        self._now[small] -= size
+        self._now[on_heap] -= size
 
 
-def cost(two_steps: Iterable[object], kind: str) -> Cost:
-    """What one of two equal steps costs on a device of this kind ('cpu', 'cuda').
+def measure_cost(two_steps: Iterable[object], kind: str) -> Cost:
+    """Return the cost of one of two equal steps.
 
-    The second finds the optimizer's state, so that the peak is a later one's.
+    The first step creates the optimizer's state. The second has it, as all later ones do, so the peak is right.
+
+    Args:
+        two_steps: runs a step for each item.
+        kind: of the device, 'cpu' or 'cuda'.
     """
-    watch = _Watch(kind)
-    with torch.random.fork_rng(devices=[]), watch:
+    mode = _CostMode(kind)
+    with torch.random.fork_rng(devices=[]), mode:
         for _ in two_steps:
             pass
-    return Cost(watch.flops // 2, watch.peaks[False], watch.peaks[True])
+    return Cost(mode.flops // 2, mode.peaks[False], mode.peaks[True])
 
 
-def training(
+def training_steps(
     network: nn.Module,
     optimizer: Optimizer,
     augment: Augment,
@@ -133,31 +150,47 @@ def training(
     size: tuple[int, int],
     labeller: nn.Module | None = None,
 ) -> Iterator[None]:
-    """Two steps of squeeze or evaluate; with a labeller, on random real images, which are labeled as they come."""
+    """Run two training steps of squeeze or evaluate.
+
+    Args:
+        network: on the meta device.
+        optimizer: the recipe's section.
+        augment: the recipe's section.
+        batch: images per step.
+        size: (height, width) of the images, in pixels.
+        labeller: a teacher on the meta device that labels each batch, as for random real images; None for hard labels.
+
+    Yields:
+        None after each step.
+    """
     model = copy.deepcopy(network).requires_grad_(True).train()
-    chosen = make_optimizer(model, optimizer)
+    stepper = make_optimizer(model, optimizer)
     labels, shares = (torch.zeros(batch, dtype=kind, device=META) for kind in (torch.int64, torch.float32))
     for _ in range(2):
-        x = _shown(augment, batch, size).to(next(model.parameters()).dtype)
+        x = _pixel_values(augment, batch, size).to(next(model.parameters()).dtype)
         if labeller is None:
             loss = mixed_cross_entropy(model(x).logits, labels, labels, shares)
         else:
             with torch.no_grad():
                 logits = labeller(x).logits
             loss = distillation_loss(model(x).logits, logits, 1.0, squared=False)
-        descend(chosen, loss)
+        descend(stepper, loss)
         yield
 
 
 @torch.no_grad()
-def forward(network: nn.Module, augment: Augment | None, batch: int, size: tuple[int, int]) -> Iterator[object]:
-    """Two batches of relabel, or of scoring, which shows images whole."""
+def inference_steps(network: nn.Module, augment: Augment | None, batch: int, size: tuple[int, int]) -> Iterator[object]:
+    """Run two forward passes, as relabel does, or with `augment` None on whole images, as scoring does.
+
+    Yields:
+        the network's output of each batch.
+    """
     for _ in range(2):
-        yield network.eval()(_shown(augment, batch, size).to(next(network.parameters()).dtype))
+        yield network.eval()(_pixel_values(augment, batch, size).to(next(network.parameters()).dtype))
 
 
-def _shown(augment: Augment | None, batch: int, size: tuple[int, int]) -> Tensor:
-    """float32 [batch, 3, H, W]: normalized images, in random views as every stage shows them, or whole."""
+def _pixel_values(augment: Augment | None, batch: int, size: tuple[int, int]) -> Tensor:
+    """Return normalized images float32 [batch, 3, H, W] on the meta device, augmented as in every stage, or whole."""
     images = torch.empty(batch, 3, *size, dtype=torch.uint8, device=META)
     if augment is not None:
         views = sample_views(augment, batch, size, torch.Generator()).to(META)
@@ -165,26 +198,32 @@ def _shown(augment: Augment | None, batch: int, size: tuple[int, int]) -> Tensor
     return normalize(images, torch.empty(3, 256, device=META))
 
 
-def drawing(augment: Augment, count: int, size: tuple[int, int]) -> Cost:
-    """The drawing of an epoch's views."""
-    some = min(count, SAMPLED_VIEWS)
-    found = cost((sample_views(augment, some, size, torch.Generator()) for _ in range(2)), kind="cpu")
-    return Cost(0, 0, found.memory * count // some)
+def drawing_cost(augment: Augment, count: int, size: tuple[int, int]) -> Cost:
+    """Return the cost of drawing an epoch's views of `count` images."""
+    sampled = min(count, SAMPLED_VIEWS)
+    cost = measure_cost((sample_views(augment, sampled, size, torch.Generator()) for _ in range(2)), kind="cpu")
+    return Cost(0, 0, cost.memory * count // sampled)
 
 
-def scoring(network: nn.Module, count: int, size: tuple[int, int], kind: str) -> Cost:
-    """A batch of `count` whole images that a network is scored on (training.predictions)."""
+def scoring_cost(network: nn.Module, count: int, size: tuple[int, int], kind: str) -> Cost:
+    """Return the cost of one batch when a network is scored on `count` whole images (metrics.predictions)."""
     batch = min(count, prediction_batch(size))
-    return cost(forward(network, None, batch, size), kind)
+    return measure_cost(inference_steps(network, None, batch, size), kind)
 
 
 def state_bytes(network: nn.Module) -> int:
+    """Return the bytes of a network's weights and buffers in memory."""
     return sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
 @functools.cache
 def matmul_tflops(kind: str, precision: str) -> float:
-    """How fast this machine multiplies square matrices, in 10^12 operations a second."""
+    """Measure how fast this machine multiplies square matrices, in 10^12 floating-point operations per second.
+
+    Args:
+        kind: of the device, 'cpu' or 'cuda'.
+        precision: 'float32' or 'bfloat16'.
+    """
     side = MATMUL_SIDE[kind]
     a = torch.ones(side, side, device=kind, dtype=DTYPES[precision])
     begun, done = time.monotonic(), 0

@@ -1,7 +1,7 @@
-"""Teachers that exist: found on the Hub or on disk, converted where need be, and brought to our conventions.
+"""Pretrained teachers: load them from the Hub or from disk, and convert them to our conventions.
 
-What a teacher's image processor does to colors is measured on three plain pictures instead of read from its settings,
-which every family spells its own way (MobileViT swaps red and blue, EfficientNet divides by the deviation twice).
+What a teacher's image processor does to colors is measured on three plain images. Its settings are not read, because
+each family names them differently (MobileViT swaps red and blue, EfficientNet divides by the deviation twice).
 """
 
 import difflib
@@ -34,21 +34,28 @@ from srel_hub.config import Pretrained, is_local, public_name
 from srel_hub.errors import UserError, first_line
 from srel_hub.storage.decode import BILINEAR, Frame
 from srel_hub.storage.files import sha256
-from srel_hub.teachers.classifier import Classifier
+from srel_hub.teachers.classifier import Classifier, check_forward, hide_loading_bars
 from srel_hub.teachers.torchvision_weights import convert, is_torchvision_resnet
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET_FRAME = Frame((224, 224), 256)  # what torchvision's weights were scored with
+IMAGENET_FRAME = Frame((224, 224), 256)  # with which torchvision reports the accuracy of its weights
 FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
-WITHOUT_BATCHNORM = "SRe2L recovers images from BatchNorm statistics; choose a teacher with BatchNorm2d layers"
-Color = tuple[float, float, float]  # one value a channel
-COLORS = ((0, 0, 0), (255, 255, 255), (255, 0, 0))
+Color = tuple[float, float, float]  # one value per channel
+BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (255, 0, 0)
+OWN_MODEL_TYPES = ("srel_resnet", "srel_convnet", "srel_bn_vit")
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a teacher came from: a Hub id with its commit, or the last part of a local path; sha256 of its weights."""
+    """Where a teacher was loaded from.
+
+    Attributes:
+        path: the id on the Hub, or the last part of a local path.
+        revision: the commit on the Hub; None for a local path.
+        sha256: of every file of weights.
+    """
 
     path: str
     revision: str | None
@@ -56,89 +63,95 @@ class Origin:
 
 
 def load_pretrained(spec: Pretrained, field: str) -> tuple[Classifier, Origin]:
-    """The classifier, on the CPU, in eval mode and float32, with frozen weights, for RGB images.
+    """Load a pretrained classifier for RGB images, on the CPU, in eval mode and float32, with frozen weights.
 
     Args:
-        field: the recipe's name of this teacher, for messages.
+        spec: the recipe's section.
+        field: its name in the recipe, such as `squeeze.pretrained`, for messages.
 
     Raises:
-        UserError: where there is no such classifier, or it cannot be used.
+        UserError: if there is no such classifier, or it cannot be used.
     """
     where = f"{field}={spec.path}"
-    place = fetch(spec, where)
-    weights = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+    path = fetch(spec, where)
+    weights = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if not weights:
-        raise UserError(f"{where}: no .safetensors weights there (pickled ones are never loaded)")
-    settings = _settings(place / "config.json", where) if (place / "config.json").is_file() else {}
+        raise UserError(f"{where}: it has no .safetensors weights (pickled weights are never loaded)")
+    settings = _settings(path / "config.json", where) if (path / "config.json").is_file() else {}
     if "model_type" in settings:
-        classifier = _from_transformers(place, settings["model_type"], where)
+        classifier = _from_transformers(path, settings["model_type"], where)
     else:
         classifier = _from_torchvision(weights, settings, where)
     classifier.model.eval().requires_grad_(False)
     for name, tensor in classifier.model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{where}: its weights {name} hold NaN or infinity; it is no trained classifier")
+            raise UserError(f"{where}: its weights {name} contain NaN or infinity; choose a trained classifier")
     if spec.class_names is not None:
         if len(spec.class_names) != len(classifier.class_names):
-            given, has = len(spec.class_names), len(classifier.class_names)
-            raise UserError(f"{where}: it has {has} classes, {field}.class_names names {given}")
+            listed, actual = len(spec.class_names), len(classifier.class_names)
+            raise UserError(f"{where}: it has {actual} classes, but {field}.class_names lists {listed}")
         classifier = replace(classifier, class_names=spec.class_names)
-    revision = None if is_local(spec.path) else place.name  # a snapshot's folder is named by its commit
+    revision = None if is_local(spec.path) else path.name  # a snapshot's folder is named by its commit
     origin = Origin(public_name(spec.path), revision, {file.name: sha256(file) for file in weights})
     return classifier, origin
 
 
 def fetch(spec: Pretrained, where: str, files: Sequence[str] = FILES) -> Path:
-    """The local folder or file; of a Hub repository these files.
+    """Return the local folder or file of a teacher, after downloading it from the Hub if needed.
+
+    Args:
+        spec: the recipe's section.
+        where: the recipe's field and value, which begin the message.
+        files: patterns of the files to download.
 
     Raises:
-        UserError: where there is none, or it may not be read.
+        UserError: if there is none, or it cannot be accessed.
     """
     path = Path(spec.path).expanduser()
     if path.exists():
         if spec.revision is not None:
-            raise UserError(f"{where}: it is local and has no revision {spec.revision}; leave that out")
+            raise UserError(f"{where}: a local path has no revision {spec.revision}; leave out the revision")
         if path.is_file() and path.suffix != ".safetensors":
-            raise UserError(f"{where}: only .safetensors files are read (a pickled one could run code)")
+            raise UserError(f"{where}: only .safetensors files are read, because a pickled file can run code")
         return path
     if is_local(spec.path):
         raise UserError(f"{where}: there is no such folder or file")
-    login = "log in with `hf auth login` or set HF_TOKEN"
     try:
-        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files)))
+        with hide_loading_bars():
+            return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files)))
     except GatedRepoError:
-        reason = f"gated on the Hub. Ask for access on the model's page there, then {login}"
+        reason = f"gated on the Hub; request access on the model's page, then {LOG_IN}"
     except RevisionNotFoundError:
-        reason = f"the Hub's repository has no revision {spec.revision}"
+        reason = f"the repository on the Hub has no revision {spec.revision}"
     except RepositoryNotFoundError:
-        reason = (
-            f"neither local nor a model on the Hub that you may read; check the spelling; if it is private, {login}"
-        )
+        reason = "not a local folder or file, and not a model on the Hub that you can access; check the spelling; if "
+        reason += f"it is private, {LOG_IN}"
     except LocalEntryNotFoundError:
-        reason = "neither local nor in the cache, and the Hub cannot be reached"
+        reason = "not a local folder or file, not in the cache, and the Hub cannot be reached"
     except (HFValidationError, OSError) as error:
-        reason = f"no local folder, and the Hub says: {first_line(error)}"
+        reason = f"not a local folder or file, and the Hub reports: {first_line(error)}"
     raise UserError(f"{where}: {reason}")
 
 
 def _settings(file: Path, where: str) -> dict[str, Any]:
+    """Return the content of a config.json."""
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
-        raise UserError(f"{where}: its {file.name} is no JSON of settings") from None
+        raise UserError(f"{where}: its {file.name} is not a JSON object") from None
 
 
 def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str) -> Classifier:
-    """A ResNet under torchvision's names; timm's config.json, where there is one, tells normalization and size."""
+    """Load a ResNet with torchvision's names; normalization and size are those of timm's config.json or ImageNet."""
     try:
         tensors = {name: tensor for file in weights for name, tensor in load_file(file).items()}
     except SafetensorError as error:
         raise UserError(f"{where}: not a safetensors file: {error}") from None
     if not is_torchvision_resnet(tensors):
-        told = "its config.json names no" if settings else "there is no config.json with a"
+        missing = "its config.json has no" if settings else "there is no config.json with a"
         raise UserError(
-            f"{where}: {told} model_type of transformers, and the weights do not have torchvision's ResNet names "
-            f"(found: {', '.join(sorted(tensors)[:3])}, ...)"
+            f"{where}: {missing} model_type of transformers, and its weights do not have the names of torchvision's "
+            f"ResNet (they have {', '.join(sorted(tensors)[:3])}, ...)"
         )
     model = convert(tensors, where)
     timm = settings.get("pretrained_cfg", settings)
@@ -161,128 +174,148 @@ def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str)
 
 
 def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
+    """Load a classifier that transformers saved, with the normalization of its image processor."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model, found = AutoModelForImageClassification.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # they are told below
-            output_loading_info=True,
-        )
+        with hide_loading_bars():
+            model, info = AutoModelForImageClassification.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are reported below, with names and shapes
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"{where}: {_why_not(model_type, error)}") from None
-    if found["missing_keys"]:
-        missing = ", ".join(sorted(found["missing_keys"])[:3])
-        raise UserError(f"{where}: its weights lack {missing}; it is no trained classifier")
-    for name, held, wanted in sorted(found["mismatched_keys"])[:1]:
-        told = f"its weights hold {name} with the shape {list(held)}, its config.json asks for {list(wanted)}"
-        raise UserError(f"{where}: {told}")
+        raise UserError(f"{where}: {_explain(model_type, error)}") from None
+    if info["missing_keys"]:  # transformers would fill them with random numbers
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise UserError(f"{where}: its weights lack {missing}; choose a trained classifier")
+    for name, actual, expected in sorted(info["mismatched_keys"])[:1]:
+        raise UserError(
+            f"{where}: its weights have {name} with the shape {list(actual)}, but its config.json requires "
+            f"{list(expected)}"
+        )
+    processor = _load_processor(folder, where)
+    frame = read_frame(processor)
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        there = (folder / "preprocessor_config.json").is_file()
-        reason = f" that transformers can read: {first_line(error)[:200]}" if there else ""
-        raise UserError(f"{where}: its normalization is not known: no preprocessor_config.json{reason}") from None
-    frame = frame_of(processor)
-    try:
-        mean, std, order = colors_of(processor)
+        mean, std, order = measure_colors(processor)
     except ValueError as error:
         raise UserError(f"{where}: its preprocessor_config.json: {first_line(error)}") from None
     if not all(0 < deviation < math.inf for deviation in std):
-        raise UserError(f"{where}: its preprocessor_config.json normalizes to infinity or not at all: std {list(std)}")
+        raise UserError(
+            f"{where}: its preprocessor_config.json has the standard deviation {list(std)}; each must be positive and "
+            "finite"
+        )
     if order != (0, 1, 2):
         reorder_input(model, order)
     names = tuple(config.id2label[index] for index in range(config.num_labels))
     return Classifier(model, mean, std, names, frame.size, frame.resize, frame.resample)
 
 
-def _why_not(model_type: str, error: Exception) -> str:
-    if model_type not in CONFIG_MAPPING_NAMES and model_type not in ("srel_resnet", "srel_convnet", "srel_bn_vit"):
+def _load_processor(folder: Path, where: str) -> Any:
+    try:
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        exists = (folder / "preprocessor_config.json").is_file()
+        reason = f" that transformers can read: {first_line(error)[:200]}" if exists else ""
+        raise UserError(f"{where}: its normalization is unknown: no preprocessor_config.json{reason}") from None
+
+
+def _explain(model_type: str, error: Exception) -> str:
+    """Explain why transformers cannot load a classifier."""
+    if model_type not in CONFIG_MAPPING_NAMES and model_type not in OWN_MODEL_TYPES:
         nearest = difflib.get_close_matches(model_type, CONFIG_MAPPING_NAMES, n=3)
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         return f"unknown architecture {model_type!r}{hint}"
     if "Unrecognized configuration class" in str(error):
-        return f"{model_type} is no image classifier in transformers"
-    return f"no classifier that transformers can load: {' '.join(str(error).split())[:300]}"
+        return f"transformers has no image classifier of type {model_type}"
+    return f"transformers cannot load it as an image classifier: {' '.join(str(error).split())[:300]}"
 
 
-def frame_of(processor: Any) -> Frame:
-    """Size and resize rule of a transformers image processor; a picture is never stretched here."""
+def read_frame(processor: Any) -> Frame:
+    """Return size and resize rule of a transformers image processor.
+
+    Some processors stretch an image to a square. Here the aspect ratio is always kept, and the center is cut out.
+    """
     size, crop, resample = processor.size or {}, processor.crop_size or {}, int(processor.resample or BILINEAR)
     short = size.get("shortest_edge") or min(size.get("height") or 224, size.get("width") or 224)
     share = getattr(processor, "crop_pct", None)
-    if share and short < 384:  # ConvNextImageProcessor, which enlarges to short / share and cuts out short
+    if share and short < 384:  # ConvNextImageProcessor resizes to short / share and cuts out short, but only below 384
         return Frame((short, short), int(short / share), resample)
     if processor.do_center_crop and crop:
         return Frame((crop["height"], crop["width"]), short, resample)
     return Frame((size.get("height") or short, size.get("width") or short), None, resample)
 
 
-def colors_of(processor: Any) -> tuple[Color, Color, tuple[int, ...]]:
-    """What a processor does to colors: mean and std per RGB channel, and the RGB channel in each of its own."""
-    pictures = [Image.new("RGB", (32, 32), color) for color in COLORS]
+def measure_colors(processor: Any) -> tuple[Color, Color, tuple[int, ...]]:
+    """Measure the normalization of an image processor on a black, a white and a red image.
+
+    Returns:
+        mean and std of each RGB channel in [0, 1], and for each of the processor's channels the RGB channel in it.
+    """
+    pictures = [Image.new("RGB", (32, 32), color) for color in (BLACK, WHITE, RED)]
     values = torch.as_tensor(processor(pictures, return_tensors="pt")["pixel_values"]).double()
     black, white, red = values[:, :, values.shape[2] // 2, values.shape[3] // 2]
+    # Red differs from black in one channel: in the first, unless the processor swaps red and blue.
     order = (0, 1, 2) if int((red - black).abs().argmax()) == 0 else (2, 1, 0)
     std = 1 / (white - black)
     mean = -black * std
-    return rounded(mean, order), rounded(std, order), order
+    return _rounded(mean, order), _rounded(std, order), order
 
 
-def rounded(values: Tensor, order: tuple[int, ...]) -> Color:
-    """By RGB channel, to six places, which undoes the processor's float32."""
+def _rounded(values: Tensor, order: tuple[int, ...]) -> Color:
+    """Sort values by RGB channel and round them to six decimals, since the processor computes in float32."""
+    # Adding 0.0 turns -0.0 into 0.0.
     red, green, blue = (round(float(values[order.index(channel)]), 6) + 0.0 for channel in range(3))
     return red, green, blue
 
 
 @torch.no_grad()
 def reorder_input(model: nn.Module, order: tuple[int, ...]) -> None:
-    """Let a network that was trained on other than RGB channels take RGB: its first convolution is permuted."""
+    """Make a network with another order of channels take RGB, by permuting the inputs of its first convolution.
+
+    Args:
+        model: changed in place.
+        order: the RGB channel in each of the network's channels; (2, 1, 0) for BGR.
+    """
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3)
     first.weight.copy_(first.weight[:, [order.index(channel) for channel in range(3)]].clone())
 
 
-def at_size(classifier: Classifier, side: int) -> Classifier:
-    """The same resize rule at another size."""
+def with_size(classifier: Classifier, side: int) -> Classifier:
+    """Return the classifier for square images of `side` pixels; `resize` is scaled with the size."""
     resize = classifier.resize and round(classifier.resize * side / min(classifier.size))
     return replace(classifier, size=(side, side), resize=resize)
 
 
-@torch.no_grad()
-def try_out(classifier: Classifier, where: str) -> None:
-    """One forward pass on an image of zeros.
+def require_usable_classifier(classifier: Classifier, where: str) -> None:
+    """Require that a classifier can process images of its size, by running it on an image of zeros.
 
     Raises:
-        UserError: where the network cannot take images of this size, answers with another number of classes or not
-            with numbers.
+        UserError: if it cannot, returns another number of logits than it has classes, or logits that are not finite.
+            The message begins with `where`.
     """
-    try:
-        logits = classifier.model(torch.zeros(1, 3, *classifier.size)).logits
-    except (RuntimeError, ValueError) as error:
-        height, width = classifier.size
-        reason = first_line(error)
-        raise UserError(f"{where}: it cannot take images of {width} x {height} pixels: {reason}") from None
+    image = torch.zeros(1, 3, *classifier.size)
+    logits = check_forward(classifier.model, image, len(classifier.class_names), where)
     if not logits.isfinite().all():
-        raise UserError(
-            f"{where}: it answers an image of zeros with {logits.flatten()[~logits.isfinite().flatten()][0]}"
-        )
-    if logits.shape != (1, len(classifier.class_names)):
-        raise UserError(f"{where}: it gives {logits.shape[1]} logits for {len(classifier.class_names)} classes")
+        value = float(logits[~logits.isfinite()][0])
+        raise UserError(f"{where}: its logits of an image of zeros contain {value}; choose another teacher")
 
 
 def require_batchnorm(model: nn.Module, where: str) -> None:
-    """Refuse a network that images cannot be recovered from.
+    """Require that a network has BatchNorm2d layers with running statistics, which SRe2L recovers images from.
 
     Raises:
-        UserError: naming the architecture and its normalization layers.
+        UserError: naming the architecture and the normalization layers that it has.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if any(layer.running_mean is not None for layer in layers):
         return
     others = Counter(type(m).__name__ for m in model.modules() if "norm" in type(m).__name__.lower())
-    held = ", ".join(f"{count} {name}" for name, count in others.items()) or "none"
-    name = type(model).__name__
-    raise UserError(f"{where}: {name} has no BatchNorm2d layer (normalization: {held}); {WITHOUT_BATCHNORM}")
+    listed = ", ".join(f"{count} {name}" for name, count in others.items()) or "none"
+    raise UserError(
+        f"{where}: {type(model).__name__} has no BatchNorm2d layer (normalization: {listed}). SRe2L recovers images "
+        "from BatchNorm statistics; choose a teacher with BatchNorm2d layers"
+    )

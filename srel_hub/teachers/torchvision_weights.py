@@ -1,7 +1,7 @@
-"""ResNet weights under torchvision's names, as transformers' own ResNet: the same numbers under other names.
+"""Load ResNet weights with torchvision's tensor names into transformers' own ResNet.
 
-torchvision's layout is the one of He et al. (2016), with the stride of a bottleneck in its 3x3 convolution; files that
-keep it, such as timm's `resnet18.tv_in1k`, thereby load without torchvision or timm.
+Both are the network of He et al. (2016), with the stride of a bottleneck in its 3x3 convolution, so only the names
+differ. Files such as timm's `resnet18.tv_in1k` therefore load without torchvision or timm.
 """
 
 import re
@@ -12,21 +12,25 @@ import torch
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from srel_hub.data.class_names import SHOWN, more
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, first_few
 
 
 STEM = {"convolution": "conv1", "normalization": "bn1"}
-OPTIONAL = "num_batches_tracked"  # a counter that eval mode does not read
+OPTIONAL = "num_batches_tracked"  # a counter that eval mode does not read, and some files leave out
 Shape = tuple[int, ...]
 
 
 def is_torchvision_resnet(names: Mapping[str, Any]) -> bool:
+    """Return whether tensors with these names are a torchvision ResNet."""
     return any(re.match(r"layer1\.0\.(conv|bn)\d\.", name) for name in names)
 
 
 def torchvision_name(name: str) -> str:
-    """Torchvision's name of a tensor of transformers' ResNetForImageClassification."""
+    """Return the name that torchvision gives to a tensor of transformers' ResNetForImageClassification.
+
+    Raises:
+        ValueError: if transformers' ResNet has no tensor of this name.
+    """
     *path, leaf = name.removeprefix("resnet.").split(".")
     match path:
         case ["embedder", "embedder", kind]:
@@ -42,17 +46,21 @@ def torchvision_name(name: str) -> str:
 
 
 def resnet_config(shapes: Mapping[str, Shape], where: str) -> ResNetConfig:
-    """The ResNet that tensors of these names and shapes belong to: depths, widths and classes.
+    """Infer depths, widths and number of classes of a ResNet from its tensors.
+
+    Args:
+        shapes: of all tensors, by torchvision's names.
+        where: the file, which begins the message.
 
     Raises:
-        UserError: naming the key without which it cannot be told.
+        UserError: if a tensor is missing whose shape is needed.
     """
 
-    def first(pattern: str, say: str) -> Shape:
-        found = next((shape for name, shape in sorted(shapes.items()) if re.fullmatch(pattern, name)), None)
-        if found is None:
-            raise UserError(f"{where}: the key {say} is missing; no ResNet under torchvision's names")
-        return found
+    def first(pattern: str, example: str) -> Shape:
+        shape = next((shape for name, shape in sorted(shapes.items()) if re.fullmatch(pattern, name)), None)
+        if shape is None:
+            raise UserError(f"{where}: the key {example} is missing, so this is not a torchvision ResNet")
+        return shape
 
     bottleneck = any(re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name) for name in shapes)
     last = 3 if bottleneck else 2
@@ -68,33 +76,44 @@ def resnet_config(shapes: Mapping[str, Shape], where: str) -> ResNetConfig:
 
 
 def convert(tensors: Mapping[str, Tensor], where: str) -> ResNetForImageClassification:
-    """Transformers' ResNet with these weights, in float32.
+    """Return transformers' ResNet with these weights, in float32.
+
+    Args:
+        tensors: by torchvision's names.
+        where: the file, which begins the message.
 
     Raises:
-        UserError: naming every key that is missing, extra or of another shape.
+        UserError: listing every key that is missing, unexpected or has another shape.
     """
     model = ResNetForImageClassification(resnet_config({name: tuple(t.shape) for name, t in tensors.items()}, where))
-    wanted = {torchvision_name(name): (name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
-    _check_keys(tensors, {name: shape for name, (_, shape) in wanted.items()}, where)
-    state = {name: tensors[theirs].float() for theirs, (name, _) in wanted.items() if theirs in tensors}
+    own_tensors = model.state_dict()
+    own_names = {torchvision_name(own): own for own in own_tensors}
+    expected = {name: tuple(own_tensors[own].shape) for name, own in own_names.items()}
+    _check_keys(tensors, expected, where)
+    state = {own: tensors[name].float() for name, own in own_names.items() if name in tensors}
     with torch.no_grad():
-        model.load_state_dict(state, strict=False)  # the counters may be missing
+        model.load_state_dict(state, strict=False)  # OPTIONAL ones may be missing
     return model
 
 
-def _check_keys(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape], where: str) -> None:
-    missing = [name for name in wanted if name not in tensors and not name.endswith(OPTIONAL)]
-    if missing and all(name in missing for name in wanted if name.endswith(("running_mean", "running_var"))):
+def _check_keys(tensors: Mapping[str, Tensor], expected: Mapping[str, Shape], where: str) -> None:
+    """Compare names and shapes of tensors with those expected.
+
+    Raises:
+        UserError: listing the first ten differences.
+    """
+    missing = [name for name in expected if name not in tensors and not name.endswith(OPTIONAL)]
+    if missing and all(name in missing for name in expected if name.endswith(("running_mean", "running_var"))):
         raise UserError(
-            f"{where}: a ResNet without BatchNorm statistics ({missing[0]}, ... are missing): a LayerNorm or "
-            "GroupNorm network has none, and SRe2L recovers images from them; choose another teacher"
+            f"{where}: a ResNet without BatchNorm statistics ({missing[0]}, ... are missing). SRe2L recovers images "
+            "from them, and a network with LayerNorm or GroupNorm has none; choose another teacher"
         )
-    faults = [f"{where}: the key {name} is missing" for name in missing]
-    faults += [f"{where}: the key {name} is none of a ResNet's" for name in tensors if name not in wanted]
-    faults += [
+    problems = [f"{where}: the key {name} is missing" for name in missing]
+    problems += [f"{where}: the key {name} is not part of a ResNet" for name in tensors if name not in expected]
+    problems += [
         f"{where}: the key {name} has the shape {list(tensors[name].shape)}, expected {list(shape)}"
-        for name, shape in wanted.items()
+        for name, shape in expected.items()
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
-    if faults:
-        raise UserError("\n".join(faults[:SHOWN] + more(faults)))
+    if problems:
+        raise UserError("\n".join(first_few(problems)))

@@ -1,3 +1,5 @@
+"""Augmentation against Pillow, torchvision's rule and plain loops over pixels; the same bytes on every device."""
+
 import math
 import random
 
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from srel_hub.config import Augment
-from srel_hub.core import augment as augment
+from srel_hub.core import augment
 from srel_hub.core.seeds import generator
 
 
@@ -73,7 +75,7 @@ def test_padded_crop_is_a_cut_out_of_the_image_on_black(height: int, width: int,
 def reference_box(
     scale: tuple[float, float], ratio: tuple[float, float], size: tuple[int, int], draws: np.ndarray
 ) -> list[int]:
-    """RandomResizedCrop.get_params as its documentation tells it, one image at a time."""
+    """RandomResizedCrop.get_params as its documentation describes it, for one image at a time."""
     height, width = size
     for area_draw, ratio_draw, top_draw, left_draw in draws.T:
         area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
@@ -98,14 +100,14 @@ def test_boxes_follow_torchvisions_rule(size: tuple[int, int], scale: tuple[floa
     assert boxes.tolist() == [reference_box(scale, ratio, size, draws[:, :, i]) for i in range(count)]
 
 
-def test_the_centerd_fallback_is_reached() -> None:
+def test_the_centered_fallback_is_reached() -> None:
     boxes = augment.random_resized_boxes((0.99, 1.0), (3 / 4, 4 / 3), 20, (8, 64), generator(0, "fallback"))
     assert boxes.tolist() == [[0, (64 - 11) // 2, 8, 11]] * 20
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 1000.0])
 def test_mix_shares_are_beta_distributed(alpha: float) -> None:
-    shares = augment._sample_beta(alpha, 50_000, generator(0, "beta"))
+    shares = augment.sample_beta(alpha, 50_000, generator(0, "beta"))
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(shares.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
     assert float(shares.min()) >= 0 and float(shares.max()) <= 1
@@ -121,22 +123,22 @@ def test_mix_shares_are_beta_distributed(alpha: float) -> None:
     seed=st.integers(0, 10**6),
 )
 def test_render_is_what_the_record_says(height: int, width: int, mix: str, crop: str, flip: bool, seed: int) -> None:
-    """Against plain loops over pixels, and the same alone as in a batch."""
+    """Compare with plain loops over pixels; an image alone gives the same bytes as in a batch."""
     spec = Augment(crop=crop, flip=flip, mix=mix, padding=3)  # type: ignore[arg-type]
     size, count = (height, width), 7
     images = random_images(count, size, seed)
     views = augment.sample_views(spec, count, size, generator(seed, "views"))
     crops = augment.crop(images, views.boxes)
-    shown = [crops[i].flip(-1) if views.flips[i] else crops[i] for i in range(count)]
-    expected = [image.clone() for image in shown]
+    cropped_views = [crops[i].flip(-1) if views.flips[i] else crops[i] for i in range(count)]
+    expected = [image.clone() for image in cropped_views]
     for i in range(count):
         if views.mix_boxes is not None:
             top, left, h, w = views.mix_boxes[i].tolist()
-            other = shown[int(views.partners[i])]
+            other = cropped_views[int(views.partners[i])]
             expected[i][:, top : top + h, left : left + w] = other[:, top : top + h, left : left + w]
         if views.mix_weights is not None:
-            w, other = int(views.mix_weights[i]), shown[int(views.partners[i])]
-            expected[i] = ((w * shown[i].int() + (256 - w) * other.int() + 128) >> 8).to(torch.uint8)
+            w, other = int(views.mix_weights[i]), cropped_views[int(views.partners[i])]
+            expected[i] = ((w * cropped_views[i].int() + (256 - w) * other.int() + 128) >> 8).to(torch.uint8)
     batch = augment.render(images, views, range(count))
     assert torch.equal(batch, torch.stack(expected))
     for i in range(count):
@@ -154,6 +156,16 @@ def test_cutmix_records_are_well_formed(height: int, width: int, seed: int) -> N
     assert (views.mix_boxes[unmixed] == 0).all() and (h[~unmixed] * w[~unmixed] > 0).all()
     shares = 1 - (h * w).float() / (height * width)
     assert torch.equal(views.own_share((height, width)), shares)
+
+
+def test_selected_views_keep_what_is_recorded_and_nothing_else() -> None:
+    views = augment.sample_views(Augment(mix="mixup"), 9, (8, 8), generator(2, "select"))
+    rows = torch.tensor([7, 0])
+    selected = views.select(rows)
+    assert torch.equal(selected.boxes, views.boxes[rows]) and torch.equal(selected.flips, views.flips[rows])
+    assert selected.partners is not None and views.partners is not None
+    assert torch.equal(selected.partners, views.partners[rows]), "partners still index all images"
+    assert selected.mix_boxes is None and selected.patches is None
 
 
 def test_normalization_is_the_formula_in_float64_rounded_once() -> None:

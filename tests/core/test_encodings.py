@@ -1,4 +1,4 @@
-"""Encodings of labels: what is exact, what is bounded, and the same bits for whoever decodes by docs/format.md."""
+"""Encodings of labels: what is exact, what is bounded, and the same bits for readers of label-format.md."""
 
 import json
 from pathlib import Path
@@ -61,21 +61,21 @@ def test_bytes_are_off_by_half_a_step_at_most(rows: int, K: int, seed: int, spre
 
 @settings(max_examples=60, deadline=None)
 @given(rows=st.integers(1, 9), K=st.integers(4, 60), k=st.integers(1, 3), seed=st.integers(0, 99))
-def test_the_rest_keeps_the_sum_of_a_rows_logits(rows: int, K: int, k: int, seed: int) -> None:
+def test_the_mean_of_the_rest_preserves_the_sum_of_the_logits(rows: int, K: int, k: int, seed: int) -> None:
     logits, encoding = some_logits(rows, K, seed), encoding_of("topk", K, k)
     stored = encode(logits, encoding)
-    found = decode(stored, encoding)
-    kept = stored["indices"].long()
-    assert torch.equal(kept, logits.topk(k, 1).indices.sort(1).values)
-    assert torch.equal(found.gather(1, kept), logits.gather(1, kept).half().float())
-    off = (found.double().sum(1) - logits.double().sum(1)).abs()
+    decoded = decode(stored, encoding)
+    indices = stored["indices"].long()
+    assert torch.equal(indices, logits.topk(k, 1).indices.sort(1).values)
+    assert torch.equal(decoded.gather(1, indices), logits.gather(1, indices).half().float())
+    off = (decoded.double().sum(1) - logits.double().sum(1)).abs()
     # k logits and one mean, K - k times, are rounded to float16
-    allowed = 2**-11 * (logits.gather(1, kept).abs().sum(1) + (K - k) * stored["rest"].float().abs()) + 1e-4
+    allowed = 2**-11 * (logits.gather(1, indices).abs().sum(1) + (K - k) * stored["rest"].float().abs()) + 1e-4
     assert (off <= allowed).all()
 
 
 def by_the_document(tensors: dict[str, np.ndarray], num_classes: int) -> np.ndarray:
-    """docs/format.md over numpy."""
+    """docs/reference/label-format.md over numpy."""
     if "logits" in tensors:
         return tensors["logits"].astype(np.float32)
     values = tensors["values"].astype(np.float32)
@@ -92,8 +92,8 @@ def by_the_document(tensors: dict[str, np.ndarray], num_classes: int) -> np.ndar
 def test_numpy_decodes_the_same_bits(name: str, k: int | None, values: str | None) -> None:
     encoding = encoding_of(name, 11, k, values)
     stored = encode(some_logits(50, 11, 3), encoding)
-    theirs = by_the_document({key: tensor.numpy() for key, tensor in stored.items()}, 11)
-    assert np.array_equal(theirs, decode(stored, encoding).numpy())
+    by_numpy = by_the_document({key: tensor.numpy() for key, tensor in stored.items()}, 11)
+    assert np.array_equal(by_numpy, decode(stored, encoding).numpy())
 
 
 def options(name: str, k: int | None, values: str | None) -> list[str]:
@@ -107,51 +107,51 @@ def stored_labels(run: Run) -> SoftLabels:
 
 @pytest.mark.parametrize("recovered", [(8, 8)], indirect=True, ids=["8x8"])
 @pytest.mark.parametrize(("name", "k", "values"), [*KINDS[:2], ("topk", 2, "float16"), ("topk", 2, "uint8")])
-def test_stored_labels_are_the_encoded_answers(
+def test_stored_labels_are_the_encoded_logits(
     recovered: tuple[Path, Path], tmp_path: Path, name: str, k: int | None, values: str | None
 ) -> None:
-    """What plan says is what lies there; rows come back in any order; labels are float16's within the encoding."""
+    """Files have the planned size, rows are read in any order, and labels match float16 within the error."""
     plain = branch(recovered, tmp_path / "plain")
     relabel(plain)
     run = branch(recovered, tmp_path / "coded", *options(name, k, values))
     relabel(run)
     exact, coded = stored_labels(plain), stored_labels(run)
     rows = torch.tensor([5, 0, 8, 3])
-    wanted = decode(encode(exact.logits(1, rows), coded.manifest.coding), coded.manifest.coding)
-    torch.testing.assert_close(coded.logits(1, rows), wanted, rtol=2**-9, atol=2e-2)
+    expected = decode(encode(exact.logits(1, rows), coded.manifest.coding), coded.manifest.coding)
+    torch.testing.assert_close(coded.logits(1, rows), expected, rtol=2**-9, atol=2e-2)
     assert torch.equal(exact.views(1).boxes, coded.views(1).boxes) and torch.equal(exact.order(0), coded.order(0))
-    told = label_bytes(run.recipe.relabel, 9, 3)[name]
-    assert told == sum(file.stat().st_size for file in run.path("soft_labels").glob("*.safetensors"))
+    planned = label_bytes(run.recipe.relabel, 9, 3)[name]
+    assert planned == sum(file.stat().st_size for file in run.path("soft_labels").glob("*.safetensors"))
     loss = coded.manifest.kl_error
     assert loss is not None and set(loss) == {"1", "4", "20"} and all(0 <= value < 0.5 for value in loss.values())
     assert loss["20"] <= loss["1"] + 1e-6
 
 
 @pytest.mark.parametrize("recovered", [(8, 8)], indirect=True, ids=["8x8"])
-def test_labels_are_encoded_anew_without_the_teacher(recovered: tuple[Path, Path], tmp_path: Path) -> None:
+def test_labels_are_re_encoded_without_the_teacher(recovered: tuple[Path, Path], tmp_path: Path) -> None:
     run = branch(recovered, tmp_path, "relabel.epochs=3")
     relabel(run)
     exact = {(e, r): stored_labels(run).logits(e, torch.tensor([r])) for e in range(2) for r in range(9)}
     run.close()
     weights = run.path("teacher", "model.safetensors")
-    asked = ["run.overwrite=true", "relabel.epochs=2", *options("topk", 2, "float16")]
-    again = Run(small_recipe(recovered[0], tmp_path, *asked))
+    overrides = ["run.overwrite=true", "relabel.epochs=2", *options("topk", 2, "float16")]
+    again = Run(small_recipe(recovered[0], tmp_path, *overrides))
     again.begin()
     content = weights.read_bytes()
     relabel(again)
-    said = again.path("log.txt").read_text()
-    assert "encoded anew, without the teacher: float16, 3 epochs" in said and "now topk, k 2, float16" in said
+    log = again.path("log.txt").read_text()
+    assert "re-encoded without running the teacher, from float16, 3 epochs" in log and "to topk, k 2, float16" in log
     assert weights.read_bytes() == content and not again.path("soft_labels_before").exists()
     coded = stored_labels(again)
     assert coded.manifest.epochs == 2
     for (epoch, row), logits in exact.items():
-        wanted = decode(encode(logits, coded.manifest.coding), coded.manifest.coding)
-        assert torch.equal(coded.logits(epoch, torch.tensor([row])), wanted)
+        expected = decode(encode(logits, coded.manifest.coding), coded.manifest.coding)
+        assert torch.equal(coded.logits(epoch, torch.tensor([row])), expected)
     again.close()
-    # Two of three logits are no ground for all three: the teacher is asked again.
+    # Two of three logits do not determine all three, so the teacher is run again.
     back = Run(small_recipe(recovered[0], tmp_path, "run.overwrite=true", "relabel.epochs=2"))
     relabel(back)
-    assert "the teacher was asked anew" in back.path("log.txt").read_text()
+    assert "labeled again by the teacher" in back.path("log.txt").read_text()
     for (epoch, row), logits in exact.items():
         assert torch.equal(stored_labels(back).logits(epoch, torch.tensor([row])), logits)
     assert not back.path("soft_labels_before").exists()
@@ -159,7 +159,7 @@ def test_labels_are_encoded_anew_without_the_teacher(recovered: tuple[Path, Path
 
 @pytest.mark.parametrize("recovered", [(8, 8)], indirect=True, ids=["8x8"])
 @pytest.mark.parametrize("field", ["top_k", "indices", "group_size", "pool"])
-def test_labels_that_cannot_be_are_refused(recovered: tuple[Path, Path], tmp_path: Path, field: str) -> None:
+def test_impossible_labels_are_refused(recovered: tuple[Path, Path], tmp_path: Path, field: str) -> None:
     run = branch(recovered, tmp_path, *options("topk", 2, "float16"))
     relabel(run)
     file = run.path("soft_labels", "manifest.json")

@@ -1,4 +1,4 @@
-"""Whole runs on what users bring: their own images, their own teacher, the ImageNet line, an installed wheel."""
+"""Whole runs on a user's own images, a user's own teacher, the ImageNet command line, and an installed wheel."""
 
 import csv
 import json
@@ -142,8 +142,8 @@ def test_the_users_own_line_runs_to_a_thousand_classes(stand_in: list[str], tmp_
 
 
 def test_the_line_needs_no_images_at_all(stand_in: list[str], tmp_path: Path) -> None:
-    kept = [override for override in stand_in if not override.startswith("source.path")]
-    overrides = [*kept, "source.path=no/where", "source.eval_split=null", f"run.root={tmp_path}"]
+    without_path = [override for override in stand_in if not override.startswith("source.path")]
+    overrides = [*without_path, "source.path=no/where", "source.eval_split=null", f"run.root={tmp_path}"]
     run = Run(load_recipe("in1k_ipc50", overrides))
     condense(run)
     assert "Student accuracy: **not measured**" in run.path("dataset", "README.md").read_text()
@@ -192,18 +192,20 @@ def test_a_wheel_runs_a_shipped_recipe_by_name(installed: Path) -> None:
     assert where.split()[1:] == sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
     assert "name: in1k_ipc200" in run("-m", "srel_hub", "recipe", "show", "in1k_ipc200")
     small = [*SMALL[:-2], "evaluate={students: [{model: convnet, width: 0.1}], seeds: 1, epochs: 1, batch_size: 8}"]
-    said = run("-m", "srel_hub.condense", "quickstart", *small)
-    assert re.search(r"^dataset: runs/quickstart/dataset", said, re.MULTILINE)
+    output = run("-m", "srel_hub.condense", "quickstart", *small)
+    assert re.search(r"^dataset: runs/quickstart/dataset", output, re.MULTILINE)
     assert (
         json.loads((installed / "runs/quickstart/dataset/soft_labels/manifest.json").read_text())["num_images"] == 100
     )
 
 
-def test_classes_that_are_few_or_not_scored_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_with_few_images_or_no_test_image_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = make_source(tmp_path / "source", (8, 8), ["red", "green", "blue"], per_class=2)
     test = load_dataset("parquet", data_files=str(folder / "test.parquet"), split="train")
     test.filter(lambda row: row["label"] != 1).to_parquet(folder / "test.parquet")
     squeeze(Run(small_recipe(write_recipe(tmp_path / "colors.yaml", folder, ipc=3), tmp_path / "runs")))
-    said = capsys.readouterr().err
-    assert "split test: no image of green; accuracies say nothing of them" in said
-    assert "fewer training images than recover.ipc=3: red (2), green (2), blue (2); these classes" in said
+    output = capsys.readouterr().err
+    assert "split test: no image of green; these classes are not scored" in output
+    assert "fewer training images than recover.ipc=3: red (2), green (2), blue (2); the teacher" in output

@@ -1,25 +1,31 @@
-"""A stranger's side, over the real clients: load a published dataset by its id."""
+"""Another user loads a published dataset by its id, with the real clients."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
+import huggingface_hub
 import pytest
 import torch
 from conftest import ROOT, as_user, branch, make_source
 from families import save_family
+from huggingface_hub.utils._http import default_client_factory, get_session
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from local_hub.client import Hub
 
 from srel_hub import load_condensed
 from srel_hub.evaluate import evaluate
+from srel_hub.hub.client import TIMEOUT, account, hide_progress_bars, timeouts
 from srel_hub.relabel import relabel
 from srel_hub.reports.assemble import assemble
 from srel_hub.storage.condensed_table import encode_png
 
 
-STRANGER = """
+ANOTHER_USER = """
 import json
 import os
 import subprocess
@@ -40,7 +46,7 @@ print(json.dumps({
 
 
 @pytest.mark.parametrize("recovered", [(8, 8)], indirect=True, ids=["8x8"])
-def test_a_stranger_loads_images_labels_and_teacher_by_id(
+def test_another_user_loads_images_labels_and_teacher_by_id(
     recovered: tuple[Path, Path], tmp_path: Path, hub: Hub
 ) -> None:
     run = branch(
@@ -48,10 +54,10 @@ def test_a_stranger_loads_images_labels_and_teacher_by_id(
     )
     relabel(run)
     evaluate(run)
-    dataset, teacher_repo = assemble(run, run.folder)
+    dataset, teacher_repo = assemble(run.folder, run.recipe, run.folder)
     hub.put("datasets", "org/colors", dataset)
     hub.put("models", "org/colors-teacher", teacher_repo)
-    done = as_user(tmp_path / "home", None, "-c", STRANGER, cwd=tmp_path)
+    done = as_user(tmp_path / "home", None, "-c", ANOTHER_USER, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     own = load_condensed(dataset)
@@ -60,7 +66,7 @@ def test_a_stranger_loads_images_labels_and_teacher_by_id(
     assert seen["logits"] == own[0][4]["logits"].tolist()
     assert seen["teacher"] == pytest.approx(own[0][4]["logits"].tolist(), rel=2**-9, abs=2e-3)
     fetched = [path.name for path in (tmp_path / "home").rglob("epoch-*.safetensors")]
-    assert set(fetched) == {"epoch-00000.safetensors"}  # the other epoch was not asked for
+    assert set(fetched) == {"epoch-00000.safetensors"}  # the other epoch was not requested
 
 
 OPEN = """
@@ -107,8 +113,8 @@ from srel_hub.data.sources import open_source
 spec = Source(path="org/folders", eval_split="test")
 opened = open_source(spec, lambda items, total, title, unit: iter(items), train=TRAIN)
 splits = [split for split in (opened.train, opened.eval) if split is not None]
-told = [(split.labels.tolist(), split.images(None).pixels[:, 0, 0, 0].tolist()) for split in splits]
-print(json.dumps([opened.class_names, told]))
+content = [(split.labels.tolist(), split.images(None).pixels[:, 0, 0, 0].tolist()) for split in splits]
+print(json.dumps([opened.class_names, content]))
 """
 
 
@@ -135,3 +141,29 @@ def test_the_suite_does_not_start_with_a_hub_that_is_not_loopback(variable: str)
     environment = {**os.environ, name: value}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "these tests push" in done.stdout + done.stderr
+
+
+def test_timeouts_are_scoped_and_give_the_users_client_back(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+
+    def own_factory() -> httpx2.Client:
+        return httpx2.Client(timeout=7.0, follow_redirects=True)
+
+    huggingface_hub.set_client_factory(own_factory)
+    try:
+        with timeouts(), timeouts():
+            assert get_session().timeout.read == TIMEOUT
+        owner = account()
+        assert owner is not None and owner.name == "alice"
+        assert get_session().timeout.read == 7.0
+    finally:
+        huggingface_hub.set_client_factory(default_client_factory)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_progress_bars_are_hidden_and_restored(hidden: bool) -> None:
+    with hide_progress_bars() if hidden else contextlib.nullcontext():
+        before = are_progress_bars_disabled()
+        with hide_progress_bars():
+            assert are_progress_bars_disabled()
+        assert are_progress_bars_disabled() == before == hidden

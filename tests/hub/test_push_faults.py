@@ -1,7 +1,7 @@
-"""Every request of a push made to fail in every way, and pushes killed at any moment: the same command completes it.
+"""Every request of a push fails in every way, and pushes are killed at any time: the same command completes them.
 
-`make test` tries a seeded sample, `make test-long` all of them, going on where it was stopped (`.long/`), and writes
-the table `tests/tables/push_faults.md`.
+`make test` runs a seeded sample. `make test-long` runs all, resumes where it was stopped (`.long/`), and writes the
+table `tests/tables/push_faults.md`.
 """
 
 import hashlib
@@ -39,12 +39,12 @@ AT_ONCE, AGAIN = "completes", "completes with the second command"
 @pytest.fixture
 def alice(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    monkeypatch.setattr(time, "sleep", lambda _: None)  # nobody needs to wait for a Hub that fails on demand
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # a Hub that fails on demand needs no pause
     return hub
 
 
 def push(folder: Path) -> str | None:
-    """One command; what it says if it stops."""
+    """Run one command, and return its message if it fails."""
     try:
         publish(Run(load_recipe(folder, [f"run.root={folder.parent}", f"publish.repo_id={DATASET}"])))
     except (UserError, UnavailableError) as error:
@@ -53,7 +53,7 @@ def push(folder: Path) -> str | None:
 
 
 def whole(folder: Path) -> dict[str, set[str]]:
-    """The files that each repository is to hold."""
+    """Return the files that each repository must hold."""
     return {
         name: {path.relative_to(folder / part).as_posix() for path in (folder / part).rglob("*") if path.is_file()}
         for name, part in ((f"datasets/{DATASET}", "dataset"), (f"models/{DATASET}-teacher", "teacher_repo"))
@@ -61,7 +61,7 @@ def whole(folder: Path) -> dict[str, set[str]]:
 
 
 def require_nothing_half(hub: Hub, folder: Path) -> None:
-    """A repository holds all of its files or none, one commit of ours or none; no dataset without its teacher."""
+    """Assert that a repository has all files or none, at most one commit of ours, and no dataset lacks its teacher."""
     complete = {}
     for name, files in whole(folder).items():
         refs = hub.state()["repos"].get(name, {"refs": {"main": {"files": {}, "titles": [""]}}})["refs"]
@@ -80,7 +80,7 @@ def require_whole(hub: Hub, folder: Path) -> None:
 
 
 def sent(log: list[dict[str, Any]]) -> list[str]:
-    """The objects whose content went up and arrived."""
+    """Return the objects whose upload succeeded."""
     return [
         entry["path"].split("?")[0]
         for entry in log
@@ -107,7 +107,7 @@ def try_fault(hub: Hub, folder: Path, nth: int, kind: str) -> tuple[str, str]:
 
 
 def named(entry: dict[str, Any]) -> str:
-    """A request without what differs from run to run."""
+    """Return a request without what differs from run to run."""
     path = re.sub("[0-9a-f]{64}", "SHA256", entry["path"].split("?")[0])
     path = re.sub(r"epoch-\d+", "epoch-N", re.sub("[0-9a-f]{40}", "COMMIT", path))
     return f"{entry['method']} {path}"
@@ -155,7 +155,7 @@ def test_a_retry_waits_as_long_as_the_hub_asks(alice: Hub, own: Path, monkeypatc
 def test_a_hub_that_stays_down_stops_the_push_with_a_message(alice: Hub, own: Path, path: str) -> None:
     alice.faults({"kind": "503", "path": path, "times": 999})
     stopped = push(own)
-    assert stopped is not None and "the Hub answers 503" in stopped and "colors-ipc3" in stopped, stopped
+    assert stopped is not None and "the Hub responded with status 503" in stopped and "colors-ipc3" in stopped, stopped
     require_nothing_half(alice, own)
     already = set(sent(alice.log()))
     alice.faults()
@@ -165,7 +165,7 @@ def test_a_hub_that_stays_down_stops_the_push_with_a_message(alice: Hub, own: Pa
 
 
 def kill_at(hub: Hub, folder: Path, nth: int, kind: str) -> str:
-    """A push in a process of its own, killed while its nth request is held; then the same command again."""
+    """Kill a push in its own process while its nth request is held, and run the same command again."""
     hub.reset()
     hub.faults({"kind": kind, "nth": nth})
     command = [sys.executable, "-m", "srel_hub.publish", str(folder), f"publish.repo_id={DATASET}"]
@@ -222,15 +222,15 @@ def test_every_request_failing_in_every_way_and_ten_kills(alice: Hub, own: Path)
 
 
 def sources() -> str:
-    """What the results depend on."""
+    """Return a digest of the modules that the results depend on."""
     digest = hashlib.sha256()
-    for name in ("hub/client", "hub/push", "hub/read_back", "hub/compare_rows", "reports/publish"):
+    for name in ("hub/client", "hub/push", "hub/push_plan", "hub/read_back", "hub/compare_rows", "reports/publish"):
         digest.update((ROOT / "srel_hub" / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
 
 def table(rows: list[dict[str, str]], count: int) -> str:
-    """A row a request, a column a fault: how the push went on."""
+    """Return the table: one row per request, one column per fault, with what the push did."""
     requests = list(dict.fromkeys(row["request"] for row in rows if not row["outcome"].startswith("killed")))
     signs = {AT_ONCE: "completes", AGAIN: "second command"}
     lines = [
@@ -247,8 +247,8 @@ def table(rows: list[dict[str, str]], count: int) -> str:
     for request in requests:
         cells = []
         for kind in KINDS:
-            found = Counter(r["outcome"] for r in rows if r["request"] == request and r["case"].split()[0] == kind)
-            cells.append(", ".join(f"{signs[outcome]} ({n})" for outcome, n in sorted(found.items())) or "-")
+            outcomes = Counter(r["outcome"] for r in rows if r["request"] == request and r["case"].split()[0] == kind)
+            cells.append(", ".join(f"{signs[outcome]} ({n})" for outcome, n in sorted(outcomes.items())) or "-")
         lines.append(f"| `{request}` | " + " | ".join(cells) + " |")
     killed = Counter(row["request"] for row in rows if row["outcome"].startswith("killed"))
     lines += ["", f"Killed (SIGKILL) {sum(killed.values())} times, then completed by the second command, at:", ""]

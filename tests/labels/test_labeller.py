@@ -1,4 +1,4 @@
-"""Who labels, and how: batch statistics in recorded groups, several teachers, teachers asked online."""
+"""Labelling: batch statistics in recorded groups, several teachers, and teachers that label during training."""
 
 from pathlib import Path
 
@@ -63,12 +63,12 @@ def test_groups_are_runs_of_the_order_and_never_of_one(count: int, sizes: list[i
     groups = groups_of(order, 4)
     assert [len(group) for group in groups] == sizes and torch.equal(torch.cat(groups), order)
     for batch_size in (1, 8, 100):
-        each = passes(order, range(count), 4, batch_size)
-        assert sorted(torch.cat(each).tolist()) == list(range(count))
-        assert all(len(indices) % 4 == 0 or len(indices) in sizes for indices in each)
-    some = torch.cat(passes(order, range(2, 4), 4, 8)).tolist()
-    assert {2, 3} <= set(some) and all(
-        set(group.tolist()) <= set(some) or not set(group.tolist()) & {2, 3} for group in groups
+        batches = passes(order, range(count), 4, batch_size)
+        assert sorted(torch.cat(batches).tolist()) == list(range(count))
+        assert all(len(indices) % 4 == 0 or len(indices) in sizes for indices in batches)
+    images = torch.cat(passes(order, range(2, 4), 4, 8)).tolist()
+    assert {2, 3} <= set(images) and all(
+        set(group.tolist()) <= set(images) or not set(group.tolist()) & {2, 3} for group in groups
     )
 
 
@@ -110,9 +110,9 @@ def test_several_teachers_are_averaged(finished: Path, tmp_path: Path) -> None:
     (member,) = condensed.manifest.committee
     assert member.folder == "committee-1" and (run.path("teacher_repo") / "committee-1" / "config.json").is_file()
     epoch = condensed[1]
-    shown = render(epoch.images, epoch.views, torch.arange(9))
+    views = render(epoch.images, epoch.views, torch.arange(9))
     both = [teacher.load(folder, CPU) for folder in (finished / "teacher", other)]
-    answers = torch.stack([c.model(normalize(shown, c.table(CPU))).logits for c in both]).mean(0)
+    answers = torch.stack([c.model(normalize(views, c.table(CPU))).logits for c in both]).mean(0)
     torch.testing.assert_close(epoch.batch(torch.arange(9))[1], answers, rtol=2e-3, atol=2e-3)
     assert all(check.passed for check in verify(str(dataset))), [str(check) for check in verify(str(dataset))]
     assert "mean of 2 networks' logits" in (dataset / "README.md").read_text()
@@ -134,10 +134,10 @@ def test_nothing_stored_asks_the_teacher(finished: Path, tmp_path: Path, groups:
     for epoch in condensed:
         for group in epoch.groups or [[4, 2], [8]]:
             indices = torch.tensor(group)
-            torch.testing.assert_close(epoch.batch(indices)[1], labeller(epoch.shown(indices)), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(epoch.batch(indices)[1], labeller(epoch.render(indices)), rtol=1e-4, atol=1e-4)
     assert not torch.equal(condensed[0].views.boxes, condensed[2].views.boxes)
     assert all(check.passed for check in verify(str(dataset))), [str(check) for check in verify(str(dataset))]
-    assert "none are stored" in (dataset / "README.md").read_text()
+    assert "No soft labels are stored" in (dataset / "README.md").read_text()
 
 
 @pytest.mark.parametrize("pool", ["cycle", "draw"])
@@ -147,9 +147,9 @@ def test_a_consumer_of_more_epochs_gets_the_pools(finished: Path, tmp_path: Path
     stored = [condensed[epoch].views.boxes for epoch in range(3)] if pool == "cycle" else None
     order = [condensed.manifest.pool_epoch(epoch) for epoch in range(7)]
     labels = condensed._labels
-    for epoch, found in zip(order, condensed, strict=True):
-        assert torch.equal(found.views.boxes, labels.views(epoch).boxes)
-        assert torch.equal(found.batch(torch.arange(9))[1], labels.logits(epoch, torch.arange(9)))
+    for stored, epoch in zip(order, condensed, strict=True):
+        assert torch.equal(epoch.views.boxes, labels.views(stored).boxes)
+        assert torch.equal(epoch.batch(torch.arange(9))[1], labels.logits(stored, torch.arange(9)))
     assert stored is None or order == [0, 1, 2, 0, 1, 2, 0]
 
 
@@ -166,5 +166,5 @@ def test_a_stage_alone_wants_the_one_before_to_its_end(recovered: tuple[Path, Pa
     run = branch(recovered, tmp_path)
     mark = next((run.folder / "units" / "recover").glob("*.json"))
     mark.unlink()
-    with pytest.raises(UserError, match="1 units of recover missing; run recover to its end"):
+    with pytest.raises(UserError, match="1 units of recover are missing; finish recover first"):
         relabel(run)

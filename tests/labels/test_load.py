@@ -1,4 +1,4 @@
-"""The downloader's side: only what is needed, when it is needed, checked, and never an older state in silence."""
+"""Loading from the Hub: only what is needed, when it is needed, checked, and never an older state in silence."""
 
 import shutil
 import time
@@ -29,7 +29,7 @@ DATASET = "alice/colors"
 
 @pytest.fixture(scope="module")
 def assembled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished run's two folders as they are to be published, with four epochs of labels."""
+    """Return the finished run with its two folders to publish and four epochs of labels."""
     run_folder = tmp_path_factory.mktemp("assembled") / "colors"
     for part in ("teacher", "images", "units/squeeze", "units/recover"):
         shutil.copytree(finished / part, run_folder / part)
@@ -37,13 +37,13 @@ def assembled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run(load_recipe(finished / "recipe.yaml", [f"run.root={run_folder.parent}", *overrides]))
     relabel(run)
     evaluate(run)
-    assemble(run, run.folder)
+    assemble(run.folder, run.recipe, run.folder)
     return run_folder
 
 
 @pytest.fixture
 def shared(hub: Hub, assembled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """A Hub that has the dataset and its teacher; the cache is empty."""
+    """Return a Hub with the dataset and its teacher; the cache is empty."""
     put(hub, assembled)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     hub.faults()
@@ -58,7 +58,7 @@ def put(hub: Hub, run_folder: Path) -> None:
 
 
 def downloaded(hub: Hub) -> list[str]:
-    """The files that were asked for by name, each once."""
+    """Return the files that were requested, without repetitions."""
     paths = [
         entry["path"].split("/resolve/")[1].split("/", 1)[1] for entry in hub.log() if "/resolve/" in entry["path"]
     ]
@@ -101,7 +101,7 @@ def test_the_price_is_told_before_anything_large_comes(
     condensed = load_condensed(DATASET, epochs=2)
     assert condensed.download_bytes == labels + sizes["train-00000-of-00001.parquet"]
     said = capsys.readouterr().err
-    assert "to download " in said and "as their 2 epochs are trained" in said
+    assert " to download: " in said and "during the training of 2 stored epochs" in said
     list(condensed)
     assert load_condensed(DATASET, epochs=2).download_bytes == 0
     assert "to download" not in capsys.readouterr().err
@@ -121,7 +121,7 @@ def test_a_file_damaged_on_its_way_is_fetched_again(shared: Hub, assembled: Path
 def test_a_file_that_is_damaged_each_time_is_refused_by_name(shared: Hub) -> None:
     condensed = load_condensed(DATASET)
     shared.faults({"kind": "corrupt", "method": "GET", "path": "_cdn", "times": 9})
-    with pytest.raises(UserError, match="soft_labels/epoch-00003.safetensors was damaged on its way here, twice"):
+    with pytest.raises(UserError, match="soft_labels/epoch-00003.safetensors was damaged by the download, twice"):
         condensed[3]
 
 
@@ -131,21 +131,19 @@ def test_what_was_cached_works_without_the_hub_and_says_which_commit_it_is(share
     load_condensed(DATASET).teacher()
     commit = shared.state()["repos"][f"datasets/{DATASET}"]["refs"]["main"]["sha"]
     shared.faults({"kind": "503", "times": 999})
-    with pytest.warns(
-        UserWarning, match=f"using {DATASET} as it was when last seen here: main was commit {commit[:7]}"
-    ):
+    with pytest.warns(UserWarning, match=f"using the cached {DATASET}, in which main was commit {commit[:7]}"):
         condensed = load_condensed(DATASET)
-    with pytest.warns(UserWarning, match=f"{DATASET}-teacher as it was when last seen here: v1.0 was commit"):
+    with pytest.warns(UserWarning, match=f"the cached {DATASET}-teacher, in which v1.0 was commit"):
         assert condensed.teacher() is not None
     assert len([epoch.batch(torch.arange(9)) for epoch in condensed]) == 4
 
 
 def test_an_older_state_is_never_served_in_silence(shared: Hub) -> None:
-    """The Hub has moved on and is down: what is in the cache is another revision than the one asked for."""
+    """The Hub has moved on and is down: the cache has another revision than the one requested."""
     load_condensed(DATASET, revision="v1.0")
     shared.put_file("datasets", DATASET, "README.md", b"---\nlicense: mit\n---\n# Newer\n")
     shared.faults({"kind": "503", "times": 999})
-    with pytest.raises(UnavailableError, match="the Hub answers 503"):
+    with pytest.raises(UnavailableError, match="the Hub responded with status 503"):
         load_condensed(DATASET)  # main was never seen
     with pytest.raises(UnavailableError):
         load_condensed(DATASET, revision="v1.1")
@@ -181,18 +179,18 @@ def test_a_damaged_cache_is_told_as_such_without_the_hub(shared: Hub, tmp_path: 
     with pytest.warns(UserWarning), pytest.raises(UserError, match="epoch-00000.safetensors is damaged in the cache"):
         load_condensed(DATASET)[0]
     shared.faults()
-    assert load_condensed(DATASET)[0] is not None  # fetched anew
+    assert load_condensed(DATASET)[0] is not None  # downloaded again
 
 
 def test_a_page_in_between_is_no_answer_of_a_hub(shared: Hub) -> None:
     shared.faults({"kind": "page", "path": "api/datasets", "times": 9})
-    with pytest.raises(UnavailableError, match="the answer is not a Hub's"):
+    with pytest.raises(UnavailableError, match=r"unexpected response \(not from the Hub\)"):
         load_condensed(DATASET)
 
 
 def test_a_gated_dataset_says_how_to_get_access(shared: Hub) -> None:
     shared.put_file("datasets", DATASET, "NOTES.md", b"", gated=True)
-    with pytest.raises(UserError, match="it is gated. Ask for access on its page on the Hub, then log in with"):
+    with pytest.raises(UserError, match="it is gated. Request access on its page on the Hub, then log in with"):
         load_condensed(DATASET)
 
 
@@ -239,7 +237,7 @@ def test_the_reader_without_srel_hub_gives_the_same_bits(
     run = branch(recovered, tmp_path, "source.eval_split=null", augment)
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run, run.folder)
+    dataset, _ = assemble(run.folder, run.recipe, run.folder)
     condensed = load_condensed(dataset)
     for number in range(2):
         pixel_values, logits = read_epoch(dataset, number)

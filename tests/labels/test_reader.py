@@ -65,8 +65,8 @@ def test_the_format_has_these_tensors(tmp_path: Path) -> None:
         (file,) = write(tmp_path, 0, [range(7)], mix, count=7, classes=5)
         with safe_open(tmp_path / file.name, framework="pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-            found = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
-        assert found == {**expected["none"], **own}
+            tensors_found = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+        assert tensors_found == {**expected["none"], **own}
 
 
 @settings(max_examples=30, deadline=None)
@@ -117,6 +117,12 @@ def fake_manifest(count: int, classes: int, mix: str, files: list[LabelFile]) ->
         torch="2",
         image_table_sha256="",
         files=tuple(files),
+        others=(),
+        top_k=None,
+        top_values=None,
+        pool="cycle",
+        committee=(),
+        kl_error=None,
     )
 
 
@@ -151,5 +157,5 @@ def test_an_unknown_format_is_refused_by_name(
     folder = relabel(branch(recovered, tmp_path))
     manifest = read_json(folder / "manifest.json") | {key: value}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=f"{key} {value!r} is unknown here"):
+    with pytest.raises(UserError, match=f"{key} {value!r} is not supported"):
         read_manifest(folder / "manifest.json")

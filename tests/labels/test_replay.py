@@ -1,4 +1,4 @@
-"""What load_condensed yields is bit for bit what the teacher was shown, and its labels are the teacher's on that."""
+"""What load_condensed yields is bit for bit what the teacher saw, and its labels are the teacher's on that."""
 
 import json
 import shutil
@@ -38,13 +38,13 @@ AUGMENTS = st.fixed_dictionaries(
 
 
 def label_and_watch(run: Run) -> list[Tensor]:
-    """Relabel, and return everything the teacher was shown, an epoch an element, [N, 3, H, W] in row order."""
-    shown: list[Tensor] = []
+    """Relabel, and return everything the teacher saw, one element per epoch, [N, 3, H, W] in row order."""
+    views_seen: list[Tensor] = []
     original = relabel.label
 
     def watched(labeller: Labeller, *arguments: object) -> object:
         def watch(views: Tensor) -> Tensor:
-            shown.append(normalize(views, labeller.table))
+            views_seen.append(normalize(views, labeller.table))
             return labeller(views)
 
         return original(watch, *arguments)  # type: ignore[arg-type]
@@ -54,8 +54,8 @@ def label_and_watch(run: Run) -> list[Tensor]:
         relabel.relabel(run)
     finally:
         relabel.label = original
-    # Last, the first epoch is shown once more, to tell what the encoding loses.
-    return list(torch.cat(shown).unflatten(0, (run.recipe.relabel.epochs + 1, -1)))[:-1]
+    # Relabel ends with the first epoch again, to measure what the encoding loses.
+    return list(torch.cat(views_seen).unflatten(0, (run.recipe.relabel.epochs + 1, -1)))[:-1]
 
 
 def publish_unmeasured(run: Run) -> Path:
@@ -94,7 +94,7 @@ def check_replay(recovered: tuple[Path, Path], augment: dict[str, object], seed:
     root = Path(tempfile.mkdtemp())
     overrides = [f"relabel.augment.{key}={str(value).lower()}" for key, value in augment.items()]
     run = branch(recovered, root, *overrides, f"seed={seed}", f"relabel.batch_size={batch}", "source.eval_split=null")
-    shown = label_and_watch(run)
+    views_seen = label_and_watch(run)
     condensed = load_condensed(publish_unmeasured(run), epochs=3)
     assert len(condensed) == 3 and condensed.manifest.epochs == 2
     for epoch in range(3):
@@ -103,7 +103,7 @@ def check_replay(recovered: tuple[Path, Path], augment: dict[str, object], seed:
             torch.set_num_threads(threads)
             for size in (1, 7, 9):
                 pixel_values, logits = read(condensed, epoch, size, workers=0)
-                assert torch.equal(pixel_values, shown[stored])
+                assert torch.equal(pixel_values, views_seen[stored])
                 answers = condensed.teacher()(pixel_values).logits
                 torch.testing.assert_close(logits, answers, rtol=RTOL, atol=ATOL)
     shutil.rmtree(root)
@@ -112,12 +112,12 @@ def check_replay(recovered: tuple[Path, Path], augment: dict[str, object], seed:
 @pytest.mark.parametrize("mix", ["none", "cutmix", "mixup"])
 def test_workers_replay_the_same(recovered: tuple[Path, Path], tmp_path: Path, mix: str) -> None:
     run = branch(recovered, tmp_path, f"relabel.augment.mix={mix}", "source.eval_split=null")
-    shown = label_and_watch(run)
+    views_seen = label_and_watch(run)
     condensed = load_condensed(publish_unmeasured(run))
     alone = read(condensed, 1, batch_size=9, workers=0)
     for batch_size in (1, 7, 9):
         together = read(condensed, 1, batch_size, workers=2)
-        assert torch.equal(together[0], shown[1]) and torch.equal(together[1], alone[1])
+        assert torch.equal(together[0], views_seen[1]) and torch.equal(together[1], alone[1])
 
 
 def test_an_epochs_file_is_opened_only_when_it_is_asked_for(recovered: tuple[Path, Path], tmp_path: Path) -> None:
@@ -152,13 +152,13 @@ def test_what_is_no_condensed_dataset_is_refused(recovered: tuple[Path, Path], t
         load_condensed(run.folder)
     with pytest.raises(UserError, match="nowhere: no local folder, and no dataset on the Hub that you may read"):
         load_condensed("nowhere")
-    with pytest.raises(UserError, match=r"epochs=0: give the number of epochs to train \(stored: 2\)"):
+    with pytest.raises(UserError, match=r"epochs=0: must be a positive number of epochs to train \(stored: 2\)"):
         load_condensed(dataset, epochs=0)
     labels = dataset / "soft_labels" / "epoch-00000.safetensors"
     content = labels.read_bytes()
     labels.unlink()
     labels.write_bytes(content[:-10])
-    with pytest.raises(UserError, match=f"{len(content) - 10} bytes, the manifest says {len(content)}"):
+    with pytest.raises(UserError, match=f"{len(content) - 10} bytes, but the manifest says {len(content)}"):
         load_condensed(dataset)[0]
 
 
@@ -167,10 +167,10 @@ def test_labels_of_other_images_are_refused(recovered: tuple[Path, Path], tmp_pa
     relabel.relabel(run)
     dataset = publish_unmeasured(run)
     manifest = dataset / "soft_labels" / "manifest.json"
-    told = json.loads(manifest.read_text())
-    told["num_images"] = 8
-    for file in told["files"]:
+    fields = json.loads(manifest.read_text())
+    fields["num_images"] = 8
+    for file in fields["files"]:
         file["rows"] = [0, 8]
-    manifest.write_text(json.dumps(told))
+    manifest.write_text(json.dumps(fields))
     with pytest.raises(Exception, match="labels are for 8 images of 3 classes"):
         load_condensed(dataset)

@@ -23,11 +23,13 @@ from srel_hub.commands.program import main
 from srel_hub.errors import UserError
 from srel_hub.evaluate import evaluate
 from srel_hub.hub.repository import Folder
-from srel_hub.labels.manifest import read_manifest
-from srel_hub.labels.verify import MANIFEST, Claim, replay, verify
+from srel_hub.labels.checks import Subject
+from srel_hub.labels.manifest import MANIFEST, read_manifest
+from srel_hub.labels.replay import replay
+from srel_hub.labels.verify import verify
 from srel_hub.relabel import relabel
 from srel_hub.reports.assemble import assemble
-from srel_hub.storage.condensed_table import features, quiet, read_parquet, write_parquet
+from srel_hub.storage.condensed_table import hide_progress_bars, read_parquet, table_features, write_parquet
 from srel_hub.storage.files import read_json, sha256
 
 
@@ -40,12 +42,12 @@ def results(path: Path | str, revision: str | None = None, fast: bool = False) -
 
 
 def failures(path: Path | str) -> dict[str, str]:
-    """What failed, by the check's name, and why."""
-    return {name: check.told for name, check in results(path).items() if check.passed is False}
+    """Return the messages of the failed checks, by the name of the check."""
+    return {name: check.message for name, check in results(path).items() if check.passed is False}
 
 
 def change(file: Path, content: bytes) -> None:
-    """A new file of that name: label files may be hard links to those of the run."""
+    """Write a new file of that name, because label files may be hard links to those of the run."""
     file.unlink()
     file.write_bytes(content)
 
@@ -58,14 +60,14 @@ def change_manifest(dataset: Path, **fields: Any) -> None:
 def reseal(run: Path) -> None:
     """Make the manifest fit the files again, as someone would who means to deceive."""
     dataset, teacher_repo = run / "dataset", run / "teacher_repo"
-    told = read_json(dataset / "soft_labels" / "manifest.json")
-    for entries, folder in ((told["files"], dataset / "soft_labels"), (told["others"], dataset)):
+    manifest = read_json(dataset / "soft_labels" / "manifest.json")
+    for entries, folder in ((manifest["files"], dataset / "soft_labels"), (manifest["others"], dataset)):
         for entry in entries:
             if (folder / entry["name"]).is_file():
                 entry["bytes"] = (folder / entry["name"]).stat().st_size
                 entry["sha256"] = sha256(folder / entry["name"])
-    told["teacher"]["sha256"] = {name: sha256(teacher_repo / name) for name in told["teacher"]["sha256"]}
-    change_manifest(dataset, **told)
+    manifest["teacher"]["sha256"] = {name: sha256(teacher_repo / name) for name in manifest["teacher"]["sha256"]}
+    change_manifest(dataset, **manifest)
 
 
 # What is whole
@@ -83,8 +85,8 @@ def test_all_is_well_with_what_was_published_and_fast_downloads_no_labels(
     hub: Hub, own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    told = read_json(own / "dataset/soft_labels/manifest.json")
-    change_manifest(own / "dataset", teacher=told["teacher"] | {"repo_id": "alice/net", "tag": None})
+    manifest = read_json(own / "dataset/soft_labels/manifest.json")
+    change_manifest(own / "dataset", teacher=manifest["teacher"] | {"repo_id": "alice/net", "tag": None})
     hub.put("datasets", "alice/colors", own / "dataset")
     hub.put("models", "alice/net", own / "teacher_repo")
     hub.faults()
@@ -99,7 +101,7 @@ def test_mixed_labels_are_computed_again_too(recovered: tuple[Path, Path], tmp_p
     run = branch(recovered, tmp_path, "source.eval_split=null", f"relabel.augment={{mix: {mix}, mix_alpha: 1}}")
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run, run.folder)
+    dataset, _ = assemble(run.folder, run.recipe, run.folder)
     assert set(failures(dataset)) <= {"accuracy"}  # of a teacher that was hardly trained
 
 
@@ -124,9 +126,9 @@ def wrong_class_order_in_the_data(run: Path) -> None:
 
 def wrong_class_order_in_the_teacher(run: Path) -> None:
     file = run / "teacher_repo" / "config.json"
-    told = read_json(file)
-    told["id2label"] = {"0": "blue", "1": "green", "2": "red"}
-    file.write_text(json.dumps(told))
+    config = read_json(file)
+    config["id2label"] = {"0": "blue", "1": "green", "2": "red"}
+    file.write_text(json.dumps(config))
     reseal(run)
 
 
@@ -186,7 +188,7 @@ def a_card_with_another_count(run: Path) -> None:
 
 
 def classes_swapped_on_the_card(run: Path) -> None:
-    """The card's features win over those of the parquet files in `load_dataset`."""
+    """Swap two class names on the card, whose features `load_dataset` prefers to those of the parquet files."""
     file = run / "dataset" / "README.md"
     change(file, file.read_bytes().replace(b"'0': red", b"'0': green").replace(b"'1': green", b"'1': red"))
 
@@ -224,15 +226,15 @@ TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {
         "not the teacher that labeled this dataset (the sha256 of model.safetensors differs)",
     ),
     swapped_and_resealed_teacher: ("replay", "the stored logits differ from the teacher's by up to"),
-    one_flipped_byte: ("soft labels", "epoch-00001.safetensors: its sha256 is not the manifest's"),
+    one_flipped_byte: ("soft labels", "epoch-00001.safetensors: its sha256 differs from the manifest's"),
     a_missing_epoch: ("files", "soft_labels/epoch-00001.safetensors is missing"),
     one_swapped_image: ("images", "sha256 of the image table differs"),
     labels_of_another_view: ("replay", "epoch 0, image"),
-    a_changed_result: ("files", "metrics.json is another file: its sha256 is not the manifest's"),
-    an_image_too_many: ("files", "data/train-extra.parquet is not named by the manifest"),
+    a_changed_result: ("files", "metrics.json is another file: its sha256 differs from the manifest's"),
+    an_image_too_many: ("files", "data/train-extra.parquet is not listed in the manifest"),
     a_card_with_another_count: ("card", "dataset_info counts [('train', 8)], the manifest has 9 images"),
-    classes_swapped_on_the_card: ("card", "dataset_info names the features"),
-    logits_beyond_all_numbers: ("replay", "the teacher's logits are not all numbers"),
+    classes_swapped_on_the_card: ("card", "dataset_info has the features"),
+    logits_beyond_all_numbers: ("replay", "the teacher's logits are not finite"),
 }
 
 
@@ -242,8 +244,8 @@ def test_what_was_tampered_with_is_named(
 ) -> None:
     check, reason = TAMPERED[tamper]
     tamper(own)
-    found = failures(own / "dataset")
-    assert reason in found.get(check, ""), found
+    messages = failures(own / "dataset")
+    assert reason in messages.get(check, ""), messages
     assert main(["verify", str(own / "dataset")]) == 1
     said = capsys.readouterr().out
     assert "FAILED " in said and "NOT what it claims: " in said
@@ -261,7 +263,7 @@ def test_rows_swapped_behind_an_unchanged_date_are_noticed(own: Path) -> None:
 
 def test_fast_hashes_what_lies_here(own: Path) -> None:
     one_flipped_byte(own)
-    assert f"{LABELS} is another file" in results(own / "dataset", fast=True)["files"].told
+    assert f"{LABELS} is another file" in results(own / "dataset", fast=True)["files"].message
 
 
 def test_a_line_stays_a_line(own: Path) -> None:
@@ -272,11 +274,11 @@ def test_a_line_stays_a_line(own: Path) -> None:
 
 def test_which_labels_are_computed_again_nobody_knows_beforehand(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of 18 labels is wrong and one is looked at: now and then it is that one."""
-    monkeypatch.setattr("srel_hub.labels.verify.SAMPLED_EPOCHS", 1)
-    monkeypatch.setattr("srel_hub.labels.verify.SAMPLED_IMAGES", 1)
+    monkeypatch.setattr("srel_hub.labels.replay.SAMPLED_EPOCHS", 1)
+    monkeypatch.setattr("srel_hub.labels.replay.SAMPLED_IMAGES", 1)
     epoch_with(logits=set_row(4, [9, -9, 9]))(own)
     store = Folder(own / "dataset")
-    claim = Claim(store, read_manifest(store.fetch(MANIFEST)), fast=False)
+    claim = Subject(store, read_manifest(store.fetch(MANIFEST)), fast=False)
 
     def passes() -> bool:
         try:
@@ -289,13 +291,13 @@ def test_which_labels_are_computed_again_nobody_knows_beforehand(own: Path, monk
 
 def test_an_accuracy_below_the_manifests_is_caught(own: Path) -> None:
     dataset = own / "dataset"
-    told = read_json(dataset / "soft_labels/manifest.json")
+    manifest = read_json(dataset / "soft_labels/manifest.json")
     weights = load_file(own / "teacher_repo" / "model.safetensors")
     change(own / "teacher_repo" / "model.safetensors", b"")
     zeros = {k: np.asarray(v * ("classifier" not in k), v.dtype) for k, v in weights.items()}
     save_file(zeros, own / "teacher_repo" / "model.safetensors", {"format": "pt"})
     reseal(own)
-    accuracy = told["teacher"]["accuracy"]
+    accuracy = manifest["teacher"]["accuracy"]
     assert f"the manifest says {accuracy:.1%}" in failures(dataset)["accuracy"]
     sealed = read_json(dataset / "soft_labels/manifest.json")
     change_manifest(dataset, teacher=sealed["teacher"] | {"accuracy": 0.0})
@@ -327,7 +329,7 @@ def manifest_text(text: str) -> Callable[[Path], None]:
 
 
 def huge_png(run: Path) -> None:
-    """A few bytes that claim 60,000 x 60,000 pixels."""
+    """Write a PNG of a few bytes whose header says 60,000 x 60,000 pixels."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -339,15 +341,15 @@ def huge_png(run: Path) -> None:
     rows = list(read_parquet(run / "dataset" / DATA))
     rows[4] = (bomb, rows[4][1])
     table = {"image": [{"bytes": png, "path": None} for png, _ in rows], "label": [label for _, label in rows]}
-    with quiet():
-        datasets.Dataset.from_dict(table, features=features(["red", "green", "blue"])).to_parquet(
+    with hide_progress_bars():
+        datasets.Dataset.from_dict(table, features=table_features(["red", "green", "blue"])).to_parquet(
             run / "dataset" / DATA
         )
     reseal(run)
 
 
 def epoch_with(**tensors: Callable[[Any], Any]) -> Callable[[Path], None]:
-    """The first epoch's tensors changed, and the manifest made to fit."""
+    """Change tensors of the first epoch, and adapt the manifest to them."""
 
     def harm(run: Path) -> None:
         file = run / "dataset/soft_labels/epoch-00000.safetensors"
@@ -391,12 +393,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
 )
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a name above": (file_named("../../../etc/passwd"), "'../../../etc/passwd' is no name of a label file"),
-    "an absolute name": (file_named("/etc/passwd"), "'/etc/passwd' is no name of a label file"),
-    "a name with backslashes": (file_named("..\\x.safetensors"), "is no name of a label file"),
+    "a name above": (file_named("../../../etc/passwd"), "'../../../etc/passwd' is not the name of a label file"),
+    "an absolute name": (file_named("/etc/passwd"), "'/etc/passwd' is not the name of a label file"),
+    "a name with backslashes": (file_named("..\\x.safetensors"), "is not the name of a label file"),
     "another file above": (
         manifest_with(others=[{"name": "../x", "bytes": 1, "sha256": ""}]),
-        "others: '../x' is no path inside the repository",
+        "others: '../x' is not a path inside the repository",
     ),
     "a teacher's file above": (
         manifest_with(teacher={"repo_id": None, "tag": None, "sha256": {"../../x": ""}, "accuracy": 1.0}),
@@ -416,23 +418,23 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         "teacher.repo_id '/home/me': must be namespace/name",
     ),
-    "YAML of a wrong type": (card_with("a: !!int ''"), "its metadata is no plain YAML"),
+    "YAML of a wrong type": (card_with("a: !!int ''"), "its metadata is not plain YAML"),
     "too many images": (manifest_with(num_images=2**40), "out of range"),
     "more images than there are": (manifest_with(num_images=10), "not all of [0, 10)"),
     "images of a gigapixel": (manifest_with(image_size=[32767, 32767]), "must be an RGB PNG of 32767 x 32767"),
     "images too large": (manifest_with(image_size=[10**9, 10**9]), "image_size [1000000000, 1000000000]"),
     "K and names disagree": (manifest_with(num_classes=4), "num_classes: 4, but class_names has 3 names"),
     "a name twice": (manifest_with(class_names=["red", "red", "blue"]), "3 names, 2 of them different"),
-    "a normalization by nothing": (manifest_with(std=[0.2, 0.0, 0.2]), "no normalization"),
-    "no number": (manifest_text('{"format": NaN}'), "format nan is unknown here"),
-    "no mapping": (manifest_text("[1, 2]"), "not a manifest, but list"),
-    "no JSON": (manifest_text("\x00\x01"), "not a manifest, since it is no JSON"),
-    "a nest of lists": (manifest_text("[" * 100_000), "not a manifest, since it is no JSON"),
-    "a YAML bomb": (card_with(BOMB), "its metadata unfolds to more than 1000000 values"),
-    "YAML that holds itself": (card_with("a: &a [*a]"), "its metadata unfolds to more than 1000000 values"),
-    "YAML that makes objects": (card_with("a: !!python/object/apply:os.getcwd []"), "its metadata is no plain YAML"),
-    "a nest of YAML": (card_with("[" * 100_000), "its metadata is no plain YAML"),
-    "a card too large": (card_with("a: " + "x" * 3_000_000), "more than 2000000: not a card of ours"),
+    "a normalization by nothing": (manifest_with(std=[0.2, 0.0, 0.2]), "std positive"),
+    "no number": (manifest_text('{"format": NaN}'), "format nan is not supported"),
+    "no mapping": (manifest_text("[1, 2]"), "not a manifest: it must be a JSON object, not list"),
+    "no JSON": (manifest_text("\x00\x01"), "not a manifest: it is not valid JSON"),
+    "a nest of lists": (manifest_text("[" * 100_000), "not a manifest: it is not valid JSON"),
+    "a YAML bomb": (card_with(BOMB), "its metadata expands to more than 1000000 values"),
+    "YAML that holds itself": (card_with("a: &a [*a]"), "its metadata expands to more than 1000000 values"),
+    "YAML that makes objects": (card_with("a: !!python/object/apply:os.getcwd []"), "its metadata is not plain YAML"),
+    "a nest of YAML": (card_with("[" * 100_000), "its metadata is not plain YAML"),
+    "a card too large": (card_with("a: " + "x" * 3_000_000), "more than 2000000: not a card of srel_hub"),
     "no card": (lambda run: change(run / "dataset/README.md", b"# Hello"), "does not begin with metadata"),
     "a PNG of 60,000 x 60,000": (huge_png, "image 4: must be an RGB PNG of 8 x 8 pixels, is"),
     "a cut safetensors file": (cut_safetensors, "epoch-00000.safetensors: not a safetensors file"),
@@ -461,8 +463,8 @@ def test_hostile_files_give_an_error_and_nothing_else(own: Path, case: str, hub:
         _ = condensed.pixels
         condensed[0]
     assert reason in str(caught.value)
-    found = failures(own / "dataset")
-    assert any(reason in told for told in found.values()), found
+    messages = failures(own / "dataset")
+    assert any(reason in message for message in messages.values()), messages
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 300_000  # KiB
     assert set(own.rglob("*")) == before
 
@@ -470,8 +472,11 @@ def test_hostile_files_give_an_error_and_nothing_else(own: Path, case: str, hub:
 @pytest.mark.parametrize(("tensor", "row", "value"), [("order", 3, 0), ("logits", 2, float("nan"))])
 def test_what_only_a_check_would_notice_is_noticed(own: Path, tensor: str, row: int, value: float) -> None:
     epoch_with(**{tensor: set_row(row, value)})(own)
-    told = {"order": "epoch 0: its order is no permutation", "logits": "epoch 0: the logits of image 2 are not all"}
-    assert told[tensor] in failures(own / "dataset")["soft labels"]
+    messages = {
+        "order": "epoch 0: its order is not a permutation",
+        "logits": "the logits of image 2 are not finite",
+    }
+    assert messages[tensor] in failures(own / "dataset")["soft labels"]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +489,7 @@ def test_mixes_out_of_range_are_refused(
     run = branch(recovered, tmp_path, "source.eval_split=null", f"relabel.augment={{mix: {mix}, mix_alpha: 1}}")
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run, run.folder)
+    dataset, _ = assemble(run.folder, run.recipe, run.folder)
     value = [0, 0, 99, 1] if tensor == "mix_boxes" else value
     epoch_with(**{tensor: set_row(1, value)})(run.folder)
     with pytest.raises(UserError, match=f"{tensor} of image 1 is .*: out of range"):
@@ -497,7 +502,7 @@ def test_a_hostile_dataset_on_the_hub_writes_nothing_but_its_cache(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     file_named("../../../../escaped.safetensors")(own)
     hub.put("datasets", "alice/harm", own / "dataset")
-    with pytest.raises(UserError, match="is no name of a label file"):
+    with pytest.raises(UserError, match="is not the name of a label file"):
         load_condensed("alice/harm")
     assert not list(tmp_path.rglob("escaped*"))
     assert all("cache" in path.parts or "runs" in path.parts for path in tmp_path.rglob("*") if path.is_file())
@@ -515,7 +520,7 @@ def parquet_of(rows: list[dict[str, Any]]) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([{"image": {"bytes": b"x" * 10**6, "path": None}, "label": 0}] * 400, "the dataset has 400 of 3"),
+        ([{"image": {"bytes": b"x" * 10**6, "path": None}, "label": 0}] * 400, "the dataset has 400 images of 3"),
         ([{"image": {"bytes": b"", "path": "/etc/hostname"}, "label": 0}] * 9, "image 0: must be an RGB PNG"),
         ([{"image": {"bytes": None, "path": "/etc/hostname"}, "label": 0}] * 9, "image 0: must be an RGB PNG"),
     ],
@@ -525,7 +530,7 @@ def test_hostile_parquet_files_are_refused(own: Path, rows: list[dict[str, Any]]
     parquet_of(rows)(own)
     with pytest.raises(UserError, match=reason):
         _ = load_condensed(own / "dataset").images
-    assert any(reason in told for told in failures(own / "dataset").values())
+    assert any(reason in message for message in failures(own / "dataset").values())
 
 
 @pytest.mark.parametrize(
@@ -544,7 +549,7 @@ def test_hostile_teachers_are_refused(own: Path, file: str, fields: dict[str, An
     path = own / "teacher_repo" / file
     path.write_text(json.dumps(read_json(path) | fields))
     reseal(own)
-    with pytest.raises(UserError, match="no classifier that transformers can load"):
+    with pytest.raises(UserError, match="transformers cannot load a classifier"):
         load_condensed(own / "dataset").teacher()
     assert "teacher" in failures(own / "dataset")
 
@@ -552,8 +557,8 @@ def test_hostile_teachers_are_refused(own: Path, file: str, fields: dict[str, An
 def test_a_teacher_without_all_its_weights_is_refused(own: Path) -> None:
     weights = load_file(own / "teacher_repo" / "model.safetensors")
     change(own / "teacher_repo" / "model.safetensors", b"")
-    kept = {name: value for name, value in weights.items() if "classifier" not in name}
-    save_file(kept, own / "teacher_repo" / "model.safetensors", {"format": "pt"})
+    incomplete = {name: value for name, value in weights.items() if "classifier" not in name}
+    save_file(incomplete, own / "teacher_repo" / "model.safetensors", {"format": "pt"})
     reseal(own)
     with pytest.raises(UserError, match="its weights lack classifier.bias, classifier.weight"):
         load_condensed(own / "dataset").teacher()

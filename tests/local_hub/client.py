@@ -1,4 +1,4 @@
-"""Starts the Hub and talks to its back door. Imports nothing of Hugging Face: their environment is read at import."""
+"""The Hub of the tests as a process. It imports no Hugging Face library: these read their environment on import."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ OWN_FOLDERS = (  # each follows HF_HOME unless it is set
 
 
 class Hub:
-    """A Hub in a process of its own, on a free port of 127.0.0.1."""
+    """A Hub in its own process, on a free port of 127.0.0.1."""
 
     def __init__(self) -> None:
         command = [sys.executable, str(SERVER)]
@@ -37,10 +37,12 @@ class Hub:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     def environment(self, home: Path | str, token: str | None = None) -> dict[str, str]:
-        """What a user of this Hub has in the environment: an empty home, and a token or none."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and key not in OWN_FOLDERS}
+        """Return the environment of a user of this Hub, with this home and token."""
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith("HF_") and key not in OWN_FOLDERS
+        }
         return {
-            **kept,
+            **inherited,
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
             **({"HF_TOKEN": token} if token else {}),
@@ -55,36 +57,37 @@ class Hub:
         }
 
     def reset(self) -> None:
-        """An empty Hub without faults."""
+        """Remove all repositories and faults."""
         self._post("reset", {})
 
     def faults(self, *faults: Mapping[str, Any]) -> None:
-        """Arm these faults (server.Fault), and begin a new log."""
+        """Set the faults (server.Fault) of the next requests, and clear the log."""
         self._post("faults", list(faults))
 
     def log(self) -> list[dict[str, Any]]:
-        """Requests since the last call of `reset` or `faults`."""
-        found: list[dict[str, Any]] = self._get("log")
-        return found
+        """Return the requests since the last call of `reset` or `faults`."""
+        entries: list[dict[str, Any]] = self._get("log")
+        return entries
 
     def state(self) -> dict[str, Any]:
-        """What the Hub holds: `repos` by kind and name, the number of `objects`, `collections`."""
-        found: dict[str, Any] = self._get("state")
-        return found
+        """Return the content of the Hub: `repos` by kind and name, the number of `objects`, `collections`."""
+        state: dict[str, Any] = self._get("state")
+        return state
 
     def put(self, kind: str, name: str, folder: Path, private: bool = False) -> None:
-        """Put a folder's files into a repository by the back door; kind is datasets or models."""
+        """Put the files of a folder into a repository, bypassing the interface; kind is datasets or models."""
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             self.put_file(kind, name, file.relative_to(folder).as_posix(), file.read_bytes(), private)
 
     def put_file(
         self, kind: str, name: str, path: str, content: bytes, private: bool = False, gated: bool = False
     ) -> None:
-        told = {"kind": kind, "name": name, "path": path, "private": private, "gated": gated}
-        self._post("file", {**told, "content": base64.b64encode(content).decode()})
+        """Put one file into a repository, bypassing the interface."""
+        fields = {"kind": kind, "name": name, "path": path, "private": private, "gated": gated}
+        self._post("file", {**fields, "content": base64.b64encode(content).decode()})
 
     def tag(self, kind: str, name: str, tag: str) -> None:
-        """Tag the main branch by the back door."""
+        """Tag the main branch, bypassing the interface."""
         self._post("tag", {"kind": kind, "name": name, "tag": tag})
 
     def _get(self, name: str) -> Any:

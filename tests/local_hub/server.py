@@ -1,8 +1,8 @@
-"""The Hub's HTTP API over a Store, with faults on demand and a log of requests.
+"""The Hub's HTTP interface on a Store, with faults on demand and a log of requests.
 
-    python tests/hub/server.py          prints its port
+    python tests/local_hub/server.py          prints its port
 
-ErrorCollector and the log are reached under /_test/, which no client knows.
+Faults and the log are set and read under /_test/, which is not part of the Hub's interface.
 """
 
 import base64
@@ -35,11 +35,11 @@ PAGE = 40  # entries of a tree page: small, so that every listing has several
 
 @dataclass
 class Fault:
-    """Befalls the nth request from now that matches.
+    """A fault of the nth request from now that matches method and path.
 
-    500, 503, 429: that answer. cut: the connection. lost: carried out, but the answer is cut off. hold: no answer for
-    a minute. late: carried out, then no answer for a minute. page: one that is no Hub's. corrupt: one bit of the body.
-    truncate: half of it.
+    500, 503, 429: respond with this status. cut: close the connection. lost: process the request, then close the
+    connection. hold: wait a minute without processing it. late: process it, then wait a minute. page: respond with a
+    page that is not the Hub's. corrupt: flip one bit of the body. truncate: send half of the body.
     """
 
     kind: str
@@ -163,12 +163,12 @@ def whoami(request: Request) -> Answer:
 
 @route("POST", "/api/repos/create")
 def create_repo(request: Request) -> Answer:
-    asked, user = request.json, request.user
-    kind = {"dataset": "datasets"}.get(asked.get("type", "model"), "models")
-    name = f"{asked.get('organization') or (user.name if user else '')}/{asked['name']}"
+    requested, user = request.json, request.user
+    kind = {"dataset": "datasets"}.get(requested.get("type", "model"), "models")
+    name = f"{requested.get('organization') or (user.name if user else '')}/{requested['name']}"
     url = f"{request.base}/{'datasets/' if kind == 'datasets' else ''}{name}"
     try:
-        request.store.create(kind, name, asked.get("visibility") == "private", user)
+        request.store.create(kind, name, requested.get("visibility") == "private", user)
     except RefusedError as refused:
         if refused.status == 409:
             refused.body["url"] = url
@@ -178,11 +178,11 @@ def create_repo(request: Request) -> Answer:
 
 @route("PUT", f"{API}/settings")
 def settings(request: Request) -> Answer:
-    repo, asked = request.repo(write=True), request.json
-    if "visibility" in asked:
-        repo.private = asked["visibility"] == "private"
-    if "gated" in asked:
-        repo.gated = bool(asked["gated"])
+    repo, requested = request.repo(write=True), request.json
+    if "visibility" in requested:
+        repo.private = requested["visibility"] == "private"
+    if "gated" in requested:
+        repo.gated = bool(requested["gated"])
     return Answer.of({})
 
 
@@ -220,8 +220,8 @@ def sibling(path: str, blob: Blob, metadata: bool) -> dict[str, Any]:
 
 
 def front_matter(readme: str) -> dict[str, Any]:
-    found = re.match(r"---\n(.*?)\n---\n", readme, re.DOTALL)
-    loaded = yaml.safe_load(found[1]) if found else {}
+    metadata = re.match(r"---\n(.*?)\n---\n", readme, re.DOTALL)
+    loaded = yaml.safe_load(metadata[1]) if metadata else {}
     return loaded if isinstance(loaded, dict) else {}
 
 
@@ -245,7 +245,7 @@ def entry(path: str, blob: Blob) -> dict[str, Any]:
 
 def listing(commit: Commit, below: str, recursive: bool) -> list[dict[str, Any]]:
     prefix = f"{below}/" if below else ""
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for path, blob in sorted(commit.files.items()):
         if path == below:
             return [entry(path, blob)]
@@ -254,16 +254,16 @@ def listing(commit: Commit, below: str, recursive: bool) -> list[dict[str, Any]]
             for depth in range(1, len(steps)):
                 folder = prefix + "/".join(steps[:depth])
                 if recursive or depth == 1:
-                    found[folder] = {
+                    entries[folder] = {
                         "type": "directory",
                         "path": folder,
                         "oid": hashlib.sha1(folder.encode()).hexdigest(),
                     }
             if recursive or len(steps) == 1:
-                found[path] = entry(path, blob)
-    if below and not found:
+                entries[path] = entry(path, blob)
+    if below and not entries:
         raise RefusedError(404, f"{below} does not exist", "EntryNotFound")
-    return list(found.values())
+    return list(entries.values())
 
 
 @route("GET", rf"{API}/tree{REV}(?:/(?P<below>.+))?")
@@ -283,20 +283,24 @@ def tree(request: Request) -> Answer:
 @route("POST", rf"{API}/paths-info{REV}")
 def paths_info(request: Request) -> Answer:
     files = request.repo(files=True).at(request.revision).files
-    asked = parse_qs(request.body.decode()).get("paths", [])
-    return Answer.of([entry(path, files[path]) for path in asked if path in files])
+    requested = parse_qs(request.body.decode()).get("paths", [])
+    return Answer.of([entry(path, files[path]) for path in requested if path in files])
 
 
 @route("GET", f"{API}/refs")
 def refs(request: Request) -> Answer:
     repo = request.repo()
 
-    def told(prefix: str, names: Mapping[str, Commit]) -> list[dict[str, str]]:
+    def describe(prefix: str, names: Mapping[str, Commit]) -> list[dict[str, str]]:
         return [{"name": name, "ref": f"{prefix}{name}", "targetCommit": one.sha} for name, one in names.items()]
 
-    answer = {"branches": told("refs/heads/", repo.branches), "tags": told("refs/tags/", repo.tags), "converts": []}
+    answer = {
+        "branches": describe("refs/heads/", repo.branches),
+        "tags": describe("refs/tags/", repo.tags),
+        "converts": [],
+    }
     if "include_prs" in request.query:
-        answer["pullRequests"] = told("", repo.pulls)
+        answer["pullRequests"] = describe("", repo.pulls)
     return Answer.of(answer)
 
 
@@ -335,11 +339,11 @@ def preupload(request: Request) -> Answer:
     repo = request.repo(write="create_pr" not in request.query)
     files = repo.at(request.revision).files
     answers = []
-    for asked in request.json["files"]:
-        there = files.get(asked["path"])
-        mode = upload_mode(asked["path"], asked["size"], base64.b64decode(asked.get("sample", "")))
-        told = {"path": asked["path"], "uploadMode": mode, "shouldIgnore": False}
-        answers.append(told | ({"oid": there.etag} if there else {}))
+    for requested in request.json["files"]:
+        present = files.get(requested["path"])
+        mode = upload_mode(requested["path"], requested["size"], base64.b64decode(requested.get("sample", "")))
+        answer = {"path": requested["path"], "uploadMode": mode, "shouldIgnore": False}
+        answers.append(answer | ({"oid": present.etag} if present else {}))
     return Answer.of({"files": answers})
 
 
@@ -347,12 +351,12 @@ def preupload(request: Request) -> Answer:
 def lfs_batch(request: Request) -> Answer:
     request.repo(write=True)
     objects = []
-    for asked in request.json["objects"]:
+    for requested in request.json["objects"]:
         actions = {
-            "upload": {"href": f"{WORLD.storage}/_lfs/{asked['oid']}?size={asked['size']}"},
+            "upload": {"href": f"{WORLD.storage}/_lfs/{requested['oid']}?size={requested['size']}"},
             "verify": {"href": f"{request.base}/_lfs/verify"},
         }
-        objects.append({**asked, **({} if asked["oid"] in request.store.objects else {"actions": actions})})
+        objects.append({**requested, **({} if requested["oid"] in request.store.objects else {"actions": actions})})
     return Answer.of({"transfer": "basic", "objects": objects})
 
 
@@ -367,8 +371,8 @@ def lfs_put(request: Request) -> Answer:
 
 @route("POST", "/_lfs/verify")
 def lfs_verify(request: Request) -> Answer:
-    there = request.store.objects.get(request.json["oid"])
-    if there is None or len(there) != request.json["size"]:
+    stored = request.store.objects.get(request.json["oid"])
+    if stored is None or len(stored) != request.json["size"]:
         raise RefusedError(404, "no such object")
     return Answer.of({})
 
@@ -411,10 +415,10 @@ def cdn(request: Request) -> Answer:
 
 
 def ranged(request: Request, content: bytes, headers: dict[str, str]) -> Answer:
-    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
-    if asked is None:
+    requested = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+    if requested is None:
         return Answer(200, content, headers)
-    start, stop = int(asked[1]), min(int(asked[2]) + 1 if asked[2] else len(content), len(content))
+    start, stop = int(requested[1]), min(int(requested[2]) + 1 if requested[2] else len(content), len(content))
     if start >= len(content):
         raise RefusedError(416, "Range Not Satisfiable")
     return Answer(206, content[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"})
@@ -425,20 +429,20 @@ def ranged(request: Request, content: bytes, headers: dict[str, str]) -> Answer:
 
 @route("POST", "/api/collections")
 def create_collection(request: Request) -> Answer:
-    asked, user = request.json, request.user
-    if user is None or not user.may_write(asked["namespace"]):
+    requested, user = request.json, request.user
+    if user is None or not user.may_write(requested["namespace"]):
         raise RefusedError(403, "You don't have the rights to create a collection under this namespace")
-    slug = f"{asked['namespace']}/{re.sub('[^a-z0-9]+', '-', asked['title'].lower())}-{'0' * 24}"
+    slug = f"{requested['namespace']}/{re.sub('[^a-z0-9]+', '-', requested['title'].lower())}-{'0' * 24}"
     if slug in request.store.collections:
         raise RefusedError(409, "This collection already exists", body={"slug": slug})
     request.store.collections[slug] = {
         "slug": slug,
-        "title": asked["title"],
-        "owner": {"name": asked["namespace"]},
+        "title": requested["title"],
+        "owner": {"name": requested["namespace"]},
         "items": [],
         "lastUpdated": DATE,
         "position": 0,
-        "private": bool(asked.get("private")),
+        "private": bool(requested.get("private")),
         "theme": "blue",
         "upvotes": 0,
     }
@@ -463,10 +467,10 @@ def add_item(request: Request) -> Answer:
 
 
 def found_collection(request: Request) -> dict[str, Any]:
-    found = request.store.collections.get(request.parts["slug"])
-    if found is None:
+    collection = request.store.collections.get(request.parts["slug"])
+    if collection is None:
         raise RefusedError(404, "Collection not found")
-    return found
+    return collection
 
 
 # For the tests themselves
@@ -494,7 +498,7 @@ def get_log(_: Request) -> Answer:
 def state(_: Request) -> Answer:
     """Every repository: visibility, and for each branch, tag and pull request its commits and files."""
 
-    def told(commit: Commit) -> dict[str, Any]:
+    def describe(commit: Commit) -> dict[str, Any]:
         files = {path: blob.sha256 for path, blob in sorted(commit.files.items())}
         return {"sha": commit.sha, "titles": [one.title for one in commit.history()], "files": files}
 
@@ -502,7 +506,7 @@ def state(_: Request) -> Answer:
         yield from (*repo.branches.items(), *repo.tags.items(), *repo.pulls.items())
 
     repos = {
-        f"{kind}/{name}": {"private": repo.private, "refs": {ref: told(commit) for ref, commit in refs_of(repo)}}
+        f"{kind}/{name}": {"private": repo.private, "refs": {ref: describe(commit) for ref, commit in refs_of(repo)}}
         for (kind, name), repo in WORLD.store.repos.items()
     }
     return Answer.of({"repos": repos, "objects": len(WORLD.store.objects), "collections": WORLD.store.collections})
@@ -510,31 +514,34 @@ def state(_: Request) -> Answer:
 
 @route("POST", "/_test/file")
 def tamper(request: Request) -> Answer:
-    """Put any file into a repository by the back door; the repository is made where there is none."""
-    asked = request.json
-    kind, name = asked["kind"], asked["name"]
+    """Put any file into a repository, bypassing the interface; create the repository if needed."""
+    requested = request.json
+    kind, name = requested["kind"], requested["name"]
     user = User(name.split("/")[0], "write")
-    repo = WORLD.store.repos.get((kind, name)) or WORLD.store.create(kind, name, asked.get("private", False), user)
-    repo.gated = asked.get("gated", False)
-    content = base64.b64decode(asked["content"])
+    repo = WORLD.store.repos.get((kind, name)) or WORLD.store.create(kind, name, requested.get("private", False), user)
+    repo.gated = requested.get("gated", False)
+    content = base64.b64decode(requested["content"])
     lines: list[dict[str, Any]] = [{"key": "header", "value": {"summary": "by the back door"}}]
-    if upload_mode(asked["path"], len(content), content[:512]) == "lfs":
+    if upload_mode(requested["path"], len(content), content[:512]) == "lfs":
         oid = hashlib.sha256(content).hexdigest()
         WORLD.store.objects[oid] = content
-        value = {"path": asked["path"], "oid": oid, "size": len(content)}
+        value = {"path": requested["path"], "oid": oid, "size": len(content)}
         lines.append({"key": "lfsFile", "value": value})
     else:
         lines.append(
-            {"key": "file", "value": {"path": asked["path"], "content": asked["content"], "encoding": "base64"}}
+            {
+                "key": "file",
+                "value": {"path": requested["path"], "content": requested["content"], "encoding": "base64"},
+            }
         )
     return Answer.of({"sha": WORLD.store.commit(repo, "main", lines, user, pr=False).sha})
 
 
 @route("POST", "/_test/tag")
 def tag(request: Request) -> Answer:
-    asked = request.json
-    repo = WORLD.store.repos[asked["kind"], asked["name"]]
-    repo.tags[asked["tag"]] = repo.branches["main"]
+    requested = request.json
+    repo = WORLD.store.repos[requested["kind"], requested["name"]]
+    repo.tags[requested["tag"]] = repo.branches["main"]
     return Answer.of({})
 
 
@@ -610,9 +617,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def answer(request: Request) -> Answer:
     for method, pattern, function in ROUTES:
-        found = pattern.match(request.path)
-        if method == request.method and found:
-            request.parts = found.groupdict()
+        match = pattern.match(request.path)
+        if method == request.method and match:
+            request.parts = match.groupdict()
             try:
                 return function(request)
             except RefusedError as refused:

@@ -149,11 +149,11 @@ class Store:
             return repo
 
     def commit(self, repo: Repo, revision: str, lines: Iterable[Mapping[str, Any]], user: User, pr: bool) -> Commit:
-        """Apply a commit whole, or refuse it whole."""
+        """Apply a whole commit, or reject it as a whole."""
         with self.lock:
             head = repo.at(revision)
             if revision not in repo.branches and revision not in repo.pulls:
-                raise RefusedError(400, f"{revision} is no branch")
+                raise RefusedError(400, f"{revision} is not a branch")
             files, header = dict(head.files), dict[str, Any]()
             for line in lines:
                 key, value = line["key"], line["value"]
@@ -182,10 +182,10 @@ class Store:
     def _commit(
         self, parent: Commit | None, title: str, user: str, files: Mapping[str, Blob], description: str = ""
     ) -> Commit:
-        told = json.dumps(
+        identity = json.dumps(
             [parent and parent.sha, title, description, user, {path: files[path].oid for path in sorted(files)}]
         )
-        sha = hashlib.sha1(told.encode()).hexdigest()
+        sha = hashlib.sha1(identity.encode()).hexdigest()
         return Commit(sha, f"{title}\n\n{description}".strip(), user, parent, dict(files))
 
 

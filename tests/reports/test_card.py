@@ -1,6 +1,8 @@
-"""Both cards whole, from a fixed run, as golden files; what is in them is the artifacts' and valid to the Hub.
+"""Cards of a fixed run equal the golden files, take their numbers from artifacts, and are valid to the Hub.
 
-SREL_GOLDEN=write python -m pytest tests/test_cards.py     writes them anew, to be read before they are committed
+To rewrite the golden files, run this and read them before you commit:
+
+    SREL_GOLDEN=write python -m pytest tests/reports/test_card.py
 """
 
 import os
@@ -30,7 +32,7 @@ VARIANTS = {
 
 
 def cards(folder: Path, *overrides: str) -> dict[str, str]:
-    """Both cards of the fixed run; folder then holds the run and the dataset's tree."""
+    """Return both cards of the fixed run; write the run and the dataset's tree to `folder`."""
     recipe = load_recipe("quickstart", [*SHORT, *overrides])
     run = folder / "run"
     shutil.copytree(GOLDEN / "run", run)
@@ -49,14 +51,14 @@ def cards(folder: Path, *overrides: str) -> dict[str, str]:
 
 
 def steady(card: str) -> str:
-    """Without what pyarrow's and torch's versions decide: the bytes of files."""
+    """Replace the sizes of files, which depend on the versions of pyarrow and torch."""
     return re.sub(
         r"(num_bytes|download_size|dataset_size): \d+", r"\1: N", re.sub(r"\| \d+ \| [\d.]+ KiB \|", "| N | N |", card)
     )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_cards_are_the_golden_ones(tmp_path: Path, variant: str) -> None:
+def test_the_cards_equal_the_golden_files(tmp_path: Path, variant: str) -> None:
     for name, card in cards(tmp_path, *VARIANTS[variant]).items():
         file = GOLDEN / f"{name}_{variant}.md"
         if os.environ.get("SREL_GOLDEN") == "write":
@@ -65,9 +67,9 @@ def test_the_cards_are_the_golden_ones(tmp_path: Path, variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_front_matter_is_valid_to_the_hubs_own_classes(tmp_path: Path, variant: str) -> None:
-    made = cards(tmp_path, *VARIANTS[variant])
-    dataset, model = DatasetCard(made["dataset"]), ModelCard(made["teacher"])
+def test_the_front_matter_is_valid_to_the_classes_of_the_hub(tmp_path: Path, variant: str) -> None:
+    rendered = cards(tmp_path, *VARIANTS[variant])
+    dataset, model = DatasetCard(rendered["dataset"]), ModelCard(rendered["teacher"])
     dataset.validate(repo_type="dataset")
     model.validate(repo_type="model")
     assert dataset.data.to_dict()["license"] == model.data.license == "cc-by-4.0"
@@ -76,9 +78,9 @@ def test_the_front_matter_is_valid_to_the_hubs_own_classes(tmp_path: Path, varia
 
 
 def test_each_card_links_the_other(tmp_path: Path) -> None:
-    made = cards(tmp_path, *VARIANTS["published"])
-    assert f"[{REPO}-teacher](https://huggingface.co/{REPO}-teacher)" in made["dataset"]
-    assert f"[{REPO}](https://huggingface.co/datasets/{REPO})" in made["teacher"]
+    rendered = cards(tmp_path, *VARIANTS["published"])
+    assert f"[{REPO}-teacher](https://huggingface.co/{REPO}-teacher)" in rendered["dataset"]
+    assert f"[{REPO}](https://huggingface.co/datasets/{REPO})" in rendered["teacher"]
 
 
 def test_sizes_on_the_card_are_those_of_the_files(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page about a dataset: whole in itself, true to the dataset, and usable by keyboard in a real browser."""
+"""The HTML report is one file, shows what the dataset holds, and works with a keyboard in a real browser."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ NAMES = ["red", "<script>alert(1)</script>", "a very long name " * 6]
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with pictures, cut-and-mixed labels, and class names that are not harmless."""
+    """Return a run with pictures, CutMix labels, and class names that hold HTML."""
     folder = tmp_path_factory.mktemp("reported")
     file = write_recipe(folder / "colors.yaml", make_source(folder / "source", (8, 8), NAMES))
     run = Run(small_recipe(file, folder / "runs", "pictures=true", "relabel.augment.mix=cutmix"))
@@ -33,7 +33,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.folder
 
 
-def test_it_is_whole_in_itself(reported: Path) -> None:
+def test_it_loads_nothing_from_elsewhere(reported: Path) -> None:
     page = (reported / "report.html").read_text()
     assert "default-src 'none'" in page and "<script" not in page
     assert all(uri.startswith("data:image/") for uri in re.findall(r'src="([^"]*)"', page))
@@ -52,23 +52,23 @@ def test_it_shows_the_numbers_of_the_run(reported: Path) -> None:
         assert digest in page
 
 
-def test_its_soft_labels_are_those_of_the_views(reported: Path) -> None:
+def test_its_soft_labels_are_those_of_the_crops(reported: Path) -> None:
     condensed = load_condensed(reported / "dataset")
-    classes = list(report.by_class(condensed))
-    assert [len(each.images) for each in classes] == [3, 3, 3]
+    classes = list(report.images_by_class(condensed))
+    assert [len(of_class.images) for of_class in classes] == [3, 3, 3]
     for label, of_class in enumerate(classes):
         for image in of_class.images:
             assert condensed.labels[image.row] == label
-            for epoch, view in zip(condensed, image.views, strict=True):
+            for epoch, crop in zip(condensed, image.crops, strict=True):
                 shares = epoch[image.row]["logits"].softmax(0)
                 best = int(shares.argmax())
-                assert view.labels[0] == report.Label(NAMES[best], pytest.approx(float(shares[best])))
-                assert view.image == report.data_uri(epoch.shown(torch.tensor([image.row]))[0])
+                assert crop.labels[0] == report.Label(NAMES[best], pytest.approx(float(shares[best])))
+                assert crop.image == report.data_uri(epoch.render(torch.tensor([image.row]))[0])
                 partner = int(epoch.views.partners[image.row])
-                assert view.mixed_with == (None if partner == image.row else NAMES[condensed.labels[partner]])
+                assert crop.mixed_with == (None if partner == image.row else NAMES[condensed.labels[partner]])
 
 
-def test_a_large_dataset_is_shown_in_part(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_of_a_large_dataset_is_shown(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = report.report(str(reported))
     assert "9 of 9 images" in whole
     monkeypatch.setattr(report, "MOST_BYTES", 1000)
@@ -76,19 +76,19 @@ def test_a_large_dataset_is_shown_in_part(reported: Path, monkeypatch: pytest.Mo
     assert re.search("[12] of 9 images", part) and len(part) < len(whole)
 
 
-def test_large_images_are_made_smaller() -> None:
+def test_large_images_are_shrunk() -> None:
     noise = torch.randint(0, 256, (3, 300, 200), dtype=torch.uint8)
     assert len(report.data_uri(noise)) < 1.5 * 3 * report.LARGEST_SIDE**2
 
 
-def test_a_dataset_alone_is_enough(reported: Path, tmp_path: Path) -> None:
+def test_a_dataset_without_its_run_is_enough(reported: Path, tmp_path: Path) -> None:
     shutil.copytree(reported / "dataset", tmp_path / "alone")
     assert main(["report", str(tmp_path / "alone"), "--out", str(tmp_path / "page.html")]) == 0
     page, whole = (tmp_path / "page.html").read_text(), (reported / "report.html").read_text()
     assert page.count("<img") == whole.count("<img") > 30
 
 
-def test_mistakes_are_told_and_nothing_is_written(
+def test_mistakes_are_reported_and_nothing_is_written(
     reported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "begun" / "units").mkdir(parents=True)
@@ -99,7 +99,7 @@ def test_mistakes_are_told_and_nothing_is_written(
     assert "there is no folder" in capsys.readouterr().err
     shutil.copytree(reported / "dataset", tmp_path / "odd")
     (tmp_path / "odd" / "metrics.json").write_text('{"measured": true, "students": [{}]}')
-    with pytest.raises(UserError, match="metrics.json is none of srel_hub's"):
+    with pytest.raises(UserError, match="metrics.json is not in the form that srel_hub writes"):
         report.report(str(tmp_path / "odd"))
     assert not list(tmp_path.rglob("*.html"))
 
@@ -120,12 +120,12 @@ def browser() -> Iterator[Any]:
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_in_a_browser_it_fits_and_fetches_nothing(browser: Any, reported: Path, width: int, scheme: str) -> None:
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    asked, said = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
+    requests, messages = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
     page.goto((reported / "report.html").as_uri())
-    assert [url for url in asked if not url.startswith("data:")] == [(reported / "report.html").as_uri()]
-    assert said == []
+    assert [url for url in requests if not url.startswith("data:")] == [(reported / "report.html").as_uri()]
+    assert messages == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     broken = "[...document.images].filter(image => !image.complete || !image.naturalWidth).length"
     assert page.evaluate(broken) == 0
@@ -166,7 +166,7 @@ def test_in_a_browser_the_keyboard_reaches_everything(browser: Any, reported: Pa
             assert page.evaluate("document.activeElement.parentElement.open")
             page.keyboard.press("Enter")
     assert page.evaluate("document.querySelectorAll('summary').length") == 5  # classes, animation, recipe
-    assert {NAMES[0], NAMES[1][:12], "Play the ani", "Recipe, ever"} <= reached
+    assert {NAMES[0], NAMES[1][:12], "Play the ani", "Recipe with "} <= reached
     page.close()
 
 

@@ -1,4 +1,4 @@
-"""A push to the Hub: the plan, what is sent, what is refused, what other people then see."""
+"""A push to the Hub: its plan, what it sends, what it refuses, and what other people can load."""
 
 import contextlib
 import io
@@ -32,43 +32,43 @@ DATASET, TEACHER = "alice/colors-ipc3", "alice/colors-ipc3-teacher"
 
 
 def push(run_folder: Path, *overrides: str) -> str:
-    """What `srel-hub publish RUN OVERRIDES` prints, in this process."""
-    told = io.StringIO()
+    """Return what `srel-hub publish RUN OVERRIDES` prints; it runs in this process."""
+    printed = io.StringIO()
     more = [f"run.root={run_folder.parent}", f"publish.repo_id={DATASET}", *overrides]
-    with contextlib.redirect_stdout(told):
+    with contextlib.redirect_stdout(printed):
         publish(Run(load_recipe(run_folder, more)))
-    return told.getvalue()
+    return printed.getvalue()
 
 
 def not_pushed(capsys: pytest.CaptureFixture[str], run_folder: Path, *overrides: str) -> str:
-    """What a refused push says; the exit status is 2."""
+    """Return the message of a refused push, whose exit status is 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         cli(publish, [str(run_folder), f"publish.repo_id={DATASET}", *overrides])
-    said = capsys.readouterr().err
-    assert caught.value.code == 2 and "Traceback" not in said, said
-    return said[said.index("error: ") :]
+    message = capsys.readouterr().err
+    assert caught.value.code == 2 and "Traceback" not in message, message
+    return message[message.index("error: ") :]
 
 
 @pytest.fixture
 def alice(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The Hub, with alice logged in."""
+    """Log in alice, and return the Hub."""
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     return hub
 
 
 def repos(hub: Hub) -> dict[str, Any]:
-    found: dict[str, Any] = hub.state()["repos"]
-    return found
+    repositories: dict[str, Any] = hub.state()["repos"]
+    return repositories
 
 
 def lasting(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a run but its log."""
+    """Return the sha256 of every file of a run but its log."""
     return {name: digest for name, digest in tree(folder).items() if name != "log.txt"}
 
 
 def writes(hub: Hub) -> list[str]:
-    """What the requests since the last `faults` changed."""
+    """Return the requests since the last call of `faults` that change something."""
     paths = [f"{entry['method']} {entry['path'].split('?')[0]}" for entry in hub.log() if entry["method"] != "HEAD"]
     return [path for path in paths if re.search("PUT|create|/commit/|/tag/|/branch/|settings|items", path)]
 
@@ -76,22 +76,22 @@ def writes(hub: Hub) -> list[str]:
 # What is pushed
 
 
-def test_both_folders_arrive_whole_tagged_and_private(alice: Hub, own: Path) -> None:
-    told = push(own)
-    found = repos(alice)
+def test_both_folders_are_pushed_completely_tagged_and_private(alice: Hub, own: Path) -> None:
+    printed = push(own)
+    pushed = repos(alice)
     for name, folder in ((f"datasets/{DATASET}", "dataset"), (f"models/{TEACHER}", "teacher_repo")):
-        assert found[name]["private"]
-        assert found[name]["refs"]["v1.0"] == found[name]["refs"]["main"]
-        assert len(found[name]["refs"]["main"]["titles"]) == 2  # the repository's first commit, and one of ours
+        assert pushed[name]["private"]
+        assert pushed[name]["refs"]["v1.0"] == pushed[name]["refs"]["main"]
+        assert len(pushed[name]["refs"]["main"]["titles"]) == 2  # the repository's first commit, and one of ours
         files = {path.relative_to(own / folder).as_posix() for path in (own / folder).rglob("*") if path.is_file()}
-        assert set(found[name]["refs"]["main"]["files"]) == files
-    commit = found[f"models/{TEACHER}"]["refs"]["main"]["sha"]
-    assert found[f"datasets/{DATASET}"]["refs"]["main"]["titles"][0].endswith(f"Teacher: {TEACHER} at {commit}")
-    assert f"published: {alice.endpoint}/datasets/{DATASET}/tree/v1.0" in told
-    assert f'load_condensed("{DATASET}", revision="v1.0")' in told
+        assert set(pushed[name]["refs"]["main"]["files"]) == files
+    commit = pushed[f"models/{TEACHER}"]["refs"]["main"]["sha"]
+    assert pushed[f"datasets/{DATASET}"]["refs"]["main"]["titles"][0].endswith(f"Teacher: {TEACHER} at {commit}")
+    assert f"published: {alice.endpoint}/datasets/{DATASET}/tree/v1.0" in printed
+    assert f'load_condensed("{DATASET}", revision="v1.0")' in printed
 
 
-def test_the_teacher_is_there_before_the_dataset(alice: Hub, own: Path) -> None:
+def test_the_teacher_is_pushed_before_the_dataset(alice: Hub, own: Path) -> None:
     push(own)
     commits = [path for path in writes(alice) if "/commit/" in path]
     assert commits == [f"POST /api/models/{TEACHER}/commit/main", f"POST /api/datasets/{DATASET}/commit/main"]
@@ -101,25 +101,25 @@ def test_pushing_again_sends_nothing(alice: Hub, own: Path) -> None:
     push(own)
     before = repos(alice)
     alice.faults()
-    told = push(own)
-    assert "all of it is there already" in told and "published: " in told
+    printed = push(own)
+    assert "everything is already there" in printed and "published: " in printed
     assert writes(alice) == [] and repos(alice) == before
 
 
 def test_a_dry_run_shows_every_file_and_leaves_no_trace(alice: Hub, own: Path) -> None:
     kept, before = load_recipe(own).publish, lasting(own)
-    told = push(own, "publish.dry_run=true")
+    printed = push(own, "publish.dry_run=true")
     for folder in ("dataset", "teacher_repo"):
         for file in (path for path in (own / folder).rglob("*") if path.is_file()):
-            assert re.search(rf"B  {re.escape(file.relative_to(own / folder).as_posix())}\n", told), file
-    assert f"dataset {DATASET} (new, private); to branch main, tag v1.0" in told and "to send: " in told
+            assert re.search(rf"B  {re.escape(file.relative_to(own / folder).as_posix())}\n", printed), file
+    assert f"dataset {DATASET} (new, private); to branch main, tag v1.0" in printed and "to send: " in printed
     assert repos(alice) == {} and writes(alice) == []
     assert load_recipe(own).publish == kept and kept.repo_id is None
     assert lasting(own) == before
 
 
 def test_two_versions_and_a_second_size_live_in_one_repository(alice: Hub, own: Path, finished: Path) -> None:
-    """Old tags still load, each with its own rows; what the new state does not have is removed from the branch."""
+    """Old tags still load with their own rows; files that the new version lacks are removed from the branch."""
     push(own, "publish.tag=ipc3-v1")
     push(own, "publish.tag=ipc3-v2", "source.terms=Corrected.")
     other = own.parent / "smaller" / "colors"
@@ -143,8 +143,8 @@ def test_two_versions_and_a_second_size_live_in_one_repository(alice: Hub, own: 
     )
     assert (len(three), len(two)) == (2, 1)
     assert three.manifest.teacher.tag == "ipc3-v1" and corrected.manifest.teacher.tag == "ipc3-v2"
-    for each in (three, corrected, two):
-        assert each.teacher() is not None
+    for condensed in (three, corrected, two):
+        assert condensed.teacher() is not None
     with pytest.raises(UserError, match="has no revision v9; its tags: ipc3-v1, ipc3-v2, ipc2-v1"):
         load_condensed(DATASET, revision="v9")
 
@@ -158,68 +158,72 @@ def test_a_branch_a_message_and_a_collection(alice: Hub, own: Path) -> None:
         "publish.teacher_repo_id=lab/net",
     ]
     push(own, *options)
-    found = repos(alice)
-    assert set(found) == {f"datasets/{DATASET}", "models/lab/net"}
-    assert found[f"datasets/{DATASET}"]["refs"]["main"]["files"] == {}
-    assert found[f"datasets/{DATASET}"]["refs"]["next"]["titles"][0].startswith("For review")
+    pushed = repos(alice)
+    assert set(pushed) == {f"datasets/{DATASET}", "models/lab/net"}
+    assert pushed[f"datasets/{DATASET}"]["refs"]["main"]["files"] == {}
+    assert pushed[f"datasets/{DATASET}"]["refs"]["next"]["titles"][0].startswith("For review")
     (collection,) = alice.state()["collections"].values()
     assert [item["id"] for item in collection["items"]] == ["lab/net", DATASET]
     push(own, *options)  # the collection and its items are there already
     assert len(alice.state()["collections"]) == 1
 
 
-def test_a_new_branch_of_a_repository_that_is_there(alice: Hub, own: Path) -> None:
+def test_a_new_branch_of_an_existing_repository(alice: Hub, own: Path) -> None:
     push(own)
-    told = push(own, "publish.revision=next", "publish.tag=v2.0", "source.terms=Corrected.")
+    printed = push(own, "publish.revision=next", "publish.tag=v2.0", "source.terms=Corrected.")
     refs = repos(alice)[f"datasets/{DATASET}"]["refs"]
-    assert refs["next"] == refs["v2.0"] != refs["main"] == refs["v1.0"] and "published: " in told
+    assert refs["next"] == refs["v2.0"] != refs["main"] == refs["v1.0"] and "published: " in printed
     card = (own / "dataset" / "README.md").read_text()
     assert f'load_dataset("{DATASET}", revision="v2.0")' in card and f"{DATASET} --revision v2.0" in card
 
 
-def test_what_one_command_says_does_not_stick_to_the_run(alice: Hub, own: Path) -> None:
+def test_options_of_one_command_are_not_stored_in_the_run(alice: Hub, own: Path) -> None:
     push(own, "publish.private=false", "publish.teacher_repo_id=alice/other", "publish.tag=v7")
     push(own, "publish.repo_id=alice/second")
-    found = repos(alice)
-    assert set(found) == {
+    pushed = repos(alice)
+    assert set(pushed) == {
         f"datasets/{DATASET}",
         "models/alice/other",
         "datasets/alice/second",
         "models/alice/second-teacher",
     }
-    assert found["datasets/alice/second"]["private"] and "v1.0" in found["datasets/alice/second"]["refs"]
+    assert pushed["datasets/alice/second"]["private"] and "v1.0" in pushed["datasets/alice/second"]["refs"]
     assert load_recipe(own).publish.repo_id is None and load_recipe(own).run.root != str(own.parent)
 
 
-def test_somebody_elses_model_is_not_taken_over(alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_another_origin_is_not_overwritten(
+    alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("README.md", "config.json", "metrics.json", "model.safetensors", "train.py"):
         alice.put_file("models", "alice/mine", name, b"{}", private=True)
     before = repos(alice)
-    said = not_pushed(capsys, own, "publish.teacher_repo_id=alice/mine")
-    assert "model alice/mine is there already and holds something else (config.json, metrics.json" in said
+    message = not_pushed(capsys, own, "publish.teacher_repo_id=alice/mine")
+    assert (
+        "model alice/mine already exists and holds files that are not srel_hub's (config.json, metrics.json" in message
+    )
     assert repos(alice) == before
 
 
 def test_the_folder_in_a_run_is_not_the_run(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli(publish, [str(own / "dataset")])
-    assert caught.value.code == 2 and f"lies in a run; give the run: {own}" in capsys.readouterr().err
+    assert caught.value.code == 2 and f"is inside a run; pass the run directory: {own}" in capsys.readouterr().err
 
 
 @pytest.mark.long
 def test_a_pull_request_is_opened_once_and_gets_no_tag(alice: Hub, own: Path) -> None:
     push(own)
     more = ["publish.create_pr=true", "source.terms=Corrected."]
-    told = push(own, *more)
+    printed = push(own, *more)
     refs = repos(alice)[f"datasets/{DATASET}"]["refs"]
     assert set(refs) == {"main", "v1.0", "refs/pr/1"} and refs["main"] == refs["v1.0"] != refs["refs/pr/1"]
-    assert refs["refs/pr/1"]["sha"][:7] in told
+    assert refs["refs/pr/1"]["sha"][:7] in printed
     push(own, *more)
     assert set(repos(alice)[f"datasets/{DATASET}"]["refs"]) == set(refs)
 
 
-def test_nothing_published_tells_where_who_or_with_what(alice: Hub, tmp_path: Path) -> None:
-    """Planted: a telling folder, user, host and token; every file that reaches the Hub is searched for them."""
+def test_published_files_name_no_place_person_or_machine(alice: Hub, tmp_path: Path) -> None:
+    """Search every file that reaches the Hub for the folder, user, host and token of the run."""
     folder = tmp_path / "home-of-zaphod" / "secret-project"
     file = write_recipe(tmp_path / "colors.yaml", make_source(folder / "source", (8, 8), ["red", "green", "blue"]))
     environment = {"SECRET_SETTING": "heart-of-gold", "USER": "zaphod", "HOSTNAME": "magrathea"}
@@ -247,13 +251,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 REFUSED = {
     "anonymous": (None, [], "publish.repo_id=alice/colors-ipc3: you are not logged in on the Hub; log in with"),
-    "a token that is none": ("hf_nobody", [], "the Hub does not know who you are"),
+    "a token that is none": ("hf_nobody", [], "the Hub rejected your token"),
     "a token that may read": (
         "hf_alice_read",
         [],
-        "the token of alice has the role read; make one with the role write",
+        "the token of alice has the role read; create one with the role write",
     ),
-    "another's namespace": ("hf_carol", [], "carol is no member of alice; namespaces to choose from: carol"),
+    "another's namespace": ("hf_carol", [], "carol is not a member of alice; namespaces to choose from: carol"),
     "an organization to read in": (
         "hf_bob",
         ["publish.repo_id=lab/colors"],
@@ -268,7 +272,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_who_may_not_push_hears_it_before_anything_is_spent(
+def test_a_user_without_permission_is_refused_before_anything_is_computed(
     hub: Hub,
     recipe: Path,
     tmp_path: Path,
@@ -279,16 +283,16 @@ def test_who_may_not_push_hears_it_before_anything_is_spent(
     token, overrides, message = REFUSED[case]
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    said = refused(capsys, str(recipe), f"run.root={tmp_path}/runs", f"publish.repo_id={DATASET}", *overrides)
-    assert message in said, said
+    error = refused(capsys, str(recipe), f"run.root={tmp_path}/runs", f"publish.repo_id={DATASET}", *overrides)
+    assert message in error, error
     assert not (tmp_path / "runs").exists() and repos(hub) == {}
 
 
-def test_all_faults_of_a_push_and_of_the_source_are_told_at_once(
+def test_all_faults_of_a_push_and_of_the_source_are_reported_together(
     alice: Hub, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alice.put_file("datasets", DATASET, "data/train.csv", b"a,b", private=True)
-    said = refused(
+    error = refused(
         capsys,
         str(recipe),
         f"run.root={tmp_path}/runs",
@@ -300,12 +304,12 @@ def test_all_faults_of_a_push_and_of_the_source_are_told_at_once(
     )
     for message in (
         "source.license is unknown",
-        "publish.teacher_repo_id=bob/net: alice is no member of bob",
-        f"publish.private=false: dataset {DATASET} is there already and private, not public",
-        f"dataset {DATASET} is there already and holds something else (data/train.csv)",
+        "publish.teacher_repo_id=bob/net: alice is not a member of bob",
+        f"publish.private=false: dataset {DATASET} already exists and is private, not public",
+        f"dataset {DATASET} already exists and holds files that are not srel_hub's (data/train.csv)",
         "source.path=./nowhere: there is no such folder",
     ):
-        assert message in said, said
+        assert message in error, error
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -313,32 +317,32 @@ def test_a_repository_of_the_other_visibility_is_refused(
     alice: Hub, own: Path, capsys: pytest.CaptureFixture[str], private: bool
 ) -> None:
     alice.put_file("models", TEACHER, "README.md", b"# Mine", private=private)
-    asked = f"publish.private={str(private).lower()}"
+    setting = f"publish.private={str(private).lower()}"
     other = f"publish.private={str(not private).lower()}"
-    said = not_pushed(capsys, own, other)
-    assert f"{other}: model {TEACHER} is there already" in said and f"set {asked}" in said
+    message = not_pushed(capsys, own, other)
+    assert f"{other}: model {TEACHER} already exists" in message and f"set {setting}" in message
     assert list(repos(alice)) == [f"models/{TEACHER}"]
-    push(own, asked)
+    push(own, setting)
     assert len(repos(alice)) == 2
 
 
 def test_a_tag_never_moves(alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     push(own)
     before = repos(alice)
-    said = not_pushed(capsys, own, "source.terms=Corrected.")
-    assert f"publish.tag=v1.0: dataset {DATASET} has this tag on another content, and a tag never moves" in said
+    message = not_pushed(capsys, own, "source.terms=Corrected.")
+    assert f"publish.tag=v1.0: dataset {DATASET} has this tag with other content, and a tag never moves" in message
     assert repos(alice) == before
 
 
-def test_a_private_repository_of_somebody_else_is_no_name_to_take(
+def test_the_name_of_a_private_repository_of_another_user_is_refused(
     hub: Hub, own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.put_file("datasets", DATASET, "README.md", b"# Mine", private=True)
     monkeypatch.setenv("HF_TOKEN", "hf_carol")
-    assert "carol is no member of alice" in not_pushed(capsys, own)
+    assert "carol is not a member of alice" in not_pushed(capsys, own)
 
 
-def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(
+def test_a_push_of_another_user_in_the_meantime_is_not_overwritten(
     alice: Hub, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two publishers: the second looked before the first one's commit."""
@@ -350,7 +354,7 @@ def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(
         alice.put_file("datasets", DATASET, "NOTES.md", b"by another hand", private=True)
 
     monkeypatch.setattr(push_module.client(), "preupload_lfs_files", meanwhile)
-    with pytest.raises(UserError, match="somebody else changed it meanwhile"):
+    with pytest.raises(UserError, match="it was changed by someone else in the meantime"):
         push(own, "publish.tag=v1.1", "source.terms=Corrected.")
     refs = repos(alice)[f"datasets/{DATASET}"]["refs"]
     assert "NOTES.md" in refs["main"]["files"] and "v1.1" not in refs
@@ -361,15 +365,15 @@ def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(
     assert refs["v1.1"] == refs["main"] and "NOTES.md" in refs["main"]["files"]
 
 
-def test_what_comes_back_otherwise_is_not_called_published(alice: Hub, own: Path) -> None:
+def test_files_that_the_hub_returns_changed_are_not_reported_as_published(alice: Hub, own: Path) -> None:
     alice.faults({"kind": "corrupt", "method": "GET", "path": "_cdn", "times": 99})
-    with pytest.raises(UserError, match="model.safetensors comes back as .* Do not use commit"):
+    with pytest.raises(UserError, match="model.safetensors was read back as .* Do not use commit"):
         push(own)
     alice.faults()
     assert "published: " in push(own)
 
 
-def test_a_hub_that_hangs_is_not_waited_for(
+def test_a_hub_that_does_not_respond_times_out(
     alice: Hub, own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hub_module, "TIMEOUT", 0.5)

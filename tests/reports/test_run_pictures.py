@@ -1,4 +1,4 @@
-"""The pictures of a run show what the run has, fit a card, and are the same whenever they are drawn."""
+"""Pictures show what the run has, fit a card, and are the same files whenever they are drawn."""
 
 import json
 import shutil
@@ -19,14 +19,14 @@ from srel_hub.reports.plots import CAPTIONS
 from srel_hub.runs.run import Run
 from srel_hub.stages.recover.trace import FRAMES, frame_iterations, read_history
 from srel_hub.storage.condensed_table import class_grid, encode_png, read_rows
-from srel_hub.storage.condensed_table import decode as decoded
+from srel_hub.storage.condensed_table import decode_image as decoded
 from srel_hub.storage.files import read_json
 from srel_hub.teachers import classifier as teacher
 
 
 @pytest.fixture(scope="module")
 def pictured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
-    """A run of four classes with all its pictures."""
+    """Return a run of four classes with all its pictures."""
     folder = tmp_path_factory.mktemp("pictured")
     names = ["red", "green", "blue, a color whose name goes on", "<b>&|"]
     file = write_recipe(folder / "colors.yaml", make_source(folder / "source", (10, 13), names))
@@ -46,15 +46,15 @@ def copy_of(pictured: tuple[Recipe, Path], place: Path, *without: str) -> tuple[
 def test_every_picture_is_on_the_card_and_small(pictured: tuple[Recipe, Path]) -> None:
     dataset = pictured[1] / "dataset"
     card = (dataset / "README.md").read_text()
-    for name, told in CAPTIONS.items():
+    for name, caption in CAPTIONS.items():
         assert (dataset / "assets" / name).stat().st_size <= MOST_BYTES
-        assert f"![{told.alt}](assets/{name})" in card and told.reading in card
+        assert f"![{caption.alt}](assets/{name})" in card and caption.reading in card
         with Image.open(dataset / "assets" / name) as image:
             assert min(image.size) >= 40, name
-    there = {file.name for file in (dataset / "assets").iterdir()}
-    assert there == {*CAPTIONS, "grid.png"}
+    names = {file.name for file in (dataset / "assets").iterdir()}
+    assert names == {*CAPTIONS, "grid.png"}
     listed = {other["name"] for other in read_json(dataset / "soft_labels" / "manifest.json")["others"]}
-    assert {f"assets/{name}" for name in there} <= listed
+    assert {f"assets/{name}" for name in names} <= listed
 
 
 def test_drawn_again_they_are_the_same_bytes(pictured: tuple[Recipe, Path], tmp_path: Path) -> None:
@@ -64,16 +64,14 @@ def test_drawn_again_they_are_the_same_bytes(pictured: tuple[Recipe, Path], tmp_
         assert (folder / "pictures" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def test_real_images_are_shown_only_where_the_license_lets_anybody(
-    pictured: tuple[Recipe, Path], tmp_path: Path
-) -> None:
+def test_real_images_are_shown_only_if_the_license_allows_it(pictured: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, folder = copy_of(pictured, tmp_path)
     pictures.draw(Run(replace(recipe, source=replace(recipe.source, license="other"))))
     assert {file.name for file in (folder / "pictures").iterdir()} == {*CAPTIONS} - {"real.png"}
 
 
 @pytest.mark.parametrize("license", [pytest.param("mit", marks=pytest.mark.long), "other"])
-def test_patches_are_shown_at_their_beginning_only_with_a_license(
+def test_the_real_patches_are_shown_only_if_the_license_allows_it(
     pictured: tuple[Recipe, Path], tmp_path: Path, license: str
 ) -> None:
     recipe, folder = pictured
@@ -86,7 +84,7 @@ def test_patches_are_shown_at_their_beginning_only_with_a_license(
         assert way is not None and animation.n_frames == len(way.frames) - (license == "other")  # type: ignore[attr-defined]
 
 
-def test_the_history_begins_with_noise_and_ends_with_what_is_stored(pictured: tuple[Recipe, Path]) -> None:
+def test_the_history_begins_with_noise_and_ends_with_the_stored_images(pictured: tuple[Recipe, Path]) -> None:
     recipe, folder = pictured
     way = read_history(folder / "history")
     assert way is not None
@@ -100,10 +98,10 @@ def test_the_history_begins_with_noise_and_ends_with_what_is_stored(pictured: tu
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 15, 500, 4000, 100_000])
-def test_moments_begin_with_none_and_end_with_all(iterations: int) -> None:
-    found = frame_iterations(iterations)
-    assert found[0] == 0 and found[-1] == iterations and len(found) <= FRAMES + 1
-    gaps = [later - earlier for earlier, later in zip(found, found[1:], strict=False)]
+def test_moments_begin_at_0_and_end_at_the_last_iteration(iterations: int) -> None:
+    moments = frame_iterations(iterations)
+    assert moments[0] == 0 and moments[-1] == iterations and len(moments) <= FRAMES + 1
+    gaps = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
     assert all(gap > 0 for gap in gaps) and gaps[-1] == max(gaps)
 
 
@@ -111,25 +109,25 @@ def test_moments_begin_with_none_and_end_with_all(iterations: int) -> None:
 def test_a_run_without_history_has_the_other_pictures(pictured: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, folder = copy_of(pictured, tmp_path, "history")
     for mark in (folder / "units" / "recover").iterdir():  # as version 0.7 wrote it
-        told = {name: stamp for name, stamp in read_json(mark).items() if name.startswith("images/")}
-        mark.write_text(json.dumps(told))
+        stamps = {name: stamp for name, stamp in read_json(mark).items() if name.startswith("images/")}
+        mark.write_text(json.dumps(stamps))
     condense(Run(recipe))
     drawn = {file.name for file in (folder / "dataset" / "assets").iterdir()}
     assert drawn == {"grid.png", *CAPTIONS} - {"recovery.png", "recovery.gif", "terms.png"}
 
 
-def test_features_are_what_the_last_layer_sees(pictured: tuple[Recipe, Path]) -> None:
+def test_features_are_the_inputs_of_the_last_layer(pictured: tuple[Recipe, Path]) -> None:
     _, folder = pictured
     classifier = teacher.load(folder / "teacher", torch.device("cpu"))
     pixels = torch.stack([decoded(png) for png, _ in read_rows(folder / "images")])
-    found = pictures.features(classifier, pixels, torch.device("cpu"))
+    inputs = pictures.features(classifier, pixels, torch.device("cpu"))
     head = [module for module in classifier.model.modules() if isinstance(module, torch.nn.Linear)][-1]
-    assert found is not None
+    assert inputs is not None
     logits = classifier.model(normalize(pixels, classifier.table(torch.device("cpu")))).logits
-    torch.testing.assert_close(head(found), logits)
+    torch.testing.assert_close(head(inputs), logits)
 
 
-def test_bytes_of_few_images_are_counted_and_of_many_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_png_bytes_are_counted_for_few_images_and_estimated_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8)
     exact = sum(len(encode_png(image)) for image in pixels)
     assert pictures.png_bytes(pixels) == exact
@@ -137,7 +135,7 @@ def test_bytes_of_few_images_are_counted_and_of_many_estimated(monkeypatch: pyte
     assert abs(pictures.png_bytes(pixels) / exact - 1) < 0.1
 
 
-def test_without_the_libraries_the_run_says_so_and_is_finished(
+def test_a_run_without_the_libraries_reports_it_and_finishes(
     pictured: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, folder = copy_of(pictured, tmp_path)
@@ -159,7 +157,7 @@ def test_a_grid_fits_a_card(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.long
-def test_pictures_may_be_wanted_or_not_of_a_run_that_is_there(pictured: tuple[Recipe, Path], tmp_path: Path) -> None:
+def test_pictures_can_be_switched_off_and_on_for_a_finished_run(pictured: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, folder = copy_of(pictured, tmp_path)
     marks = {mark: mark.read_bytes() for mark in (folder / "units" / "evaluate").glob("*.json")}
     condense(Run(replace(recipe, pictures=False)))

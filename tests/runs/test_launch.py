@@ -83,8 +83,12 @@ def test_two_processes_train_as_well_as_one(tmp_path: Path) -> None:
     ("name", "value", "message"),
     [
         ("MASTER_PORT", "29500", "accelerate launch --multi_gpu --num_processes N -m srel_hub.condense RECIPE"),
-        ("ACCELERATE_MIXED_PRECISION", "bf16", "--mixed_precision bf16: how to compute is the recipe's; start with"),
-        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "start with --dynamo_backend no"),
+        (
+            "ACCELERATE_MIXED_PRECISION",
+            "bf16",
+            "--mixed_precision bf16: precision is set in the recipe; pass --mixed_precision no",
+        ),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "pass --dynamo_backend no"),
     ],
 )
 def test_the_launchers_traps(
@@ -150,5 +154,5 @@ def test_four_processes_train_on_after_a_kill_as_if_there_was_none(tmp_path: Pat
 
 def test_a_tracker_that_is_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, *arguments(world(tmp_path), tmp_path / "runs", "run.trackers=[wandb]"))
-    assert "run.trackers=wandb: cannot be imported (No module named 'wandb'): pip install wandb" in said
+    assert "run.trackers=wandb: cannot be imported (No module named 'wandb'); run `pip install wandb`" in said
     assert "wandb" not in sys.modules and not (tmp_path / "runs").exists()

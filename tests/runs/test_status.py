@@ -9,7 +9,7 @@ import pytest
 from runs import arguments, finish, marked, paused, start, until, wait, world
 
 from srel_hub.commands.program import main
-from srel_hub.runs.status import status, told
+from srel_hub.runs.status import status, status_lines
 
 
 def test_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,7 +26,7 @@ def test_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsys: pytest.Capt
         assert recover.seconds_left == pytest.approx((1 - recover.share) * 75 / recover.rate)
         assert relabel.units is None and not found.assembled
         assert [process["pid"] for process in found.processes] == [pid]
-        assert f"process {pid}" in "\n".join(told(found))
+        assert f"process {pid}" in "\n".join(status_lines(found))
     os.kill(pid, signal.SIGTERM)
     assert wait(pid) == 143
     assert status(run).processes == () and status(run).error is None
@@ -40,7 +40,7 @@ def test_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsys: pytest.Capt
 def test_the_last_error(tmp_path: Path) -> None:
     recipe, run = world(tmp_path), tmp_path / "world"
     assert wait(start(arguments(recipe, tmp_path, "squeeze.optimizer.lr=1e30"), tmp_path / "log")) == 2
-    assert "diverged" in (status(run).error or "") and "last error: squeeze" in "\n".join(told(status(run)))
+    assert "diverged" in (status(run).error or "") and "last error: squeeze" in "\n".join(status_lines(status(run)))
     finish(arguments(recipe, tmp_path), tmp_path / "log")
     assert status(run).error is None
 

@@ -62,8 +62,8 @@ def test_a_photograph_is_turned_as_its_exif_says() -> None:
 @pytest.mark.parametrize(
     "value", [None, {"bytes": b"", "path": None}, {"bytes": b"GIF89a", "path": None}, {"bytes": None, "path": None}]
 )
-def test_what_is_no_picture_is_told_with_its_place(value: Any) -> None:
-    with pytest.raises(UserError, match=r"set, row 3 is no image that Pillow can read \(.+\); mend or remove it"):
+def test_an_unreadable_image_is_reported_with_its_row(value: Any) -> None:
+    with pytest.raises(UserError, match=r"set, row 3: Pillow cannot read this image \(.+\); repair or remove it"):
         read_picture(value, None, "set, row 3")
 
 
@@ -75,7 +75,7 @@ def test_floating_point_pixels_are_refused() -> None:
 
 
 def ramp(width: int, height: int) -> Image.Image:
-    """Red tells the column, green the row, as a share of 255."""
+    """Return an image whose red channel is the column and green the row, as a share of 255."""
     red = np.broadcast_to(np.linspace(0, 255, width), (height, width))
     green = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
     return Image.fromarray(np.stack([red, green, 0 * red], 2).round().astype(np.uint8))
@@ -86,10 +86,10 @@ def ramp(width: int, height: int) -> Image.Image:
 def test_a_frame_shows_its_share_of_the_shorter_side_about_the_center(
     size: tuple[int, int], frame: Frame, share: float
 ) -> None:
-    seen = np.asarray(fit(ramp(*size), frame)).astype(float)
-    assert seen.shape == (64, 64, 3)
+    fitted = np.asarray(fit(ramp(*size), frame)).astype(float)
+    assert fitted.shape == (64, 64, 3)
     short = min(size)
-    for channel, line, side in ((0, seen[32, :, 0], size[0]), (1, seen[:, 32, 1], size[1])):
+    for channel, line, side in ((0, fitted[32, :, 0], size[0]), (1, fitted[:, 32, 1], size[1])):
         low, high = (0.5 + sign * share * short / side / 2 for sign in (-1, 1))
         assert line[0] / 255 == pytest.approx(low, abs=0.03), channel
         assert line[-1] / 255 == pytest.approx(high, abs=0.03), channel

@@ -22,8 +22,8 @@ from srel_hub.condense import condense
 from srel_hub.config import Evaluate, load_recipe
 from srel_hub.data.sources import open_source
 from srel_hub.data.splits import DecodedSplit, Images
-from srel_hub.data.splits import statistics as pixel_statistics
-from srel_hub.labels.labeller import make_labeller, run_classifiers
+from srel_hub.data.splits import channel_statistics as pixel_statistics
+from srel_hub.labels.labeller import make_labeller
 from srel_hub.recover import recover
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
@@ -33,6 +33,7 @@ from srel_hub.studies.continual.protocol import Setting, Training, memories, rem
 from srel_hub.studies.continual.study import folder_of
 from srel_hub.studies.continual.teachers import StepTeachers
 from srel_hub.studies.continual.trainer import World
+from srel_hub.teachers.classifier import Classifier, load_classifiers
 
 
 QUICK = [
@@ -87,12 +88,16 @@ def own(begun: Path, learned: Path, tmp_path: Path) -> Path:
     return tmp_path / begun.name
 
 
+def classifiers_of(run: Run) -> list[Classifier]:
+    return load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
+
+
 @contextmanager
 def world(run_folder: Path, setting: Setting, folder: Path) -> Iterator[World]:
     run = Run(load_recipe(run_folder, [f"run.root={run_folder.parent}"]))
     run.begin()
     try:
-        yield World(run, setting, open_source(run.recipe.source, run.progress), run_classifiers(run), folder)
+        yield World(run, setting, open_source(run.recipe.source, run.progress), classifiers_of(run), folder)
     finally:
         run.close()
 
@@ -112,7 +117,7 @@ def test_classes_come_in_equal_parts_by_a_seeded_order(count: int, data: st.Data
 
 def test_a_restricted_labeller_gives_the_columns_of_the_classes(begun: Path, tmp_path: Path) -> None:
     with world(begun, THREE, tmp_path) as made:
-        labeller = make_labeller(run_classifiers(made.run), made.run.engine, made.run.device, None)
+        labeller = make_labeller(classifiers_of(made.run), made.run.engine, made.run.device, None)
         shown = made.memory(Training(2, "condensed", 0)).pixels
         classes = torch.tensor([7, 0, 4])
         assert torch.equal(restricted(labeller, classes)(shown), labeller(shown)[:, [7, 0, 4]])

@@ -1,27 +1,21 @@
-"""Networks to train: their published sizes, BN-ViT, students from a folder or the Hub, and refusals."""
+"""Networks to train: their published sizes, students from a folder or the Hub, and what is refused."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import HUB, make_source, refused, small_recipe, write_recipe
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
-from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification, RegNetConfig
+from transformers import AutoConfig, RegNetConfig
 
 from srel_hub.condense import condense
 from srel_hub.config import NETWORKS, Network, load_recipe
-from srel_hub.core.bn_matching import matched
-from srel_hub.models.bn_vit import SrelBnVitForImageClassification, TokenBatchNorm
 from srel_hub.runs.run import Run
 from srel_hub.stages.evaluate.summary import results_table
 from srel_hub.storage.files import read_json
-from srel_hub.teachers import architectures as networks
-from srel_hub.teachers import classifier as teacher
+from srel_hub.teachers import architectures
 from srel_hub.teachers.cost_model import build_on_meta
 
 
@@ -43,18 +37,12 @@ PUBLISHED = {  # parameters at 1,000 classes and 224 pixels: torchvision's and t
 OURS = {"convnet", "bn_vit_tiny", "bn_vit_small"}
 
 
-def bn_vit(width: float = 0.25) -> SrelBnVitForImageClassification:
-    built = networks.build(Network(model="bn_vit_tiny", width=width), list("abc"), (32, 32), seed=1)
-    assert isinstance(built, SrelBnVitForImageClassification)
-    return built
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_has_its_published_size(name: str) -> None:
     assert (name in OURS) != (name in PUBLISHED)
     stem = "imagenet" if name.startswith("resnet") else "small"
     built = build_on_meta(Network(model=name, stem=stem), 1000, (224, 224))  # type: ignore[arg-type]
-    networks.require_usable(built, 1000, (224, 224), name)
+    architectures.require_usable(built, 1000, (224, 224), name)
     if name in PUBLISHED:
         assert sum(parameter.numel() for parameter in built.parameters()) == PUBLISHED[name]
 
@@ -62,65 +50,15 @@ def test_a_network_has_its_published_size(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_narrow_network_learns_small_images_of_any_shape(name: str) -> None:
     size = (32, 40)
-    built = networks.build(Network(model=name, width=0.25), list("abc"), size, seed=2).train()
+    built = architectures.build(Network(model=name, width=0.25), list("abc"), size, seed=2).train()
     built(torch.randn(4, 3, *size)).logits.square().sum().backward()
     assert all(parameter.grad is not None for parameter in built.parameters())
-    again = networks.build(Network(model=name, width=0.25), list("abc"), size, seed=2).state_dict()
+    again = architectures.build(Network(model=name, width=0.25), list("abc"), size, seed=2).state_dict()
     assert all(
         torch.equal(tensor, again[key])
         for key, tensor in built.state_dict().items()
         if "running" not in key and "num_batches" not in key
     )
-
-
-def test_bn_vit_has_batchnorm_where_a_vit_has_layernorm_and_in_every_feed_forward_block() -> None:
-    model = bn_vit()
-    assert not [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
-    blocks = model.config.num_hidden_layers
-    assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == 3 * blocks + 1
-    for block in model.vit.layers:
-        assert block.mlp.norm.layer.num_features == block.mlp.fc1.out_features == block.mlp.fc2.in_features
-
-
-def test_token_batchnorm_is_batchnorm_over_batch_and_tokens() -> None:
-    layer, tokens = TokenBatchNorm(7).train(), torch.randn(5, 11, 7) * 3 + 1
-    expected = F.batch_norm(tokens.flatten(0, 1), None, None, training=True).view_as(tokens)
-    assert torch.allclose(layer(tokens), expected, atol=1e-5)
-    plain = nn.BatchNorm1d(7).train()
-    plain(tokens.flatten(0, 1))
-    for name, value in plain.named_buffers():
-        assert torch.allclose(layer.layer.get_buffer(name), value), name
-
-
-def test_bn_vit_tells_the_distance_of_its_tokens_statistics() -> None:
-    model, x = bn_vit().eval(), torch.randn(6, 3, 32, 32)
-    seen: dict[nn.Module, torch.Tensor] = {}
-    norms = [module for module in model.modules() if isinstance(module, TokenBatchNorm)]
-    for norm in norms:
-        norm.register_forward_hook(lambda module, tokens, _: seen.__setitem__(module, tokens[0]))
-    with matched(model) as network:
-        _, distances = network(x, groups=1)
-    assert len(distances) == len(norms)
-    for norm, distance in zip(norms, distances, strict=True):
-        tokens = seen[norm].flatten(0, 1)
-        assert norm.layer.running_mean is not None and norm.layer.running_var is not None
-        mean_off, var_off = (
-            tokens.mean(0) - norm.layer.running_mean,
-            tokens.var(0, correction=0) - norm.layer.running_var,
-        )
-        assert torch.allclose(distance, (mean_off.norm() + var_off.norm())[None], rtol=1e-4)
-
-
-def test_bn_vit_comes_back_through_the_auto_classes(tmp_path: Path) -> None:
-    model = bn_vit().train()
-    model(torch.randn(8, 3, 32, 32))  # moves the running statistics
-    saved = teacher.Classifier(model.eval(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), tuple("abc"), (32, 32))
-    teacher.save(saved, tmp_path)
-    assert (tmp_path / "bn_vit.py").is_file()  # for those who have no srel_hub, and trust remote code
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "srel_bn_vit"
-    again, x = AutoModelForImageClassification.from_pretrained(tmp_path).eval(), torch.randn(4, 3, 32, 32)
-    assert type(again) is SrelBnVitForImageClassification
-    assert torch.equal(again(x).logits, model(x).logits)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +101,8 @@ def test_bn_vit_is_squeezed_and_students_of_any_kind_are_trained(tmp_path: Path,
     summary = read_json(run.path("evaluate", "summary.json"))
     assert [student["model"] for student in summary["students"]] == ["convnet", "my-regnet", "org/regnet"]
     assert [student["revision"] for student in summary["students"]] == [None, None, commit]
-    told = "\n".join(results_table(summary))
-    assert "convnet x 0.05 " in told and f"org/regnet at {commit[:7]} " in told
+    table = "\n".join(results_table(summary))
+    assert "convnet x 0.05 " in table and f"org/regnet at {commit[:7]} " in table
     for file in (*run.path("dataset").rglob("*"), *run.path("teacher_repo").rglob("*")):
         assert not file.is_file() or str(regnet.parent).encode() not in file.read_bytes(), file
     again = load_recipe(run.folder)
@@ -174,43 +112,46 @@ def test_bn_vit_is_squeezed_and_students_of_any_kind_are_trained(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "expected"),
     [
         (["squeeze.network.model=resnet19"], "(nearest: resnet18), got 'resnet19'"),
         (["squeeze.network.model=deit_tiny"], "ViTForImageClassification has no BatchNorm2d layer"),
         (["evaluate.students=[{model: resnet18, revision: main}]"], "resnet18 is not on the Hub"),
         (["evaluate.students=[{model: org/x, width: 0.5}]"], "the width of org/x is set by its config.json"),
         (["evaluate.students=[{model: deit_tiny, stem: imagenet}]"], "only ResNets have this option"),
-        (["evaluate.students=[{model: org/nowhere}]"], "evaluate.students.0.model=org/nowhere: neither local nor a"),
+        (
+            ["evaluate.students=[{model: org/nowhere}]"],
+            "evaluate.students.0.model=org/nowhere: not a local folder or file, and not a",
+        ),
         (["evaluate.students=[{model: ./nowhere}]"], "evaluate.students.0.model=./nowhere: there is no such folder"),
-        (["evaluate.students=[{model: convnextv2_tiny}]", "source.image_size=16"], "cannot take images of 16 x 16"),
+        (["evaluate.students=[{model: convnextv2_tiny}]", "source.image_size=16"], "cannot process images of 16 x 16"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_network_that_cannot_be_trained_is_refused_first(
-    tmp_path: Path, colors: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], says: str
+    tmp_path: Path, colors: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], expected: str
 ) -> None:
-    said = refused(capsys, str(colors), *overrides, f"run.root={tmp_path / 'runs'}")
-    assert says in said
+    message = refused(capsys, str(colors), *overrides, f"run.root={tmp_path / 'runs'}")
+    assert expected in message
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "expected"),
     [
-        ('{"model_type": "bert"}', "no image classifier can be made of its config"),
-        ('{"model_type": "nonsense"}', "is none that transformers can read"),
-        ("{", "is none that transformers can read"),
+        ('{"model_type": "bert"}', "transformers cannot build an image classifier from its config"),
+        ('{"model_type": "nonsense"}', "transformers cannot read its config.json"),
+        ("{", "transformers cannot read its config.json"),
         ('{"model_type": "vit", "auto_map": {"AutoConfig": "evil.Config"}, "hidden_size": 7}', "image classifier"),
     ],
     ids=["of text", "unknown", "no JSON", "impossible"],
 )
-def test_a_strangers_config_is_refused(
-    tmp_path: Path, colors: Path, capsys: pytest.CaptureFixture[str], config: str, says: str
+def test_a_config_that_transformers_cannot_use_is_refused(
+    tmp_path: Path, colors: Path, capsys: pytest.CaptureFixture[str], config: str, expected: str
 ) -> None:
-    shutil.rmtree(tmp_path / "theirs", ignore_errors=True)
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "config.json").write_text(config)
-    students = f"evaluate.students=[{{model: {tmp_path / 'theirs'}}}]"
-    said = refused(capsys, str(colors), students, f"run.root={tmp_path / 'runs'}")
-    assert says in said and "evaluate.students.0.model=" in said
+    shutil.rmtree(tmp_path / "foreign", ignore_errors=True)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text(config)
+    students = f"evaluate.students=[{{model: {tmp_path / 'foreign'}}}]"
+    message = refused(capsys, str(colors), students, f"run.root={tmp_path / 'runs'}")
+    assert expected in message and "evaluate.students.0.model=" in message

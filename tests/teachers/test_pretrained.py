@@ -1,4 +1,4 @@
-"""Teachers that exist: every family as its own processor would feed it, and class names that must agree."""
+"""Pretrained teachers: every family gets the input of its own processor, and class names must match."""
 
 import json
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from srel_hub import load_condensed
 from srel_hub.condense import condense
 from srel_hub.config import Pretrained, load_recipe
 from srel_hub.core.augment import normalize
-from srel_hub.data import class_names as classes
+from srel_hub.data import class_names
 from srel_hub.errors import UserError
 from srel_hub.runs.run import Run
 from srel_hub.stages.preflight.data_checks import agree, mean_recall
 from srel_hub.storage.decode import Frame, fit
 from srel_hub.storage.files import read_json
-from srel_hub.teachers import classifier as teacher
-from srel_hub.teachers.pretrained import at_size, load_pretrained, require_batchnorm, try_out
+from srel_hub.teachers.classifier import load, save
+from srel_hub.teachers.pretrained import load_pretrained, require_batchnorm, require_usable_classifier, with_size
 
 
 CPU = torch.device("cpu")
@@ -41,8 +41,8 @@ def test_a_familys_classifier_sees_what_its_own_processor_shows_it(tmp_path: Pat
     classifier, _ = load_pretrained(Pretrained(path=str(folder)), "squeeze.pretrained")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*classifier.size, 3), dtype=np.uint8))
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    kept = {} if name in ("resnet", "regnet", "convnext") else {"do_center_crop": False}
-    own = processor(picture, return_tensors="pt", do_resize=False, **kept)["pixel_values"]
+    options = {} if name in ("resnet", "regnet", "convnext") else {"do_center_crop": False}
+    own = processor(picture, return_tensors="pt", do_resize=False, **options)["pixel_values"]
     expected = AutoModelForImageClassification.from_pretrained(folder).eval()(own).logits
     stored = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
     answer = classifier.model(normalize(stored, classifier.table(CPU))).logits
@@ -69,8 +69,8 @@ def test_a_large_picture_is_framed_as_the_processor_frames_it(tmp_path: Path, na
 @pytest.mark.parametrize("name", WITH_BATCHNORM)
 def test_a_saved_teacher_is_the_same_and_needs_no_other_package(tmp_path: Path, name: str) -> None:
     classifier, _ = load_pretrained(Pretrained(path=str(save_family(name, tmp_path / "own", NAMES))), "x")
-    teacher.save(classifier, tmp_path / "saved")
-    again = teacher.load(tmp_path / "saved", CPU)
+    save(classifier, tmp_path / "saved")
+    again = load(tmp_path / "saved", CPU)
     x = torch.randn(3, 3, *classifier.size)
     assert torch.equal(again.model(x).logits, classifier.model(x).logits)
     assert (again.mean, again.std, again.frame) == (classifier.mean, classifier.std, classifier.frame)
@@ -91,13 +91,18 @@ def test_timms_settings_are_read_and_a_bare_file_is_taken_as_torchvisions(tmp_pa
     bare, origin = load_pretrained(Pretrained(path=str(tmp_path / "model.safetensors")), "x")
     assert bare.frame == Frame((224, 224), 256) and bare.mean == (0.485, 0.456, 0.406)
     assert origin.path == "model.safetensors" and list(origin.sha256) == ["model.safetensors"]
-    told = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "input_size": [3, 64, 64], "crop_pct": 0.8}
-    settings = {"architecture": "resnet10", "num_classes": 7, "label_names": list("abcdefg"), "pretrained_cfg": told}
+    timm_config = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "input_size": [3, 64, 64], "crop_pct": 0.8}
+    settings = {
+        "architecture": "resnet10",
+        "num_classes": 7,
+        "label_names": list("abcdefg"),
+        "pretrained_cfg": timm_config,
+    }
     (tmp_path / "config.json").write_text(json.dumps(settings))
     timm, _ = load_pretrained(Pretrained(path=str(tmp_path)), "x")
     assert timm.frame == Frame((64, 64), 80) and timm.mean == (0.5, 0.4, 0.3) and timm.std == (0.2, 0.2, 0.1)
     assert timm.class_names == tuple("abcdefg")
-    assert at_size(timm, 32).frame == Frame((32, 32), 40)
+    assert with_size(timm, 32).frame == Frame((32, 32), 40)
 
 
 def settings(file_name: str = "config.json", **changed: Any) -> Callable[[Path], object]:
@@ -130,23 +135,29 @@ CODE = {"auto_map": {"AutoConfig": "x.Y", "AutoModelForImageClassification": "x.
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut off": (cut, "Error while deserializing header"),
     "an impossible setting": (settings(layer_type="nonsense"), "layer_type=nonsense is not one of basic,bottleneck"),
-    "another shape": (settings(hidden_sizes=[8, 8, 16, 24]), r"classifier.1.weight with the shape \[5, 16\], its"),
-    "settings that are no JSON": (lambda f: (f / "config.json").write_text("{"), "its config.json is no JSON"),
+    "another shape": (settings(hidden_sizes=[8, 8, 16, 24]), r"classifier.1.weight with the shape \[5, 16\], but"),
+    "settings that are no JSON": (
+        lambda f: (f / "config.json").write_text("{"),
+        "its config.json is not a JSON object",
+    ),
     "no settings": (
         lambda f: (f / "config.json").unlink(),
         "there is no config.json with a model_type of transformers",
     ),
-    "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "not known: no preprocessor_config.json$"),
+    "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "is unknown: no preprocessor_config.json$"),
     "a broken processor": (lambda f: (f / "preprocessor_config.json").write_text("{"), "is not a valid JSON"),
     "code of its own": (settings(**CODE), "unknown architecture 'custom'"),
     "one mean for three channels": (processing(image_mean=[0.5]), "mean must have 3 elements"),
-    "no deviation": (processing(image_std=[0, 0, 0]), "normalizes to infinity or not at all"),
-    "no head": (weights(lambda t: t.pop("classifier.1.weight")), "lack classifier.1.weight; it is no trained"),
+    "no deviation": (processing(image_std=[0, 0, 0]), "each must be positive and finite"),
+    "no head": (weights(lambda t: t.pop("classifier.1.weight")), "lack classifier.1.weight; choose a trained"),
     "not numbers": (
         weights(lambda t: t["classifier.1.bias"].fill_(torch.nan)),
-        "classifier.1.bias hold NaN or infinity",
+        "classifier.1.bias contain NaN or infinity",
     ),
-    "pickled": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled ones are never loaded"),
+    "pickled": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "pickled weights are never loaded",
+    ),
 }
 
 
@@ -157,7 +168,7 @@ def test_a_damaged_teacher_is_refused_by_what_is_wrong(tmp_path: Path, case: str
     change(folder)
     with pytest.raises(UserError, match=message):
         classifier, _ = load_pretrained(Pretrained(path=str(folder)), "squeeze.pretrained")
-        try_out(classifier, "squeeze.pretrained")
+        require_usable_classifier(classifier, "squeeze.pretrained")
 
 
 def test_weights_in_bfloat16_are_used_in_float32(tmp_path: Path) -> None:
@@ -192,11 +203,11 @@ def test_class_names_that_agree(
         (
             tuple("dabc"),
             tuple("abcd"),
-            "the same class names in another order than the dataset: class 0 is 'd' there, 'a' in the dataset; class "
+            "the same class names as the dataset, in another order: class 0 is 'd' there, 'a' in the dataset; class "
             "1 is 'a' there, 'b' in the dataset; class 2 is 'b' there, 'c' in the dataset. Labels would",
         ),
-        (("x", "b"), ("a", "b"), r"other class names \(1 of 2\) than the dataset: class 0 is 'x' there, 'a' in"),
-        (("a", "b", "c"), ("a", "b"), "has 3 classes, the dataset 2"),
+        (("x", "b"), ("a", "b"), r"than the dataset \(1 of 2 differ\): class 0 is 'x' there, 'a' in"),
+        (("a", "b", "c"), ("a", "b"), "has 3 classes, the dataset has 2"),
         (("class1", "class2"), ("class2", "class1"), "in another order"),
         (("LABEL_0", "LABEL_1"), None, "set squeeze.pretrained.class_names"),
     ],
@@ -210,7 +221,7 @@ def test_class_names_that_contradict_are_refused_with_the_first_three_difference
 
 def test_trust_overrules_order_but_not_count() -> None:
     assert agree(("b", "a"), ("a", "b"), "squeeze.pretrained=x", trust=True) == (("a", "b"), False)
-    with pytest.raises(UserError, match="has 3 classes, the dataset 2"):
+    with pytest.raises(UserError, match="has 3 classes, the dataset has 2"):
         agree(("a", "b", "c"), ("a", "b"), "squeeze.pretrained=x", trust=True)
 
 
@@ -220,9 +231,9 @@ def test_imagenets_names_agree_with_a_dataset_that_numbers_its_second_crane() ->
     names = list(pretrained.class_names)
     assert len(names) == len(set(names)) == 1000
     names[517], names[639] = "crane2", "maillot, tank suit"
-    assert classes.differences(pretrained.class_names, names) == []
+    assert class_names.differing_indices(pretrained.class_names, names) == []
     names[0], names[1] = names[1], names[0]
-    assert classes.differences(pretrained.class_names, names) == [0, 1]
+    assert class_names.differing_indices(pretrained.class_names, names) == [0, 1]
 
 
 def test_the_score_of_a_constant_answer_is_chance_however_uneven_the_classes() -> None:
@@ -273,7 +284,7 @@ def test_another_teacher_may_label(tmp_path: Path, five: Path) -> None:
     torch.testing.assert_close(
         condensed.teacher()(item["pixel_values"][None]).logits[0], item["logits"], rtol=2**-9, atol=1e-3
     )
-    recovered_from = teacher.load(run.path("teacher_repo", "recover"), CPU)
+    recovered_from = load(run.path("teacher_repo", "recover"), CPU)
     assert type(recovered_from.model).__name__ == "SrelConvNetForImageClassification"
     assert "labeled by it; they were recovered from" in run.path("teacher_repo", "README.md").read_text()
     card = run.path("dataset", "README.md").read_text()

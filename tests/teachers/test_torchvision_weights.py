@@ -41,16 +41,16 @@ def test_a_missing_an_extra_and_a_misshapen_key_are_named_at_once(convolutions: 
     state["layer3.0.bn2.bias"] = torch.zeros(5)
     with pytest.raises(UserError) as caught:
         convert(state, "weights")
-    told = str(caught.value).splitlines()
-    assert told == [
+    problems = str(caught.value).splitlines()
+    assert problems == [
         "weights: the key layer2.1.conv1.weight is missing",
-        "weights: the key layer1.0.se.weight is none of a ResNet's",
+        "weights: the key layer1.0.se.weight is not part of a ResNet",
         "weights: the key layer3.0.bn2.bias has the shape [5], expected [32]",
     ]
 
 
 @pytest.mark.parametrize("key", ["conv1.weight", "fc.weight", "layer4.0.conv2.weight"])
-def test_a_key_without_which_the_layout_cannot_be_told_is_named(key: str) -> None:
+def test_a_missing_key_that_defines_the_layout_is_named(key: str) -> None:
     state = random_state([1, 1, 1, 1], 2, base=8)
     del state[key]
     with pytest.raises(UserError, match=f"the key {key} is missing"):

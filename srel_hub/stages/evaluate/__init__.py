@@ -1,0 +1,1 @@
+"""Evaluate: students trained on condensed and real images."""

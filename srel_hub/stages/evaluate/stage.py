@@ -39,7 +39,7 @@ from srel_hub.stages.evaluate.training_sets import (
     make_training_set,
     training_set_names,
 )
-from srel_hub.storage.files import atomic, write_json
+from srel_hub.storage.files import atomic_write, write_json
 from srel_hub.teachers import architectures
 from srel_hub.teachers.classifier import Classifier
 
@@ -142,14 +142,14 @@ def _train(training: Training, context: Context, run: Run, work: WorkQueue) -> N
         checkpoint.add(True, epoch=epoch, loss=loss, lr=learning_rate(spec.optimizer, epoch, spec.epochs))
     top1, top5 = accuracy(student.scored, test.pixels, test.labels, classifier.table(run.device))
     scores = {"top1": top1, "top5": top5}
-    revision = architectures.commit_of(training.student)
+    revision = architectures.hub_commit(training.student)
     metrics = {**scores, "train_images": len(data.labels), "revision": revision}
     work.done(_save(run.path("evaluate", training.name), metrics, checkpoint.curve), **scores)
     checkpoint.remove()
 
 
 def _save(folder: Path, metrics: dict[str, Any], curve: list[dict[str, Any]]) -> list[Path]:
-    with atomic(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         write_json(temporary / "metrics.json", metrics)
         (temporary / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve), encoding="utf-8")

@@ -123,7 +123,7 @@ def _loss(
 
 def _hard_loss(output: Tensor, epoch: Epoch, part: Tensor, labels: Tensor) -> Tensor:
     """Compute the cross-entropy with the classes of mixed images, weighted by their shares."""
-    views = epoch.views.of(part)
+    views = epoch.views.select(part)
     indices = part.to(labels.device)
     partners = indices if views.partners is None else views.partners.to(labels.device).long()
     shares = views.own_share((epoch.images.shape[2], epoch.images.shape[3])).to(labels.device)

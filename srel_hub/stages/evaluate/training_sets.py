@@ -19,7 +19,7 @@ from srel_hub.labels.epochs import Epoch, KeptEpoch, sampled_epoch, stored_epoch
 from srel_hub.labels.labeller import Labeller
 from srel_hub.labels.manifest import Manifest
 from srel_hub.labels.reader import SoftLabels
-from srel_hub.storage.mapped_images import near
+from srel_hub.storage.mapped_images import to_device_if_it_fits
 
 
 KEPT_BYTES = 256 * 1024**2  # of epochs that several trainings share in memory
@@ -212,13 +212,13 @@ def _images(kind: Kind, seed: int, material: Material) -> Images:
 
 
 def _replayed(images: Images, material: Material) -> Callable[[int], Epoch]:
-    pixels, table = near(images.pixels, material.device), material.labeller.table
+    pixels, table = to_device_if_it_fits(images.pixels, material.device), material.labeller.table
     return lambda epoch: stored_epoch(pixels, table, material.stored, epoch)
 
 
 def _sampled(images: Images, augment: Augment, seed: int, material: Material) -> Callable[[int], Epoch]:
     """Return a function that makes epochs labeled on demand, with labels encoded as stored ones are."""
-    pixels, coding = near(images.pixels, material.device), material.manifest.coding
+    pixels, coding = to_device_if_it_fits(images.pixels, material.device), material.manifest.coding
 
     def make(epoch: int) -> Epoch:
         sampled = sampled_epoch(pixels, material.labeller, augment, seed, epoch)

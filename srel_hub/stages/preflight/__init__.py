@@ -1,0 +1,1 @@
+"""What is gathered and checked before a run starts."""

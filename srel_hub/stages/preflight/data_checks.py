@@ -40,21 +40,21 @@ def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: 
         UserError: If they contradict each other, with the first three differences.
     """
     if names is None:
-        if classes.nameless(own):
+        if classes.are_numbered(own):
             field = who.split("=")[0]
             raise UserError(
                 f"{who}: the teacher does not name its classes, and no split is opened that would; set "
                 f"{field}.class_names, or source.eval_split"
             )
-        return classes.unique(own), False
-    contradiction = classes.contradiction(own, names, who, "the dataset")
+        return classes.make_unique(own), False
+    contradiction = classes.describe_mismatch(own, names, who, "the dataset")
     if contradiction is None:
         return names, False
     if len(own) != len(names):
         raise UserError(contradiction)
-    if classes.nameless(names):
-        return classes.unique(own), not trust
-    if classes.nameless(own) or trust:
+    if classes.are_numbered(names):
+        return classes.make_unique(own), not trust
+    if classes.are_numbered(own) or trust:
         return names, not trust
     raise UserError(
         f"{contradiction}. Labels would belong to the wrong classes; choose another teacher or dataset; {TRUST}"

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from srel_hub import config
 from srel_hub.config import Pretrained, Publish, Recipe
-from srel_hub.data.sources import Source, described, open_source
+from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.errors import ErrorCollector, UserError
-from srel_hub.hub.push import require_permission
+from srel_hub.hub.permission import require_permission
 from srel_hub.runs.run import Run
 from srel_hub.stages.inputs import Adopted, Inputs, image_size, require_same_data, stage_of, teacher_specs
 from srel_hub.stages.preflight import data_checks, recipe_checks
@@ -21,7 +21,7 @@ from srel_hub.storage.decode import Frame
 from srel_hub.teachers import classifier as classifiers
 from srel_hub.teachers.classifier import Classifier
 from srel_hub.teachers.cost_model import build_on_meta, on_meta
-from srel_hub.teachers.pretrained import at_size, load_pretrained, try_out
+from srel_hub.teachers.pretrained import load_pretrained, require_usable_classifier, with_size
 
 
 CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (
@@ -53,7 +53,7 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Inputs:
     problems = ErrorCollector()
     publish = run.recipe.publish if pushes else Publish()
     with problems.collect():
-        for remark in require_permission(publish, described(run.recipe.source).license):
+        for remark in require_permission(publish, add_builtin_metadata(run.recipe.source).license):
             tqdm.write(remark, file=sys.stderr)
     gathered = gather(run.recipe, run, writes, problems)
     for checks in (CHECKS, SLOW_CHECKS):
@@ -88,7 +88,7 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> 
         with problems.collect():
             names, is_assumed = data_checks.agree(teacher.classifier.class_names, names, teacher.title, trust)
             fitted = framed(replace(teacher.classifier, class_names=names), frame or Frame(image_size(source, None)))
-            try_out(fitted, teacher.title)
+            require_usable_classifier(fitted, teacher.title)
             adopted[folder] = Adopted(fitted, teacher.origin)
             unproven |= {teacher.title: fitted} if is_assumed else {}
     if names is None:
@@ -139,7 +139,7 @@ def image_frame(spec: config.Source, teacher: Opened | None) -> Frame | None:
     side = spec.image_size
     if teacher is None:
         return None if side is None else Frame((side, side))
-    return teacher.classifier.frame if side is None else at_size(teacher.classifier, side).frame
+    return teacher.classifier.frame if side is None else with_size(teacher.classifier, side).frame
 
 
 def framed(classifier: Classifier, frame: Frame) -> Classifier:

@@ -10,7 +10,7 @@ from srel_hub.core.optim import batch_count
 from srel_hub.errors import UserError, first_line
 from srel_hub.stages.inputs import teacher_specs
 from srel_hub.stages.preflight.facts import Gathered, Opened
-from srel_hub.storage.decode import scaled
+from srel_hub.storage.decode import scale_shorter_side
 from srel_hub.teachers.architectures import require_usable
 from srel_hub.teachers.pretrained import require_batchnorm
 
@@ -87,7 +87,9 @@ def recover_sizes(gathered: Gathered) -> list[str]:
             spec, field = teacher_specs(gathered.recipe)[folder]
             who = "squeeze.network" if spec is None else f"{field}={spec.path}"
             try:
-                gathered.network_of(folder).eval()(torch.empty(1, 3, *scaled(gathered.size, side), device="meta"))
+                gathered.network_of(folder).eval()(
+                    torch.empty(1, 3, *scale_shorter_side(gathered.size, side), device="meta")
+                )
             except UserError:
                 continue  # the network cannot be built at all, which another check reports
             except (RuntimeError, ValueError) as error:

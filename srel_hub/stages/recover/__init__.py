@@ -1,0 +1,1 @@
+"""Recover: the optimization of the condensed images."""

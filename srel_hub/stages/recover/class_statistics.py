@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from srel_hub.core.augment import normalize
 from srel_hub.core.bn_matching import batchnorm_layers
 from srel_hub.core.metrics import prediction_batch
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -68,7 +68,7 @@ def _moments(layers: Sequence[nn.BatchNorm2d]) -> Iterator[list[tuple[Tensor, Te
 def save(file: Path, classes: Sequence[Sequence[Tensor]]) -> None:
     """Write the results of `of_each_class` as one file: for each layer float32 [K, 2, C]."""
     layers = [torch.stack(list(layer)).float() for layer in zip(*classes, strict=True)]
-    with atomic(file) as temporary:
+    with atomic_write(file) as temporary:
         save_file({f"layer-{index:04d}": layer for index, layer in enumerate(layers)}, temporary)
 
 

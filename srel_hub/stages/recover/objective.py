@@ -58,7 +58,7 @@ class Member:
         (mean, std), (own_mean, own_std) = channel_statistics(space), channel_statistics(classifier)
         device = next(self.model.parameters()).device
         self._scale, self._shift = (std / own_std).to(device), ((mean - own_mean) / own_std).to(device)
-        self.terms = engine.fast(self._terms)
+        self.terms = engine.compile_if_enabled(self._terms)
 
     def __call__(self, x: Tensor, labels: Tensor, moves: Moves) -> tuple[Tensor, Terms]:
         """Return the loss [G] of pixels [G, B, 3, H, W], and its terms."""

@@ -14,7 +14,7 @@ from srel_hub.core.crop_transform import sample_moves, stacked
 from srel_hub.core.optim import descend
 from srel_hub.stages.recover.objective import Objective, Terms, channel_statistics
 from srel_hub.stages.recover.units import Unit
-from srel_hub.storage.decode import scaled
+from srel_hub.storage.decode import scale_shorter_side
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -54,7 +54,7 @@ def stages(spec: config.Recover, size: tuple[int, int]) -> list[Stage]:
     """Divide the iterations among the recipe's sizes, as equally as possible; one stage if it names none."""
     sides = spec.sizes or (min(size),)
     ends = [spec.iterations * k // len(sides) for k in range(len(sides) + 1)]
-    return [Stage(range(*ends[k : k + 2]), scaled(size, side)) for k, side in enumerate(sides)]
+    return [Stage(range(*ends[k : k + 2]), scale_shorter_side(size, side)) for k, side in enumerate(sides)]
 
 
 def synthesize(objective: Objective, unit: Unit, seed: int, patches: Tensor | None = None) -> Iterator[Step]:

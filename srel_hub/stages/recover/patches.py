@@ -20,8 +20,8 @@ from srel_hub.config import Patches
 from srel_hub.core.augment import crop, normalize, random_resized_boxes
 from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.seeds import generator
-from srel_hub.storage.condensed_table import decode, encode_png, read_rows_of, write_parquet
-from srel_hub.storage.files import atomic
+from srel_hub.storage.condensed_table import decode_image, encode_png, read_rows_of, write_parquet
+from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -195,9 +195,9 @@ def save_patches(folder: Path, classes: range, chosen: Sequence[Sequence[Tile]],
     by_index = [tile for index in zip(*chosen, strict=True) for tile in index]
     labels = list(classes) * (len(by_index) // len(classes))
     table, origins = folder / f"{unit_name(classes)}.parquet", folder / f"{unit_name(classes)}.json"
-    with atomic(table) as temporary:
+    with atomic_write(table) as temporary:
         write_parquet(temporary, [encode_png(image) for image, _ in by_index], labels, classifier.class_names)
-    with atomic(origins) as temporary:
+    with atomic_write(origins) as temporary:
         sources = [[asdict(patch) for patch in patches] for _, patches in by_index]
         temporary.write_text(json.dumps(sources), encoding="utf-8")
     return [table, origins]
@@ -206,5 +206,5 @@ def save_patches(folder: Path, classes: range, chosen: Sequence[Sequence[Tile]],
 def read_patches(folder: Path, ipcs: range, classes: range) -> Tensor:
     """Read the patches of these ipc indices and classes, uint8 [ipc, class, 3, H, W]."""
     rows = range(ipcs.start * len(classes), ipcs.stop * len(classes))
-    images = [decode(png) for png, _ in read_rows_of(folder / f"{unit_name(classes)}.parquet", rows)]
+    images = [decode_image(png) for png, _ in read_rows_of(folder / f"{unit_name(classes)}.parquet", rows)]
     return torch.stack(images).view(len(ipcs), len(classes), *images[0].shape)

@@ -24,7 +24,7 @@ from srel_hub.stages.recover.optimize import Step, synthesize, to_uint8
 from srel_hub.stages.recover.trace import CLASSES, Trace
 from srel_hub.stages.recover.units import Unit, recipe_units
 from srel_hub.storage.condensed_table import encode_png, write_parquet
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -139,5 +139,5 @@ def save_images(file: Path, x: Tensor, unit: Unit, classifier: Classifier) -> No
     """Write normalized pixels [G, B, 3, H, W] of a unit as PNGs, ipc index by ipc index."""
     pixels = unit.turned(to_uint8(x, classifier)).flatten(0, 1)
     labels = list(unit.classes) * len(unit.ipcs)
-    with atomic(file) as temporary:
+    with atomic_write(file) as temporary:
         write_parquet(temporary, [encode_png(image) for image in pixels], labels, classifier.class_names)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 
 
 POINTS = 200  # of a unit's curves at most; more than a plot's pixels would show
@@ -64,7 +64,7 @@ class Trace:
         terms = torch.stack(self._terms).cpu()
         curves = {name: terms[:, index].contiguous() for index, name in enumerate(TERMS)}
         file.parent.mkdir(exist_ok=True)
-        with atomic(file) as temporary:
+        with atomic_write(file) as temporary:
             save_file(
                 {"iterations": torch.tensor(self._iterations, dtype=torch.int32), **curves, **self._frames}, temporary
             )

@@ -30,7 +30,6 @@ import torch
 from srel_hub.config import fingerprint
 from srel_hub.data.sources import Source, open_source
 from srel_hub.errors import UserError
-from srel_hub.labels.labeller import run_classifiers
 from srel_hub.runs.completion import STAGES
 from srel_hub.runs.decoded_images import clear
 from srel_hub.runs.heartbeat import other_processes
@@ -42,6 +41,7 @@ from srel_hub.stages.inputs import require_same_data, stage_of
 from srel_hub.studies.continual.protocol import Setting, memories, rows_of
 from srel_hub.studies.continual.results import conclude, summarize
 from srel_hub.studies.continual.trainer import World
+from srel_hub.teachers.classifier import load_classifiers
 
 
 LARGEST_ORDER = 2**32 - 1  # numpy's largest seed
@@ -59,7 +59,7 @@ def continual(run: Run, setting: Setting) -> Path:
     _require_made(run)
     with run.accelerator.main_process_first():
         source = open_source(run.recipe.source, run.progress)
-    classifiers = run_classifiers(run)
+    classifiers = load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
     _require(run, setting, source, classifiers[0].class_names)
     run.begin()
     folder = folder_of(run, setting)

@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from srel_hub.core.optim import batch_count, make_optimizer, require_finite
 from srel_hub.core.seeds import derive_seed
-from srel_hub.data.splits import Images, Split, statistics
+from srel_hub.data.splits import Images, Split, channel_statistics
 from srel_hub.runs.checkpoint import Checkpoint
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
 from srel_hub.runs.work_queue import WorkQueue
 from srel_hub.stages.squeeze import train
-from srel_hub.storage.files import atomic
+from srel_hub.storage.files import atomic_write
 from srel_hub.studies.continual.protocol import Setting, remapped, rows_of
 from srel_hub.teachers import architectures as networks
 from srel_hub.teachers.classifier import Classifier
@@ -84,7 +84,7 @@ class StepTeachers:
     def _train(self, step: int, name: str, work: WorkQueue) -> None:
         run, spec, seed = self.run, self.run.recipe.squeeze, self._seed(step)
         images = self.images(step)
-        mean, std = statistics(images.pixels)
+        mean, std = channel_statistics(images.pixels)
         made = self._untrained(step, mean, std)
         file = run.path("checkpoints", f"continual-{name}")
         checkpoint = Checkpoint(file, made.model, make_optimizer(made.model, spec.optimizer))
@@ -96,7 +96,7 @@ class StepTeachers:
                 checkpoint.add(True, epoch=each.epoch, loss=loss, lr=each.lr)
         # Not save_pretrained, which writes nothing in any but a launch's first process.
         kept = {key: value.cpu().contiguous() for key, value in made.model.state_dict().items()}
-        with atomic(self._file(step)) as temporary:
+        with atomic_write(self._file(step)) as temporary:
             save_file({**kept, NORMALIZATION: torch.tensor([mean, std], dtype=torch.float64)}, temporary)
         work.done([self._file(step)], classes=len(made.class_names), train_images=len(images.labels))
         checkpoint.remove()

@@ -21,7 +21,7 @@ from srel_hub.runs.work_queue import WorkQueue
 from srel_hub.stages.evaluate.student import Student, train_student
 from srel_hub.stages.evaluate.training_sets import TrainingSet
 from srel_hub.storage.files import write_json
-from srel_hub.storage.mapped_images import near
+from srel_hub.storage.mapped_images import to_device_if_it_fits
 from srel_hub.studies.continual.protocol import Setting, Training, only, remapped, restricted, rows_of
 from srel_hub.studies.continual.teachers import StepTeachers
 from srel_hub.teachers import architectures as networks
@@ -104,7 +104,7 @@ class World:
 
     def _row(self, training: Training, labeller: Labeller) -> TrainingSet:
         images, augment, seed = self.memory(training), self.run.recipe.relabel.augment, self._seed(training)
-        pixels = near(images.pixels, self.run.device)
+        pixels = to_device_if_it_fits(images.pixels, self.run.device)
 
         def epoch(index: int) -> Epoch:
             return sampled_epoch(pixels, labeller, augment, seed, index)

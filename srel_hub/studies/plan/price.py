@@ -33,13 +33,13 @@ from srel_hub.teachers.cost_model import (
     HEAP_FACTOR,
     Cost,
     build_on_meta,
-    computing_in,
-    cost,
-    drawing,
-    forward,
-    scoring,
+    drawing_cost,
+    in_precision,
+    inference_steps,
+    measure_cost,
+    scoring_cost,
     state_bytes,
-    training,
+    training_steps,
     weights_bytes,
 )
 
@@ -175,16 +175,16 @@ def _squeeze(facts: Facts) -> StagePlan:
     spec, size, machine = facts.recipe.squeeze, facts.size, facts.machine
     networks, scored = facts.networks.values(), facts.eval_images or 0
     flops = scored * sum(forward_flops(network, size) for network in networks)
-    costs = [scoring(network, scored, facts.size, facts.machine.kind) for network in networks if scored]
+    costs = [scoring_cost(network, scored, facts.size, facts.machine.kind) for network in networks if scored]
     count = facts.train_images
     if spec.pretrained is not None or count is None:
         return _stage(facts, "squeeze", len(networks), flops, costs, list(networks))
     batch = -(-count // batch_count(count, spec.batch_size))
     share = max(2, -(-batch // machine.devices))  # all devices share each batch
-    network = computing_in(facts.networks["teacher"], facts.machine.precision)
-    step = cost(training(network, spec.optimizer, spec.augment, share, size), facts.machine.kind)
+    network = in_precision(facts.networks["teacher"], facts.machine.precision)
+    step = measure_cost(training_steps(network, spec.optimizer, spec.augment, share, size), facts.machine.kind)
     flops += spec.epochs * (step.flops * count // share)
-    costs += [step, drawing(spec.augment, count, facts.size)]
+    costs += [step, drawing_cost(spec.augment, count, facts.size)]
     planned = _stage(facts, "squeeze", 1, flops, costs, list(networks), count)
     return replace(planned, hours=flops / (machine.devices * _per_hour(machine)))
 
@@ -207,7 +207,7 @@ def _recover(facts: Facts) -> StagePlan:
     costs = list(found.values())
     if spec.reads_real:
         assert facts.train_images is not None
-        costs += [scoring(network, facts.train_images, facts.size, facts.machine.kind) for network in networks]
+        costs += [scoring_cost(network, facts.train_images, facts.size, facts.machine.kind) for network in networks]
     if spec.patches is not None:
         flops += spec.patches.crops * _looked_at(facts, spec.patches.images) * forward_flops(networks[0], facts.size)
     if spec.statistics == "class":
@@ -234,11 +234,11 @@ def iteration(
 ) -> Cost:
     """One iteration of recover with a network on the meta device, on a device of this kind ('cpu', 'cuda')."""
     names = tuple(str(index) for index in range(num_classes))
-    classifier = Classifier(computing_in(network, precision), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, size)
+    classifier = Classifier(in_precision(network, precision), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), names, size)
     plain = replace(spec, iterations=2, sizes=(), patches=None, residual=0.0, bn_weight=1.0)
     plain = replace(plain, statistics="dataset")  # the same arithmetic
     with Objective([classifier], plain) as objective:
-        return cost(synthesize(objective, unit, seed=0), kind)
+        return measure_cost(synthesize(objective, unit, seed=0), kind)
 
 
 def _looked_at(facts: Facts, each: int) -> int:
@@ -250,10 +250,11 @@ def _looked_at(facts: Facts, each: int) -> int:
 def _relabel(facts: Facts) -> StagePlan:
     spec, count = facts.recipe.relabel, facts.recipe.recover.ipc * facts.num_classes
     labellers, kind = _labellers(facts), facts.machine.kind
-    costs = [drawing(spec.augment, count, facts.size), scoring(labellers[0], count, facts.size, kind)]
+    costs = [drawing_cost(spec.augment, count, facts.size), scoring_cost(labellers[0], count, facts.size, kind)]
     for network in labellers:
-        computing = computing_in(network, facts.machine.precision)
-        costs.append(cost(forward(computing, spec.augment, min(spec.batch_size, count), facts.size), kind))
+        computing = in_precision(network, facts.machine.precision)
+        batch = inference_steps(computing, spec.augment, min(spec.batch_size, count), facts.size)
+        costs.append(measure_cost(batch, kind))
     files = label_parts(spec, count, facts.num_classes)
     asked = count * spec.epochs + min(count, KL_IMAGES) if files else 0  # the latter to tell what the encoding loses
     flops = asked * sum(forward_flops(network, facts.size) for network in labellers)
@@ -275,8 +276,8 @@ def _evaluate(facts: Facts) -> StagePlan:
     plans = []
     for network in spec.students:
         student = build_on_meta(network, K, size)
-        computing = computing_in(student, facts.machine.precision)
-        costs = [scoring(student, facts.eval_images, size, kind), drawing(augment, condensed, size)]
+        computing = in_precision(student, facts.machine.precision)
+        costs = [scoring_cost(student, facts.eval_images, size, kind), drawing_cost(augment, condensed, size)]
         steps: dict[tuple[int, bool], Cost] = {}
         flops = len(rows) * facts.eval_images * forward_flops(student, size)
         for row in rows:
@@ -285,8 +286,10 @@ def _evaluate(facts: Facts) -> StagePlan:
             asks = row == "random-real" or (row == "condensed" and facts.recipe.relabel.encoding == "none")
             if (batch, asks) not in steps:
                 # Members of a committee are asked one after the other.
-                asked = computing_in(labellers[0], facts.machine.precision) if asks else None
-                steps[batch, asks] = cost(training(computing, spec.optimizer, augment, batch, size, asked), kind)
+                asked = in_precision(labellers[0], facts.machine.precision) if asks else None
+                steps[batch, asks] = measure_cost(
+                    training_steps(computing, spec.optimizer, augment, batch, size, asked), kind
+                )
             flops += spec.epochs * (steps[batch, asks].flops * count // batch)
             others = labellers[1:] if asks else []
             flops += spec.epochs * count * sum(forward_flops(other, size) for other in others)

@@ -8,7 +8,8 @@ from typing import Any
 import datasets
 
 from srel_hub import config
-from srel_hub.data.sources import LAYOUTS, open_source, split_names
+from srel_hub.data.columns import LAYOUTS
+from srel_hub.data.sources import open_source, split_names
 from srel_hub.data.splits import TableSplit
 from srel_hub.errors import UserError
 from srel_hub.storage.decode import read_picture

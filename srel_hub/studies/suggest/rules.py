@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srel_hub.config import Network
-from srel_hub.data.class_names import contradiction
+from srel_hub.data.class_names import describe_mismatch
 
 
 Method = Literal["best", "sre2l"]
@@ -178,7 +178,7 @@ def are_characters(class_names: Sequence[str]) -> bool:
 
 def same_classes(class_names: Sequence[str], teacher: Sequence[str]) -> bool:
     """Whether a pretrained teacher has these classes, in this order."""
-    return contradiction(class_names, teacher, "", "") is None
+    return describe_mismatch(class_names, teacher, "", "") is None
 
 
 def forward_passes(data: Data, choice: Choice, seeds: int = 3) -> float:

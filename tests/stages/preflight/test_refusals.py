@@ -52,7 +52,7 @@ def table(folder: Path, split: str = "train", **columns: list[object]) -> Path:
 def test_no_image_column(tmp_path: Path, says: Said) -> None:
     folder = table(tmp_path / "texts", size=[1.5, 2.5], label=[0, 1])
     assert (
-        f"{folder}, split train: no column with images (columns: size (float64), label (int64)). Layouts that"
+        f"{folder}, split train: no column with images (columns: size (float64), label (int64)). Supported layouts:"
         in says(f"source.path={folder}", "source.eval_split=null")
     )
 
@@ -71,7 +71,9 @@ def test_a_class_without_an_image(tmp_path: Path, says: Said) -> None:
     folder.mkdir()
     for split in ("train", "test"):
         write_parquet(folder / f"{split}.parquet", [PNG, PNG], [0, 2], NAMES)
-    assert "the training split has no image of: bee; add some or remove the class" in says(f"source.path={folder}")
+    assert "the training split has no image of: bee; add images or remove these classes" in says(
+        f"source.path={folder}"
+    )
 
 
 def test_unreadable_images_are_all_named_by_row(
@@ -84,7 +86,7 @@ def test_unreadable_images_are_all_named_by_row(
     write_parquet(folder / "test.parquet", [PNG, b"broken", b""], [0, 1, 2], NAMES)
     said = refused(capsys, str(recipe), *SMALL, f"run.root={tmp_path}/runs", f"source.path={folder}")
     for row in (1, 2):
-        assert f"{folder}, split test: row {row} is no image that Pillow can read" in said
+        assert f"{folder}, split test: row {row}: Pillow cannot read this image" in said
     left = sorted(file.name for file in (tmp_path / "runs/mine").iterdir())
     assert left == ["cache", "log.txt", "metrics.jsonl", "processes", "recipe.yaml", "units", "versions.json"]
     assert not [file for kind in (".*.tmp", "*.claim", "cache/*") for file in (tmp_path / "runs/mine").rglob(kind)]
@@ -96,9 +98,9 @@ def test_class_names_that_differ_between_the_splits(tmp_path: Path, says: Said) 
     write_parquet(folder / "train.parquet", [PNG] * 3, [0, 1, 2], NAMES)
     write_parquet(folder / "test.parquet", [PNG] * 3, [0, 1, 2], ["bee", "ant", "cat"])
     said = says(f"source.path={folder}")
-    assert "split test has the same class names in another order than split train: class 0 is 'bee' there" in said
+    assert "split test has the same class names as split train, in another order: class 0 is 'bee' there" in said
     write_parquet(folder / "test.parquet", [PNG] * 3, [0, 1, 1], ["ant", "bee"])
-    assert "split test has 2 classes, split train 3" in says(f"source.path={folder}")
+    assert "split test has 2 classes, split train has 3" in says(f"source.path={folder}")
 
 
 def test_strings_that_only_the_eval_split_has(tmp_path: Path, says: Said) -> None:
@@ -106,7 +108,7 @@ def test_strings_that_only_the_eval_split_has(tmp_path: Path, says: Said) -> Non
     folder = table(tmp_path / "data", image=images, label=["ant", "bee"])
     table(folder, "test", image=images, label=["ant", "wasp"])
     said = says(f"source.path={folder}", "source.image_column=image")
-    assert "split test: row 1 has the label 'wasp'; allowed are ant, bee" in said
+    assert "split test: row 1 has the label 'wasp', which is not a class (allowed: ant, bee)" in said
 
 
 @pytest.mark.parametrize(
@@ -125,11 +127,11 @@ def test_a_torchvision_file_with_layer_norms(tmp_path: Path, says: Said) -> None
 
 def test_a_teacher_of_another_number_of_classes(tmp_path: Path, says: Said) -> None:
     said = says(f"squeeze.pretrained={save_family('resnet', tmp_path / 'net', ['ant', 'bee'])}")
-    assert "squeeze.pretrained=net has 2 classes, the dataset 3" in said
+    assert "squeeze.pretrained=net has 2 classes, the dataset has 3" in said
     file = tmp_path / "five.safetensors"
     save_file(random_state([1, 1, 1, 1], 2, classes=5, base=8), file)
     said = says(f"squeeze.pretrained={{path: {file}, class_names: [ant, bee]}}")
-    assert "it has 5 classes, squeeze.pretrained.class_names names 2" in said
+    assert "it has 5 classes, but squeeze.pretrained.class_names lists 2" in said
 
 
 def test_an_unknown_architecture_gives_the_nearest(tmp_path: Path, says: Said) -> None:
@@ -141,19 +143,19 @@ def test_an_unknown_architecture_gives_the_nearest(tmp_path: Path, says: Said) -
     assert "(nearest: resnet18), got 'resnet19'" in says("squeeze.network.model=resnet19")
     settings["model_type"] = "bert"
     (folder / "config.json").write_text(json.dumps(settings))
-    assert "bert is no image classifier in transformers" in says(f"squeeze.pretrained={folder}")
+    assert "transformers has no image classifier of type bert" in says(f"squeeze.pretrained={folder}")
 
 
 def test_a_place_without_a_teacher(tmp_path: Path, says: Said) -> None:
     assert "squeeze.pretrained=./nowhere: there is no such folder or file" in says("squeeze.pretrained=./nowhere")
     (tmp_path / "empty").mkdir()
-    assert "no .safetensors weights there" in says(f"squeeze.pretrained={tmp_path}/empty")
+    assert "it has no .safetensors weights" in says(f"squeeze.pretrained={tmp_path}/empty")
     (tmp_path / "net.pth").write_bytes(b"pickle")
     assert "only .safetensors files are read" in says(f"squeeze.pretrained={tmp_path}/net.pth")
     (tmp_path / "net.safetensors").write_bytes(b"nothing of the kind")
     assert "not a safetensors file" in says(f"squeeze.pretrained={tmp_path}/net.safetensors")
     save_file({"blocks.0.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    assert "do not have torchvision's ResNet names" in says(f"squeeze.pretrained={tmp_path}/other.safetensors")
+    assert "do not have the names of torchvision's ResNet" in says(f"squeeze.pretrained={tmp_path}/other.safetensors")
 
 
 def test_not_enough_disk(says: Said) -> None:
@@ -191,8 +193,8 @@ def test_every_fault_is_told_at_once(tmp_path: Path, says: Said) -> None:
     )
     for fault in (
         "squeeze.pretrained=vit2: ViTForImageClassification has no BatchNorm2d layer",
-        "squeeze.pretrained=vit2 has 2 classes, the dataset 3",
-        "relabel.teacher=next has the same class names in another order than the dataset: class 0 is 'bee' there",
+        "squeeze.pretrained=vit2 has 2 classes, the dataset has 3",
+        "relabel.teacher=next has the same class names as the dataset, in another order: class 0 is 'bee' there",
     ):
         assert fault in names
 
@@ -230,13 +232,18 @@ def test_a_linked_class_folder_is_not_lost_in_silence(tmp_path: Path, says: Said
     folder = class_folders(tmp_path / "data", "ant", "bee")
     (tmp_path / "cat").mkdir()
     (folder / "train" / "cat").symlink_to(tmp_path / "cat")
-    assert f"{folder}/train/cat: a link to a folder, which is not followed" in says(f"source.path={folder}")
+    assert f"{folder}/train/cat is a link to a folder, and `datasets` does not follow links" in says(
+        f"source.path={folder}"
+    )
 
 
 def test_two_folders_of_one_name_are_not_one_class(tmp_path: Path, says: Said) -> None:
     folder = class_folders(tmp_path / "data", "a/x", "a/y", "b/x")
     said = says(f"source.path={folder}")
-    assert f"the class x has images in {folder}/train/a/x and {folder}/train/b/x; a class folder lies in" in said
+    assert (
+        f"the class folder x occurs several times ({folder}/train/a/x and {folder}/train/b/x), and would become one"
+        in said
+    )
 
 
 def test_leading_zeros_of_labels_are_not_lost(tmp_path: Path, says: Said) -> None:
@@ -245,7 +252,7 @@ def test_leading_zeros_of_labels_are_not_lost(tmp_path: Path, says: Said) -> Non
         for index in range(3):
             (tmp_path / "data" / split / f"{index}.png").write_bytes(PNG)
         (tmp_path / "data" / split / "metadata.csv").write_text("file_name,label\n0.png,007\n1.png,010\n2.png,7\n")
-    assert "metadata.csv: the label 007 is read as the number 7; use names instead" in says(
+    assert "metadata.csv: the label 007 is read as the number 7; use names instead of numbers" in says(
         f"source.path={tmp_path}/data"
     )
 
@@ -276,14 +283,14 @@ def test_files_that_are_not_read_are_mentioned(
     (folder / "train/.hidden").write_bytes(b"")
     (folder / "notes.txt").write_text("mine")
     condense(Run(small_recipe(recipe, tmp_path / "runs", f"source.path={folder}", "evaluate.seeds=1")))
-    assert f"note: {folder}: files passed over: 1 ({folder}/train/ant/9.heic)" in capsys.readouterr().err
+    assert f"note: {folder}: skipped files: 1 ({folder}/train/ant/9.heic)" in capsys.readouterr().err
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = class_folders(tmp_path / "data", "ant", "bee")
     (folder / "train/bee/1.png").write_bytes(b"broken")
     said = refused(capsys, str(recipe), *SMALL, f"run.root={tmp_path}/runs", f"source.path={folder}")
-    assert f"({folder}/train/bee/1.png) is no image that Pillow can read (damaged, or of a format" in said
+    assert f"({folder}/train/bee/1.png): Pillow cannot read this image (damaged, or of an unknown format" in said
 
 
 # The run's own place and data
@@ -341,7 +348,7 @@ def test_names_are_compared_where_no_image_is_needed(
     if train_split == "null":
         cli(condense, line)
         return
-    assert "the same class names in another order than the dataset" in refused(capsys, *line)
+    assert "the same class names as the dataset, in another order" in refused(capsys, *line)
 
 
 # A teacher whose classes are others, or the same in another order
@@ -381,12 +388,16 @@ LABELS = ["LABEL_0", "LABEL_1", "LABEL_2"]
             ["cat", "ant", "bee"],
             (2, 0, 1),
             [
-                "squeeze.pretrained=net has the same class names in another order than the dataset: class 0 is 'cat' "
+                "squeeze.pretrained=net has the same class names as the dataset, in another order: class 0 is 'cat' "
                 "there, 'ant' in the dataset; class 1 is 'ant' there, 'bee' in the dataset; class 2 is 'bee' there",
                 "set squeeze.trust_class_order=true",
             ],
         ),
-        (["fly", "bee", "cat"], (0, 1, 2), ["other class names (1 of 3)", "class 0 is 'fly' there, 'ant' in"]),
+        (
+            ["fly", "bee", "cat"],
+            (0, 1, 2),
+            ["other class names than the dataset (1 of 3 differ)", "class 0 is 'fly' there, 'ant' in"],
+        ),
         (LABELS, (1, 2, 0), ["it recognizes ", "of 36 eval images", "must reach 46.7%", "or another order"]),
     ],
     ids=["permuted, named", "foreign, named", "permuted, nameless"],
@@ -449,8 +460,11 @@ def test_gated_and_private_repositories_say_how_to_get_access(tmp_path: Path, re
     overrides = ["source.path=org/closed", "squeeze.pretrained=org/net", "relabel.teacher=org/secret"]
     done = as_user(tmp_path / "home", None, *command, *overrides, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "source.path=org/closed: gated on the Hub. Ask for access on the dataset's page there, then" in done.stderr
-    assert "squeeze.pretrained=org/net: gated on the Hub. Ask for access on the model's page there, then" in done.stderr
-    assert "relabel.teacher=org/secret: neither local nor a model on the Hub that you may read" in done.stderr
+    assert "source.path=org/closed: gated on the Hub; request access on the dataset's page, then" in done.stderr
+    assert "squeeze.pretrained=org/net: gated on the Hub; request access on the model's page, then" in done.stderr
+    assert (
+        "relabel.teacher=org/secret: not a local folder or file, and not a model on the Hub that you can access"
+        in done.stderr
+    )
     assert done.stderr.count("log in with `hf auth login` or set HF_TOKEN") == 3
     assert not (tmp_path / "runs").exists()

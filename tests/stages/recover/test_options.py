@@ -36,7 +36,7 @@ from srel_hub.stages.recover import optimize
 from srel_hub.stages.recover import patches as patches
 from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.optimize import resized, stages, synthesize
-from srel_hub.storage.condensed_table import decode, read_parquet, read_rows
+from srel_hub.storage.condensed_table import decode_image, read_parquet, read_rows
 from srel_hub.teachers import architectures as networks
 from srel_hub.teachers import classifier as teacher
 from srel_hub.teachers.classifier import Classifier
@@ -297,12 +297,12 @@ def test_recover_begins_with_the_pixels_of_the_source(patched: Run) -> None:
         assert len(told) == spec.patches.tiles**2
         assert [int(train.labels[each["row"]]) for each in told] == [label] * len(told)
         cuts = [train.images(kept.frame, torch.tensor([each["row"]])).pixels[0] for each in told]
-        assert torch.equal(decode(png), patches.tiled(cuts, [each["box"] for each in told], spec.patches.tiles))
+        assert torch.equal(decode_image(png), patches.tiled(cuts, [each["box"] for each in told], spec.patches.tiles))
     start = patches.read_patches(patched.path("patches"), range(1, 2), range(3))
     with Objective([kept], spec) as objective:
         first = next(synthesize(objective, optimize.Unit(range(1, 2), range(3)), 0, start))
     assert torch.equal(optimize.to_uint8(first.x, kept), start)
-    assert torch.equal(start[0, 1], decode(rows[4][0]))
+    assert torch.equal(start[0, 1], decode_image(rows[4][0]))
 
 
 def test_the_first_images_are_those_of_a_smaller_set(patched: Run, tmp_path: Path) -> None:
@@ -321,8 +321,8 @@ def test_a_whole_run_from_patches_says_that_real_pixels_remain(tmp_path: Path) -
     run = Run(small_recipe(file, tmp_path, *more))
     condense(run)
     card = run.path("dataset", "README.md").read_text()
-    assert "Real pixels remain" in card and "50 % of them" in card and "from noise" not in card
-    assert "They are\n  no samples of the real data" not in card
+    assert "Real pixels remain" in card and "with a share of 50 %" in card and "from noise" not in card
+    assert "They are\n  not samples of the real data" not in card
 
 
 def test_more_teachers_are_kept_and_told(tmp_path: Path) -> None:
