@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: install quickstart test test-long check
+.PHONY: install quickstart test test-long check docs
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -15,16 +15,20 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 install: $(VENV)/installed
 
 quickstart: install
-	$(BIN)/accelerate launch -m srel_hub.condense recipes/quickstart.yaml
+	$(BIN)/srel-hub condense recipes/quickstart.yaml
 
 test: install
 	$(BIN)/python -m pytest -m 'not long' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-long: install
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[browser]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[browser,docs]'
 	$(BIN)/python -m pytest --resume
 
 check: install
-	$(BIN)/ruff check srel_hub tests benchmarks examples
-	$(BIN)/ruff format --check srel_hub tests benchmarks examples
+	$(BIN)/ruff check srel_hub tests benchmarks examples docs
+	$(BIN)/ruff format --check srel_hub tests benchmarks examples docs
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
+	$(BIN)/mkdocs build --strict

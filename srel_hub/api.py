@@ -118,7 +118,7 @@ def condense_dataset(recipe: str | Path | Recipe, overrides: Mapping[str, Any] |
         UserError: If the recipe is not valid, or does not fit the data, the machine or the run directory.
         OSError: If a file cannot be read or written, or the Hub cannot be reached. The same call resumes the run.
 
-    Example:
+    Examples:
         >>> from srel_hub import condense_dataset
         >>> run = condense_dataset("quickstart", {"recover.ipc": 5})
         >>> print(run.dataset.as_posix())

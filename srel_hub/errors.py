@@ -10,7 +10,7 @@ class UserError(Exception):
 
     Commands print the message without a traceback and exit with status 2.
 
-    Example:
+    Examples:
         >>> from srel_hub import UserError, load_condensed
         >>> try:
         ...     load_condensed("./nowhere")

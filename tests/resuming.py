@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def passed_file() -> Path:
     """Where the names of tests that passed with these sources are kept."""
     digest = hashlib.sha256()
-    for kind in ("srel_hub/**/*.py", "tests/**/*.py", "recipes/**/*.yaml", "cards/*", "docs/*.md", "*.md"):
+    for kind in ("srel_hub/**/*.py", "tests/**/*.py", "recipes/**/*.yaml", "cards/*", "docs/**/*.md", "*.md"):
         for file in sorted(ROOT.glob(kind)):
             digest.update(file.read_bytes())
     return ROOT / ".pytest_cache" / f"passed-{digest.hexdigest()[:16]}"

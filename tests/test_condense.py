@@ -1,12 +1,10 @@
 """The whole chain, as a user runs it: from a recipe to a dataset that others can load."""
 
-import contextlib
 import hashlib
 import io
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -18,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, as_user, execute, make_source, refused, small_recipe, stand_in_teacher, write_recipe
+from blocks import code_blocks, run_block, run_command
+from conftest import as_user, execute, make_source, refused, small_recipe, write_recipe
 from datasets import load_dataset
 from local_hub.client import Hub
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
@@ -46,38 +45,6 @@ def tree(folder: Path) -> dict[str, str]:
     """sha256 of every file below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def code_blocks(markdown: str, language: str = "python") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
-
-
-def run_command(words: list[str], folder: Path) -> None:
-    """Run `srel-hub COMMAND ...`, `accelerate launch -m MODULE ...` or `python FILE ...` where the user is.
-
-    In this process, which saves the imports: the launcher itself is tried by the quickstart.
-    """
-    if "srel-hub" in words:
-        words = ["-m", "srel_hub", *words[words.index("srel-hub") + 1 :]]
-    words = words[words.index("-m") if "-m" in words else 1 :]
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", words[1:] if words[0] == "-m" else words)
-        try:
-            if words[0] == "-m":
-                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-            else:
-                runpy.run_path(words[0], run_name="__main__")
-        except SystemExit as end:
-            assert not end.code, words
-
-
-def run_block(block: str, folder: Path) -> str:
-    """Run a block of a document as it stands, in the folder where the user is."""
-    output = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(output):
-        exec(compile(block, "block", "exec"), namespace := {})
-    del namespace
-    return output.getvalue()
 
 
 # The quickstart
@@ -197,76 +164,6 @@ def test_nothing_published_tells_where_or_when(quickstart: Quickstart) -> None:
             assert not [path for path in paths if path.encode() in content], file
             if file.suffix in (".md", ".json", ".yaml", ".py"):
                 assert not [word for word in words if re.search(rf"\b{word}\b", content.decode())], file
-
-
-def test_every_block_of_the_readme_runs(
-    quickstart: Quickstart, stand_in: list[str], tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In order, each as it stands, but for what would take long or is not here: that gets a small stand-in.
-
-    The ImageNet recipe fetches its teacher, here a small one under the name that it has in the recipe, and publishes.
-    """
-    monkeypatch.setenv("HF_TOKEN", "hf_my-name")
-    folder = shutil.copytree(quickstart[0], tmp_path / "user")
-    source = make_source(tmp_path / "source", (8, 8), NAMES)
-    shutil.copytree(source, folder / "my" / "flowers")
-    shutil.copytree(ROOT / "examples", folder / "examples")
-    hub.put("models", load_recipe("in1k_ipc50").squeeze.pretrained.path, stand_in_teacher(stand_in))  # type: ignore[union-attr]
-    small = [
-        f"run.root={tmp_path}",
-        "pictures=false",
-        "squeeze.network.width=0.1",
-        "squeeze.epochs=1",
-        "squeeze.optimizer.warmup_epochs=0",
-        "recover.iterations=1",
-        "relabel.epochs=1",
-        "evaluate.students=[{model: convnet, width: 0.1}]",
-        "evaluate.epochs=1",
-        "evaluate.seeds=1",
-    ]
-    stand_ins = {
-        "cifar10_ipc10": [*small, f"source.path={source}"],
-        "own_images": [*small, "source.image_size=8"],
-        "in1k_ipc50": [
-            *(override for override in stand_in if not override.startswith("squeeze.pretrained.path=")),
-            f"run.root={tmp_path}",
-            "pictures=false",
-            "publish.repo_id=my-name/srel-in1k-ipc50",
-        ],
-        "srel-hub sweep": [*(each for each in small if "iterations" not in each and "relabel" not in each)],
-        "srel-hub continual": ["--seeds", "1", "evaluate.epochs=1", "run.overwrite=true"],
-    }
-    ran = 0
-    for language, block in re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S):
-        if language == "python":
-            run_block(block, folder)
-            ran += 1
-            continue
-        for command in block.splitlines():
-            words = command.split()
-            if words[0] == "make":
-                assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
-                continue
-            run_command(words + next((more for recipe, more in stand_ins.items() if recipe in command), []), folder)
-            ran += 1
-    assert ran >= 24
-    assert load_dataset("my-name/srel-in1k-ipc50")["train"].num_rows == 1000
-    fetched = [entry["path"] for entry in hub.log() if "resnet18.tv_in1k/resolve" in entry["path"]]
-    assert fetched and all(re.search("[0-9a-f]{40}", path) for path in fetched)  # by commit
-
-
-@pytest.mark.parametrize("document", ["README.md"])
-def test_every_recipe_in_a_document_is_one(document: str, tmp_path: Path) -> None:
-    blocks = code_blocks((ROOT / document).read_text(), "yaml")
-    assert len(blocks) == 3
-    for index, block in enumerate(blocks):
-        file = tmp_path / f"{index}.yaml"
-        file.write_text(block if "extends" in block else f"extends: own_images\n{block}")
-        load_recipe(file)
-
-
-def test_make_quickstart_is_the_readmes_main_command() -> None:
-    assert "accelerate launch -m srel_hub.condense recipes/quickstart.yaml" in (ROOT / "Makefile").read_text()
 
 
 # Published, and seen by others

@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -12,8 +13,7 @@ import pytest
 import yaml
 from benchmarks.test_tables import tables
 from conftest import ROOT
-from local_hub.client import Hub
-from test_condense import run_block, run_command
+from test_layers import ORDER
 
 import srel_hub
 from srel_hub import config
@@ -85,7 +85,7 @@ def test_no_message_stands_twice_on_the_troubleshooting_page() -> None:
 
 
 def test_the_page_on_cards_goes_through_the_card() -> None:
-    page = (DOCS / "card.md").read_text()
+    page = (DOCS / "guides" / "reading-a-card.md").read_text()
     of_card = re.findall("^## (.*)$", (CARDS / "dataset.md.jinja").read_text(), re.M)
     of_page = re.findall("^## (.*)$", page, re.M)
     assert len(of_card) >= 8 and [heading for heading in of_page if heading in of_card] == of_card
@@ -93,21 +93,54 @@ def test_the_page_on_cards_goes_through_the_card() -> None:
     assert all(f"| {title} |" in page for title in titles)
 
 
-def test_figures_of_the_page_on_cards_are_those_of_the_results() -> None:
-    page, protocols, labels = ((DOCS / "card.md").read_text(), [*tables.protocols()], [*tables.label_sizes("tiny")])
-    for figure in ("14.79", "25.74"):
-        assert f"{figure} %" in page and any(f"| {figure} +- " in line for line in protocols)
-    top1 = {line.split(" | ")[0].strip("| "): float(line.split(" | ")[-1].split()[0]) for line in labels}
-    assert f"{top1['full'] - top1['topk 50']:.2f} points" in page
-    assert abs(top1["full"] - top1["uint8"]) < 0.1
-    for loss in ("4.7e-09", "4e-06", "0.029"):
-        assert loss in page and any(f"| {loss} |" in line for line in labels)
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Return the cells of a table of results by the first cell of each row."""
+    lines = [line for line in tables.TABLES[table]() if line.startswith("|")][2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_figures_in_the_text_are_those_of_the_results() -> None:
+    """Every number that a page quotes outside of a table."""
+    text = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
+    card, bad = text["docs/guides/reading-a-card.md"], text["docs/guides/bad-results.md"]
+    protocols, tiny, cifar = rows_of("protocols"), rows_of("labels-tiny"), rows_of("labels-cifar10")
+    accuracies = [row[0].split()[0] for row in protocols.values()]
+    for page in (card, bad, text["docs/guides/protocols.md"]):
+        assert f"{min(accuracies)} %" in page and f"{max(accuracies)} %" in page
+    lost = top1(tiny["full"]) - top1(tiny["topk 50"])
+    assert f"{lost:.2f} points" in card and f"{lost:.2f} points" in bad
+    assert abs(top1(tiny["full"]) - top1(tiny["uint8"])) < 0.1
+    for row, loss in (("full", "4.7e-09"), ("uint8", "4e-06"), ("topk 50", "0.029")):
+        assert tiny[row][2] == loss and loss in card
+    assert f"{top1(cifar['student on batches of 16']):.2f} %" in bad and f"{top1(cifar['full']):.2f} %" in bad
+    labels, guide = text["docs/results/labels.md"], text["docs/guides/soft-labels.md"]
+    for row, times, points in (("a fortieth, uint8", "71", "0.26"), ("a twentieth, uint8", "36", "0.16")):
+        assert round(float(tiny[row][1])) == int(times) and f"{top1(tiny['full']) - top1(tiny[row]):.2f}" == points
+        assert f"{times} times smaller" in labels and f"{points} points" in labels
+    assert "36 times smaller" in guide and "0.16 points" in guide
+    gpu, speed, performance = tables.results("gpu"), text["docs/results/speed.md"], text["docs/guides/performance.md"]
+    for size, gain in ((224, "2.2"), (32, "6.0")):
+        ours = [gpu[f"recover resnet18-{size}{mode}"]["times"]["ours"]["ms_per_image"] for mode in ("", " compiled")]
+        assert f"{ours[0] / ours[1]:.1f}" == gain and gain in speed and gain in performance
+    for name, least, most in (("cost-cpu", 0.9, 1.1), ("cost-gpu", 0.78, 1), ("cost-gpu-float32", 0.5, 1)):
+        ratios = [row["forecast_bytes"] / row["peak_bytes"] for row in tables.file(name)["results"]]
+        assert all(least <= ratio <= most for ratio in ratios)
+    quickstart, readme = rows_of("quickstart"), text["README.md"]
+    for row in (ROW_TITLES["condensed"], ROW_TITLES["random-real"]):
+        assert f"{float(quickstart[row][1].split()[0]):.1f} %" in readme
+    assert f"({100 * tables.results('quickstart')['teacher']:.1f} %)" in readme
+
+
+def top1(row: list[str]) -> float:
+    """Return the mean accuracy in the last cell of a row."""
+    return float(row[-1].split()[0])
 
 
 # The methods
 
 
-METHODS = (DOCS / "methods.md").read_text()
+METHODS = (DOCS / "reference" / "methods.md").read_text()
 
 
 def named(path: str) -> object:
@@ -134,64 +167,54 @@ def test_every_knob_on_the_page_of_methods_is_one() -> None:
     assert set(knobs) - known <= values
 
 
-# The tutorial, and the commands of every page
+# Links, pages and files that are named
 
 
-@pytest.fixture(scope="module")
-def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of somebody who went through the tutorial, in order, up to the push."""
-    return tmp_path_factory.mktemp("user")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Language and text of every block of code on a page."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
-
-
-@pytest.mark.long
-def test_the_tutorial_runs_from_a_folder_of_images_to_what_others_type(
-    user: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In order, each block as it stands; then the blocks of the other pages, which speak of the same dataset."""
-    monkeypatch.setenv("HF_TOKEN", "hf_my-name")
-    said = ""
-    for language, block in [*blocks("tutorial.md"), *blocks("card.md")]:
-        if language == "yaml":
-            (user / "shapes.yaml").write_text(block)
-        elif language == "python":
-            said += run_block(block, user)
-        else:
-            assert language == "bash"
-            for command in block.splitlines():
-                run_command(command.split(), user)
-    assert "train {'disc': 40, 'square': 40, 'triangle': 40}" in said and "condensed  " in said
-    assert "['disc', 'square', 'triangle'] 15" in said and "'label': " in said
-    assert sorted(file.name for file in user.glob("*.png")) == ["disc.png", "square.png", "triangle.png"]
-    assert {"datasets/my-name/shapes-ipc5", "models/my-name/shapes-ipc5-teacher"} <= set(hub.state()["repos"])
-
-
-def test_every_page_is_run_or_has_nothing_to_run() -> None:
-    """label-format.md's layout is text; what else has code is run above or by the README's test."""
-    runnable = {
-        page.name for page in DOCS.glob("*.md") if {"python", "bash", "sh"} & {name for name, _ in blocks(page.name)}
-    }
-    assert runnable <= {"tutorial.md", "card.md"}
-
-
-@pytest.mark.parametrize("page", sorted([*DOCS.glob("*.md"), ROOT / "README.md"]), ids=lambda page: page.name)
-def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]*(?:#[^)\s]*)?)\)", page.read_text()):
         path, _, anchor = target.partition("#")
         if "://" in path:
             continue
-        there = page.parent / path if path else page
-        assert there.exists(), target
-        headings = [re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings_of(there)]
-        assert not anchor or anchor in headings, target
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors_of(linked), target
 
 
-def headings_of(page: Path) -> list[str]:
-    return re.findall("^#+ (.*)$", page.read_text(), re.M) if page.suffix == ".md" else []
+def anchors_of(page: Path) -> list[str]:
+    """Return the anchors of a page's headings, as both GitHub and the site name them."""
+    headings = re.findall("^#+ (.*)$", page.read_text(), re.M) if page.suffix == ".md" else []
+    return [re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings]
+
+
+def test_the_site_lists_every_page_once() -> None:
+    listed = re.findall(r"^ +- .*?([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert sorted(listed) == sorted(file.relative_to(DOCS).as_posix() for file in DOCS.rglob("*.md"))
+
+
+def test_the_site_loads_nothing_from_other_hosts() -> None:
+    settings = (ROOT / "mkdocs.yml").read_text()
+    assert "font: false" in settings and "extra_javascript" not in settings and "http" not in settings
+    assert "http" not in (DOCS / "assets" / "site.css").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_paths_of_the_repository_that_a_page_names_exist(page: Path) -> None:
+    tops = "srel_hub|docs|tests|benchmarks|recipes|examples|cards"
+    named_paths = re.findall(rf"`((?:{tops})/[\w./-]*)`", page.read_text())
+    missing = [path for path in named_paths if not any(ROOT.glob(f"{path.rstrip('/')}*"))]
+    assert missing == []
+
+
+def test_the_code_map_has_every_package_in_order() -> None:
+    """The table is in the order of imports, which tests/test_layers.py checks."""
+    table = (DOCS / "contributing" / "code-map.md").read_text().split("\n## ")[0]
+    packages = [Path(path).stem for path in re.findall(r"^\| `srel_hub/([\w./]+)` \|", table, re.M)]
+    assert packages == [name for name in ORDER if name in packages]
+    assert {folder.parent.name for folder in Path(srel_hub.__file__).parent.glob("*/__init__.py")} <= set(packages)
 
 
 # The files beside the README
@@ -209,9 +232,13 @@ def test_the_changelog_has_every_version_once_the_latest_first() -> None:
     assert srel_hub.__version__ in found and order == sorted(set(order), reverse=True)
 
 
-def test_contributing_names_commands_and_files_that_exist() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    targets = re.findall("^make ([a-z-]+)$", text, re.M)
+def test_contributing_names_targets_of_make_that_exist() -> None:
+    targets = re.findall("^make ([a-z-]+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
     assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M) for target in targets) and targets
-    for path in re.findall(r"`((?:docs|tests|benchmarks)/[\w./]+)`", text):
-        assert (ROOT / path).exists(), path
+
+
+def test_the_package_and_the_citation_name_one_repository() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    repository = yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"]
+    assert project["urls"]["Repository"] == repository
+    assert all(url.startswith(repository) for url in project["urls"].values())

@@ -77,6 +77,7 @@ def types_schema() -> dict[str, Any]:
     schema = recipe_adapter().json_schema(schema_generator=_Generator)
     schema["required"].remove("name")  # the loader takes it from the file's name
     for section in (schema, *schema["$defs"].values()):
+        section["description"] = section["description"].split("\n\nExamples:")[0]  # those are for Python
         for field in section["properties"].values():
             if "description" in field:
                 field["description"] = " ".join(field["description"].split())  # as one line

@@ -48,7 +48,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: If the file does not exist or is not a YAML mapping.
         RecipeError: If values are not valid. It reports all errors together.
 
-    Example:
+    Examples:
         >>> from srel_hub import load_recipe
         >>> recipe = load_recipe("quickstart", ["recover.ipc=5"])
         >>> recipe.name, recipe.recover.ipc

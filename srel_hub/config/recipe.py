@@ -20,9 +20,7 @@ from srel_hub.config.squeeze import Squeeze
 class Recipe:
     """A complete description of a run: the real dataset, the four stages, the evaluation and the push.
 
-    It is read by `load_recipe` and cannot be changed.
-
-    Example:
+    Examples:
         >>> from srel_hub import Recipe, load_recipe
         >>> def images(recipe: Recipe, num_classes: int) -> int:
         ...     return recipe.recover.ipc * num_classes

@@ -49,7 +49,7 @@ class Condensed:
         manifest: What soft_labels/manifest.json says about the images and the labels.
         epochs: How many epochs to train. If fewer are stored, they are used repeatedly.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from srel_hub import load_condensed
         >>> condensed = load_condensed("runs/quickstart/dataset", epochs=300)
@@ -81,7 +81,7 @@ class Condensed:
         Raises:
             UserError: With the first difference.
 
-        Example:
+        Examples:
             >>> from srel_hub import load_condensed
             >>> load_condensed("runs/quickstart/dataset").require_rows()
         """
@@ -112,7 +112,7 @@ class Condensed:
         Raises:
             UserError: If they are not those that were labeled.
 
-        Example:
+        Examples:
             >>> from srel_hub import load_condensed
             >>> row = load_condensed("runs/quickstart/dataset").images["train"][0]
             >>> row["image"].size, row["label"]
@@ -152,7 +152,7 @@ class Condensed:
         Raises:
             UserError: If an image has another size or file format than the manifest says.
 
-        Example:
+        Examples:
             >>> from srel_hub import load_condensed
             >>> load_condensed("runs/quickstart/dataset").pixels.dtype
             torch.uint8
@@ -166,7 +166,7 @@ class Condensed:
         Raises:
             UserError: As `pixels`, and for a row without a class.
 
-        Example:
+        Examples:
             >>> from srel_hub import load_condensed
             >>> load_condensed("runs/quickstart/dataset").labels[:10].tolist()
             [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -181,7 +181,7 @@ class Condensed:
         Raises:
             UserError: If the teacher is missing, or its files are not those that the manifest names.
 
-        Example:
+        Examples:
             >>> import torch
             >>> from srel_hub import load_condensed
             >>> condensed = load_condensed("runs/quickstart/dataset")
@@ -234,7 +234,7 @@ class Condensed:
             IndexError: If there is no such epoch.
             UserError: If a label file is not what the manifest says.
 
-        Example:
+        Examples:
             >>> from srel_hub import load_condensed
             >>> condensed = load_condensed("runs/quickstart/dataset", epochs=300)
             >>> len(condensed), len(condensed[299])
@@ -251,7 +251,7 @@ class Condensed:
     def __iter__(self) -> Iterator[Epoch]:
         """Yield the training epochs in order. While one trains, a thread downloads the labels of the next.
 
-        Example:
+        Examples:
             >>> from torch.utils.data import DataLoader
             >>> from srel_hub import load_condensed
             >>> for epoch in load_condensed("runs/quickstart/dataset", epochs=2):

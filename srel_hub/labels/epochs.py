@@ -37,7 +37,7 @@ class Epoch(Dataset[dict[str, Tensor]]):
     Attributes:
         groups: The same. `DataLoader(epoch, batch_sampler=epoch.groups)` trains on the groups.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import DataLoader
         >>> from srel_hub import load_condensed
         >>> epoch = load_condensed("runs/quickstart/dataset")[0]
@@ -66,7 +66,7 @@ class Epoch(Dataset[dict[str, Tensor]]):
     def render(self, indices: Tensor) -> Tensor:
         """Return the views of the images `indices`, int64 [B], as uint8 [B, 3, H, W].
 
-        Example:
+        Examples:
             >>> import torch
             >>> from srel_hub import load_condensed
             >>> epoch = load_condensed("runs/quickstart/dataset")[0]
@@ -78,7 +78,7 @@ class Epoch(Dataset[dict[str, Tensor]]):
     def pixel_values(self, indices: Tensor) -> Tensor:
         """Return the same views normalized, float32 [B, 3, H, W], on the device of `table`.
 
-        Example:
+        Examples:
             >>> import torch
             >>> from srel_hub import load_condensed
             >>> epoch = load_condensed("runs/quickstart/dataset")[0]
@@ -92,7 +92,7 @@ class Epoch(Dataset[dict[str, Tensor]]):
 
         Unlike a `DataLoader`, it does not split the batch into items and collate them again.
 
-        Example:
+        Examples:
             >>> import torch
             >>> from srel_hub import load_condensed
             >>> epoch = load_condensed("runs/quickstart/dataset")[0]

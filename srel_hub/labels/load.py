@@ -30,7 +30,7 @@ def load_condensed(path: str | Path, epochs: int | None = None, revision: str | 
             labels do not fit the images.
         UnavailableError: If the Hub cannot be reached and the cache does not have the dataset. It is an OSError.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from srel_hub import load_condensed
         >>> condensed = load_condensed("runs/quickstart/dataset", epochs=300)

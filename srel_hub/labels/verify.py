@@ -94,7 +94,7 @@ def verify_dataset(path: str | Path, revision: str | None = None, *, fast: bool 
         UserError: If there is no such dataset or revision. A damaged dataset raises nothing: its checks fail.
         UnavailableError: If the Hub cannot be reached and the cache does not have the dataset. It is an OSError.
 
-    Example:
+    Examples:
         >>> from srel_hub import verify_dataset
         >>> verification = verify_dataset("runs/quickstart/dataset")
         >>> verification.passed

@@ -1,4 +1,4 @@
-"""The command lines of the README's section "Scale", with stand-ins, as far as two cores allow."""
+"""The command lines of the guide "GPUs and clusters", with stand-ins, as far as two cores allow."""
 
 import re
 import shutil
@@ -11,8 +11,8 @@ from conftest import HUB, ROOT
 from runs import bytes_of, units_done
 
 
-SCALE = (ROOT / "README.md").read_text().split("## Scale\n")[1].split("\n## ")[0]
-LAUNCHES, ARRAY = re.findall(r"^```sh\n(.*?)^```", SCALE, re.M | re.S)
+GUIDE = (ROOT / "docs" / "guides" / "distributed.md").read_text()
+LAUNCHES, ARRAY = re.findall(r"^```sh\n(.*?)^```", GUIDE, re.M | re.S)
 
 
 def together(lines: list[str], overrides: list[str], cwd: Path) -> None:

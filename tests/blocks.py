@@ -1,0 +1,56 @@
+"""Blocks of code in documents: find them, and run them as a reader would."""
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def code_blocks(markdown: str, language: str = "python") -> list[str]:
+    """Return the blocks of one language in a document, in order."""
+    return [text for found, text in all_blocks(markdown) if found == language]
+
+
+def all_blocks(markdown: str) -> list[tuple[str, str]]:
+    """Return the language and text of every block of a document, in order."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", markdown, re.M | re.S)
+
+
+def commands(block: str) -> Iterator[list[str]]:
+    """Yield the words of each command of a `bash` block."""
+    for line in block.splitlines():
+        yield shlex.split(line)
+
+
+def run_command(words: list[str], folder: Path) -> None:
+    """Run `srel-hub COMMAND ...`, `accelerate launch -m MODULE ...` or `python FILE ...` in a folder.
+
+    It runs in this process, which saves the imports (seconds per command). Other tests start the launcher itself.
+    """
+    if "srel-hub" in words:
+        words = ["-m", "srel_hub", *words[words.index("srel-hub") + 1 :]]
+    words = words[words.index("-m") if "-m" in words else 1 :]
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words[1:] if words[0] == "-m" else words)
+        try:
+            if words[0] == "-m":
+                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, words
+
+
+def run_block(block: str, folder: Path) -> str:
+    """Run a `python` block in a folder, and return what it prints."""
+    output = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(output):
+        exec(compile(block, "block", "exec"), namespace := {})
+    del namespace
+    return output.getvalue()
