@@ -43,7 +43,7 @@ def _relabel(arguments: Namespace) -> None:
 
 
 def _evaluate(arguments: Namespace) -> None:
-    from srel_hub.evaluate import evaluate_and_print
+    from srel_hub.stages.pipeline import evaluate_and_print
 
     _run(evaluate_and_print, arguments)
 

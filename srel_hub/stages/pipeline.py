@@ -15,10 +15,12 @@ from srel_hub.runs.run import Run
 from srel_hub.stages import relabel as relabel_stage
 from srel_hub.stages import squeeze as squeeze_stage
 from srel_hub.stages.evaluate import stage as evaluate_stage
+from srel_hub.stages.evaluate.summary import results_table
 from srel_hub.stages.inputs import Inputs, require_same_data, stage_of, teacher_specs
 from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.stages.recover import stage as recover_stage
 from srel_hub.stages.recover.units import stack_of
+from srel_hub.storage.files import read_json
 from srel_hub.teachers import classifier as classifiers
 from srel_hub.teachers.classifier import Classifier
 
@@ -84,6 +86,13 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
     require_same_data(run.path("teacher"), source, manifest.class_names)
     teachers = list(_label_teachers(recipe, run).values())
     return evaluate_stage.evaluate(recipe.evaluate, teachers, manifest, source, run)
+
+
+def evaluate_and_print(run: Run) -> None:
+    """Train and score students, and print the results."""
+    folder = evaluate(run)
+    if run.is_main:
+        print("\n".join(results_table(read_json(folder / "summary.json"))))
 
 
 def _open_source(run: Run) -> Source:
