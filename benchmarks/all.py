@@ -1,8 +1,8 @@
-"""Every benchmark of this machine's kind, into benchmarks/results/cpu.json or gpu.json.
+"""Run all speed benchmarks for this machine's kind of device; writes benchmarks/results/cpu.json or gpu.json.
 
     python benchmarks/all.py [SECONDS]
 
-Resumable: cases that are there, of this machine and commit, are not measured again; after SECONDS no case is begun.
+Resumable: cases already measured on this machine and commit are skipped. After SECONDS no further case is begun.
 """
 
 import sys
@@ -18,4 +18,4 @@ if __name__ == "__main__":
     budget = float(sys.argv[1]) if len(sys.argv) > 1 else float("inf")
     cases = recover.cases() | relabel.cases() | train.cases() | pipeline.cases()
     complete = measured.run("gpu" if measured.DEVICE.type == "cuda" else "cpu", cases, budget)
-    sys.exit(0 if complete else 75)  # sysexits: try again
+    sys.exit(0 if complete else 75)  # EX_TEMPFAIL of sysexits.h: try again

@@ -1,9 +1,10 @@
-"""One recipe of recover, five teachers: which weights of the BatchNorm term serve all of them.
+"""Recover from five teachers with one recipe, to find the weight of the BatchNorm term that suits all of them.
 
     python benchmarks/architectures.py [WEIGHT ...]
 
-Digits, two images a class. Tells for every teacher and weight: cross-entropy and BatchNorm term at the first iteration
-and at the last, and how many images the teacher recognizes. Writes benchmarks/results/architectures.json.
+Uses the digits, two images per class. Reports for every teacher and weight the cross-entropy and the BatchNorm term at
+the first and the last iteration, and the share of images that the teacher classifies as intended. Writes
+benchmarks/results/architectures.json.
 """
 
 import itertools
@@ -21,11 +22,11 @@ from srel_hub.squeeze import squeeze
 from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.optimize import synthesize
 from srel_hub.stages.recover.units import Unit
-from srel_hub.teachers import classifier as teacher
+from srel_hub.teachers import classifier
 from srel_hub.teachers.classifier import Classifier
 
 
-TEACHERS = {"convnet": 1.0, "resnet18": 0.25, "resnet34": 0.25, "resnet50": 0.25, "resnet101": 0.25}
+TEACHERS = {"convnet": 1.0, "resnet18": 0.25, "resnet34": 0.25, "resnet50": 0.25, "resnet101": 0.25}  # model: width
 WEIGHTS: dict[str, dict[str, Any]] = {
     "sum, weight 1": {"bn_weight": 1.0},
     "sum, found": {"bn_weight": "auto", "bn_ratio": 10.0},
@@ -35,40 +36,40 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 UNIT = Unit(range(2), range(10))
 
 
-def trained(model: str, width: float) -> Classifier:
-    """A teacher of the digits."""
+def train_teacher(model: str, width: float) -> Classifier:
+    """Train a teacher on the digits, or load the one of an earlier call."""
     changes = [f"squeeze.network={{model: {model}, width: {width}}}", "squeeze.epochs=20", "recover.ipc=2"]
     run = Run(load_recipe("quickstart", [*changes, f"name={model}", "run.root=runs/architectures"]))
-    kept = teacher.load(squeeze(run), run.device)
+    teacher = classifier.load(squeeze(run), run.device)
     run.close()
-    return kept
+    return teacher
 
 
-def recovered(classifier: Classifier, spec: Recover) -> dict[str, Any]:
-    """What the terms were and became, and the share of images that the teacher recognizes."""
-    with Objective([classifier], spec) as objective:
+def measure(teacher: Classifier, spec: Recover) -> dict[str, Any]:
+    """Recover images; return each term at the first and last iteration, and the share of recognized images."""
+    with Objective([teacher], spec) as objective:
         weight = objective.members[0].weight
-        made = (step for step in synthesize(objective, UNIT, 0) if step.terms)
-        first = next(made).terms
-        for last in made:  # noqa: B007
+        steps = (step for step in synthesize(objective, UNIT, 0) if step.terms)
+        first = next(steps).terms
+        for last in steps:  # noqa: B007
             pass
     x = last.x.flatten(0, 1)
     with torch.no_grad():
-        found = classifier.model(x).logits.argmax(1).cpu()
+        predictions = teacher.model(x).logits.argmax(1).cpu()
     terms = {name: (round(float(first[name].mean()), 3), round(float(last.terms[name].mean()), 3)) for name in first}
-    hits = float((found == torch.tensor(UNIT.classes).repeat(2)).float().mean())
-    return {"weight": float(f"{weight:.4g}"), **terms, "recognized": round(hits, 3)}
+    recognized = float((predictions == torch.tensor(UNIT.classes).repeat(2)).float().mean())
+    return {"weight": float(f"{weight:.4g}"), **terms, "recognized": round(recognized, 3)}
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(weights: Sequence[str]) -> None:
+    """Measure all teachers with the named weights; with all weights if none is named."""
     spec = replace(load_recipe("quickstart").recover, ipc=2)
     results: dict[str, Any] = {}
     for (model, width), (name, changes) in itertools.product(TEACHERS.items(), WEIGHTS.items()):
-        if not arguments or name in arguments:
-            classifier = trained(model, width)
-            results.setdefault(model, {})[name] = recovered(classifier, replace(spec, **changes))
+        if not weights or name in weights:
+            results.setdefault(model, {})[name] = measure(train_teacher(model, width), replace(spec, **changes))
             print(model, name, results[model][name], flush=True)
-    measured.keep("architectures", results, iterations=spec.iterations)
+    measured.write_results("architectures", results, iterations=spec.iterations)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Classes that come in five steps, on the reduced CIFAR-10: condensed and random real memories, three kinds of labels.
+"""Continual learning in five steps on a reduced CIFAR-10: condensed and random real memories, three kinds of labels.
 
     python benchmarks/continual.py CIFAR10
 
-Reduced to two cores; resumes where it was stopped. Writes benchmarks/results/continual.json.
+Reduced to two cores. Resumes if interrupted. Writes benchmarks/results/continual.json.
 """
 
 import sys
@@ -16,7 +16,7 @@ from srel_hub.recover import recover
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
 from srel_hub.stages.preflight.prepare import prepare
-from srel_hub.studies.continual.protocol import Setting, memories
+from srel_hub.studies.continual.protocol import Labels, Setting, memory_names
 from srel_hub.studies.continual.results import summarize
 from srel_hub.studies.continual.study import continual
 
@@ -27,12 +27,14 @@ CHANGES = [
     *("squeeze.network={model: convnet, width: 0.5}", "squeeze.epochs=4", "squeeze.optimizer.lr=0.05"),
     *PROTOCOLS["cifar10"],
     *("evaluate.epochs=40", "evaluate.batch_size=10"),
-    *(f"recover.{knob}" for knob in ("iterations=300", *BEST, CLASSES)),
+    *(f"recover.{option}" for option in ("iterations=300", *BEST, CLASSES)),
     *(f"recover.ipc={IPC}", f"run.root={ROOT}", "run.cpu_threads=1"),
 ]
+LABELS: tuple[Labels, ...] = ("all", "seen", "step")
 
 
 def main(data: str) -> None:
+    """Condense the folder of CIFAR-10, and measure continual learning with each kind of labels."""
     changes = [change.replace("SIDE", "32") for change in CHANGES]
     recipe = load_recipe("cifar10_ipc10", [*changes, f"source.path={data}", "name=cifar10"])
     run = Run(recipe)
@@ -41,11 +43,11 @@ def main(data: str) -> None:
     squeeze(run, prepared)
     recover(run, prepared.source)
     results = {}
-    for labels in ("all", "seen", "step"):
-        setting = Setting(STEPS, labels, SEEDS, order=0)  # type: ignore[arg-type]
+    for labels in LABELS:
+        setting = Setting(STEPS, labels, SEEDS, order=0)
         folder = continual(run, setting)
-        results[labels] = summarize(setting, memories(recipe.evaluate), folder)
-        measured.keep("continual", results, changes=changes, steps=STEPS, seeds=SEEDS)
+        results[labels] = summarize(setting, memory_names(recipe.evaluate), folder)
+        measured.write_results("continual", results, changes=changes, steps=STEPS, seeds=SEEDS)
     run.close()
 
 

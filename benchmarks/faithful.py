@@ -1,8 +1,8 @@
-"""What bfloat16 costs in accuracy: students of the same run in float32 and in bfloat16, from the same teacher.
+"""Measure what bfloat16 costs in accuracy: one run in float32 and in bfloat16, with the same teacher.
 
-    python benchmarks/faithful.py [CIFAR10]     the quickstart; with CIFAR-10's folder, also a reduced run of that
+    python benchmarks/faithful.py [CIFAR10]     the quickstart; with CIFAR-10's folder also a reduced run of it
 
-Resumable; writes benchmarks/results/faithful.json. A processor without instructions for bfloat16 computes it slowly.
+Resumable; writes benchmarks/results/faithful.json. A CPU without bfloat16 instructions emulates them, which is slow.
 """
 
 import sys
@@ -28,8 +28,8 @@ REDUCED = (  # CIFAR-10 for two cores
 )
 
 
-def rows(recipe: str, precision: Precision, overrides: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Top-1 of each row of a whole run, over its seeds."""
+def run_in(precision: Precision, recipe: str, overrides: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Run the whole pipeline in a precision; return each row's top-1 over the seeds."""
     run = Run(load_recipe(recipe, [*overrides, f"precision={precision}", f"run.root={ROOT / precision}"]))
     condense(run)
     run.close()
@@ -38,20 +38,21 @@ def rows(recipe: str, precision: Precision, overrides: Sequence[str]) -> dict[st
 
 
 def compare(recipe: str, overrides: Sequence[str] = ()) -> dict[str, object]:
-    """Both precisions, the teacher of both squeezed in float32."""
+    """Return the results in both precisions, with a teacher that was trained in float32."""
     name = load_recipe(recipe).name
-    found = {"float32": rows(recipe, "float32", overrides)}
+    results = {"float32": run_in("float32", recipe, overrides)}
     teacher = f"squeeze.pretrained.path={ROOT / 'float32' / name / 'teacher_repo'}"
-    found["bfloat16"] = rows(recipe, "bfloat16", [*overrides, teacher])
-    return found
+    results["bfloat16"] = run_in("bfloat16", recipe, [*overrides, teacher])
+    return results
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(folders: Sequence[str]) -> None:
+    """Compare the precisions on the quickstart, and on CIFAR-10 if its folder is given."""
     results = {"quickstart": compare("quickstart")}
-    for folder in arguments:
+    for folder in folders:
         split = [f"source.path={folder}", "source.train_split=train", "source.eval_split=test"]
         results["cifar10"] = compare("cifar10_ipc10", [*split, *REDUCED])
-    measured.write("faithful", results)
+    measured.write_and_print("faithful", results)
 
 
 if __name__ == "__main__":

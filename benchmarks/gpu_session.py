@@ -1,11 +1,11 @@
-"""Everything to check on a GPU that is available for minutes only, step by step.
+"""Run every check that needs a GPU, step by step, on one that is available for minutes only.
 
     python benchmarks/gpu_session.py [--seconds 540] [--out FOLDER] [--commit HASH] [--cpu-dataset FOLDER]
 
-Runs, verifies, tests and times. A failing step does not stop the next ones. Finished steps are skipped, so the same
-command resumes. Everything is stored in runs/gpu_session: session.json has the status of each step, session.log the end
-of its output. Results are also copied to FOLDER. HASH names the commit on a machine without .git. --cpu-dataset is the
-dataset folder of a run made on a CPU, with its teacher_repo beside it.
+Runs the pipeline, verifies, tests and times. A failing step does not stop the next ones. Finished steps are skipped, so
+the same command resumes. Everything is stored in runs/gpu_session: session.json has the status of each step,
+session.log the end of its output. Results are also copied to FOLDER. HASH names the commit on a machine without .git.
+--cpu-dataset is the dataset folder of a run made on a CPU, with its teacher_repo beside it.
 """
 
 import argparse
@@ -27,17 +27,17 @@ ROOT = Path(__file__).parent.parent
 SESSION = ROOT / "runs" / "gpu_session"
 RESULTS = ROOT / "benchmarks" / "results"
 LOGGED_CHARACTERS = 12_000  # characters of a step's output, in session.log
-SHORTEST = 8  # seconds that a step is begun with
+SHORTEST = 8  # seconds; with less time left no step is begun
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "-m"]
 FACTS = """
-import importlib.metadata as found, subprocess, sys, torch
+import importlib.metadata as metadata, subprocess, sys, torch
 subprocess.run(["nvidia-smi"])
 print(sys.version)
 for name in ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "numpy", "pillow", "pyarrow",
              "pydantic", "scikit-learn", "matplotlib", "triton", "pytest", "pytest-timeout", "pytest-xdist"):
     try:
-        print(name, found.version(name))
-    except found.PackageNotFoundError:
+        print(name, metadata.version(name))
+    except metadata.PackageNotFoundError:
         print(name, "is missing")
 print(torch.cuda.get_device_name(), torch.version.cuda, torch.backends.cudnn.version())
 print("tf32 of convolutions and matrix products:", torch.backends.cudnn.allow_tf32,
@@ -49,7 +49,7 @@ print("best precision:", best_precision())
 """
 TINY = ["pictures=false", "squeeze.epochs=3", "recover.iterations=20"]
 TINY_STUDENT = "evaluate={students: [{model: convnet}], seeds: 1, epochs: 3, batch_size: 20}"
-KNOBS = [  # what the quickstart does not do
+OPTIONS = [  # what the quickstart does not use
     "pictures=false",
     "precision=bfloat16",
     "squeeze.epochs=20",
@@ -65,7 +65,13 @@ KNOBS = [  # what the quickstart does not do
 
 @dataclass(frozen=True)
 class Step:
-    """A command, in the repository, and the seconds that it may take."""
+    """A command that is run in the root of the repository.
+
+    Attributes:
+        name: Its name in the log and in session.json.
+        most: Seconds that it may take.
+        command: The command line.
+    """
 
     name: str
     most: float
@@ -73,10 +79,13 @@ class Step:
 
 
 def run_named(name: str, *overrides: str) -> list[str]:
+    """Return the arguments of a run of the quickstart under another name."""
     return ["recipes/quickstart.yaml", f"name={name}", f"run.root={SESSION}", *overrides]
 
 
 def steps(cpu_dataset: str | None) -> list[Step]:
+    """Return all steps, the most important ones first."""
+
     def module(*arguments: str) -> list[str]:
         return [sys.executable, "-m", *arguments]
 
@@ -90,12 +99,16 @@ def steps(cpu_dataset: str | None) -> list[Step]:
         return module("srel_hub", "verify", str(SESSION / name / "dataset"))
 
     cases = [sys.executable, __file__, "--cases"]
-    found = [
+    all_steps = [
         Step("facts", 60, [sys.executable, "-c", FACTS]),
         Step("quickstart", 150, condense(*run_named("quickstart"))),
         Step("verify quickstart", 60, verify("quickstart")),
-        Step("GPU tests", 60, module("pytest", "-q", "-k", "gpu", "tests/core/test_augment.py")),
-        Step("knobs", 90, LAUNCH + ["srel_hub.condense", *run_named("knobs", *KNOBS)]),
+        Step(
+            "GPU tests",
+            60,
+            ["env", "SREL_TEST_GPU=1", *module("pytest", "-q", "-k", "gpu", "tests/core/test_augment.py")],
+        ),
+        Step("knobs", 90, LAUNCH + ["srel_hub.condense", *run_named("knobs", *OPTIONS)]),
         Step("verify knobs", 60, verify("knobs")),
         Step("cost", 90, cost("cost-gpu")),
         Step("cost in float32", 90, cost("cost-gpu-float32", "--precision", "float32")),
@@ -117,23 +130,23 @@ def steps(cpu_dataset: str | None) -> list[Step]:
         ),
     ]
     if cpu_dataset is not None:
-        found.insert(6, Step("verify one of a CPU", 60, module("srel_hub", "verify", cpu_dataset)))
-    return found
+        all_steps.insert(6, Step("verify one of a CPU", 60, module("srel_hub", "verify", cpu_dataset)))
+    return all_steps
 
 
 class Session:
-    """How each step ended, and what it printed."""
+    """How each step ended, and the end of its output."""
 
     def __init__(self, out: Path | None, commit: str | None) -> None:
         SESSION.mkdir(parents=True, exist_ok=True)
         self.out, self.commit, self.file = out, commit, SESSION / "session.json"
         self.done: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
-        measured, kept = RESULTS / "gpu.json", SESSION / "gpu.json"
-        if kept.is_file() and not measured.is_file():
-            measured.write_bytes(kept.read_bytes())
+        results, stored = RESULTS / "gpu.json", SESSION / "gpu.json"
+        if stored.is_file() and not results.is_file():
+            results.write_bytes(stored.read_bytes())
 
     def work(self, step: Step, left: float) -> bool:
-        """Whether the step ended well; one that was cut short by the session's end is done again."""
+        """Run a step and return whether it succeeded. One that the session's end cuts short is repeated next time."""
         print(f"=== {step.name}", flush=True)
         begun, most = time.monotonic(), min(step.most, left)
         log = SESSION / f"{step.name.replace(' ', '-')}.log"
@@ -153,20 +166,20 @@ class Session:
                 status = "cut short" if most < step.most else "too slow"
                 stop(process)
         seconds = round(time.monotonic() - begun, 1)
-        said = shown(log.read_bytes().decode(errors="replace"))
+        text = last_states(log.read_bytes().decode(errors="replace"))
         self.done[step.name] = {"status": status, "seconds": seconds}
         self.file.write_text(json.dumps(self.done, indent=2) + "\n")
         with (SESSION / "session.log").open("a") as whole:
-            whole.write(f"=== {step.name}: {status}, {seconds} s\n{said[-LOGGED_CHARACTERS:]}\n\n")
-        print(said[-600 if status == 0 else -2500 :] + f"\n--- {step.name}: {status}, {seconds} s", flush=True)
-        self.hand_out()
+            whole.write(f"=== {step.name}: {status}, {seconds} s\n{text[-LOGGED_CHARACTERS:]}\n\n")
+        print(text[-600 if status == 0 else -2500 :] + f"\n--- {step.name}: {status}, {seconds} s", flush=True)
+        self.copy_results()
         return status == 0
 
-    def hand_out(self) -> None:
-        """Results to the folder that is taken away: few files."""
-        measured = RESULTS / "gpu.json"
-        if measured.is_file():
-            (SESSION / "gpu.json").write_bytes(measured.read_bytes())
+    def copy_results(self) -> None:
+        """Copy the results to the output folder, as few files."""
+        results = RESULTS / "gpu.json"
+        if results.is_file():
+            (SESSION / "gpu.json").write_bytes(results.read_bytes())
         if self.out is None:
             return
         for file in (self.file, SESSION / "session.log"):
@@ -179,19 +192,20 @@ class Session:
                 (self.out / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
 
     def pack(self) -> None:
-        """The runs and the whole logs, as one archive."""
+        """Write the runs and the complete logs to one archive."""
         if self.out is not None:
             with tarfile.open(self.out / "runs.tar.gz", "w:gz") as archive:
                 archive.add(SESSION, "gpu_session", filter=lambda item: None if "/checkpoints" in item.name else item)
 
 
 def environment() -> dict[str, str]:
+    """Return the environment of the steps, in which this checkout is imported."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "110"}
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """The process and its own, first politely."""
+    """End a process and its children: with SIGTERM, and after 5 s with SIGKILL."""
     for number, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         try:
             os.killpg(process.pid, number)
@@ -200,13 +214,13 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
             continue
 
 
-def shown(text: str) -> str:
-    """As a terminal leaves it: of a bar only its last state."""
+def last_states(text: str) -> str:
+    """Return a log as a terminal shows it in the end, with only the last state of each progress bar."""
     return "\n".join(line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").rstrip().split("\n"))
 
 
 def measure_cases(kind: str) -> int:
-    """Those of benchmarks/all.py, plain or compiled; one that fails does not stop the others."""
+    """Measure the cases of benchmarks/all.py, 'plain' or 'compiled' ones; a failing case does not stop the others."""
     import measured
     import pipeline
     import recover
@@ -231,23 +245,24 @@ def measure_cases(kind: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="What has to be seen on a GPU.")
+    """Run the steps that are not complete yet, until the time is over."""
+    parser = argparse.ArgumentParser(description="Run every check that needs a GPU.")
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--commit")
     parser.add_argument("--cpu-dataset")
     parser.add_argument("--cases", choices=("plain", "compiled"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.cases is not None:
-        return measure_cases(asked.cases)
-    end, session = time.monotonic() + asked.seconds, Session(asked.out, asked.commit)
-    for step in steps(asked.cpu_dataset):
+    options = parser.parse_args()
+    if options.cases is not None:
+        return measure_cases(options.cases)
+    end, session = time.monotonic() + options.seconds, Session(options.out, options.commit)
+    for step in steps(options.cpu_dataset):
         again = ("cut short", "too slow") if step.name.startswith("cases") else ("cut short",)
         if step.name in session.done and session.done[step.name]["status"] not in again:
             continue
         left = end - time.monotonic() - SHORTEST
         if left < SHORTEST:
-            print(f"out of time before {step.name}; the same command goes on from here")
+            print(f"out of time before {step.name}; repeat the command to resume")
             break
         if not session.work(step, left) and step.name == "facts":
             session.done.clear()

@@ -1,9 +1,8 @@
-"""Which network the images are recovered from, and which is trained on them: a grid (SRe2L, Table 5) on the reduced
-CIFAR-10, as a sweep.
+"""Combine squeezed networks with students (SRe2L, Table 5) in a sweep on a reduced CIFAR-10.
 
     python benchmarks/grid.py CIFAR10
 
-Reduced to two cores; resumes where it was stopped. Writes benchmarks/results/grid.json.
+Reduced to two cores. Resumes if interrupted. Writes benchmarks/results/grid.json.
 """
 
 import json
@@ -21,8 +20,9 @@ from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.optimize import synthesize
 from srel_hub.stages.recover.units import recipe_units
 from srel_hub.storage.files import read_json
-from srel_hub.studies.sweep import read_sweep, rows_of
-from srel_hub.teachers import classifier as teacher
+from srel_hub.studies.sweep.points import read_sweep
+from srel_hub.studies.sweep.results import collect_results
+from srel_hub.teachers import classifier
 
 
 ROOT = Path("runs/grid")
@@ -42,7 +42,7 @@ STUDENTS = [
 
 
 def command(data: str) -> list[str]:
-    """The sweep's command line."""
+    """Return the sweep's command line, after writing its axis to a file."""
     axis = {
         name: {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in texts)}
         for name, texts in SQUEEZED.items()
@@ -61,37 +61,40 @@ def command(data: str) -> list[str]:
     ]
 
 
-def beginning(recipe: Recipe, folder: Path) -> dict[str, float]:
-    """The loss terms at the first iteration, of the first unit, in float32."""
-    classifier = teacher.load(folder / "teacher", torch.device("cpu"))
-    unit = recipe_units(recipe.recover, len(classifier.class_names), classifier.size)[0]
-    with Objective([classifier], recipe.recover, seed=recipe.seed) as objective:
+def first_terms(recipe: Recipe, folder: Path) -> dict[str, float]:
+    """Return the loss terms of the first unit at the first iteration, in float32."""
+    teacher = classifier.load(folder / "teacher", torch.device("cpu"))
+    unit = recipe_units(recipe.recover, len(teacher.class_names), teacher.size)[0]
+    with Objective([teacher], recipe.recover, seed=recipe.seed) as objective:
         steps = synthesize(objective, unit, recipe.seed)
-        next(steps)
+        next(steps)  # the initial noise, before any iteration
         return {term: float(value.mean()) for term, value in next(steps).terms.items()}
 
 
-def keep(arguments: list[str]) -> None:
-    asked = read_sweep(arguments[0], arguments[1:])
+def write_results(arguments: list[str]) -> None:
+    """Write the results of a complete sweep to benchmarks/results/grid.json."""
+    sweep = read_sweep(arguments[0], arguments[1:])
+    students = collect_results(sweep)
     results: dict[str, object] = {}
-    for point in asked.points:
-        told = [json.loads(line) for line in (point.folder / "metrics.jsonl").read_text().splitlines()]
-        first = beginning(point.recipe, point.folder)
-        ends = [line for line in told if line["stage"] == "recover" and "cross_entropy" in line]
+    for point in sweep.points:
+        records = [json.loads(line) for line in (point.folder / "metrics.jsonl").read_text().splitlines()]
+        first = first_terms(point.recipe, point.folder)
+        units = [line for line in records if line["stage"] == "recover" and "cross_entropy" in line]
         results[point.labels[0]] = {
             "teacher": read_json(point.folder / "teacher" / "metrics.json")["top1"],
             "recognized": read_json(point.folder / "soft_labels" / "manifest.json")["teacher"]["accuracy"],
             "first": first,
-            "last": {term: ends[-1][term] for term in ("cross_entropy", "bn")},
+            "last": {term: units[-1][term] for term in ("cross_entropy", "bn")},
             "students": {
-                row.student: {
-                    kind: {"mean": each.top1, "std": each.std, "n": each.n} for kind, each in row.results.items()
+                student.student: {
+                    row: {"mean": result.top1, "std": result.std, "n": result.n}
+                    for row, result in student.results.items()
                 }
-                for row in rows_of(asked)
-                if row.labels == point.labels
+                for student in students
+                if student.labels == point.labels
             },
         }
-    measured.keep("grid", results, squeezed=SQUEEZED, students=STUDENTS)
+    measured.write_results("grid", results, squeezed=SQUEEZED, students=STUDENTS)
 
 
 if __name__ == "__main__":
@@ -99,4 +102,4 @@ if __name__ == "__main__":
     status = main(["sweep", *line])
     if status:
         sys.exit(status)
-    keep(line)
+    write_results(line)

@@ -1,11 +1,10 @@
-"""How small labels can be, and whose statistics they should rest on: students of one reduced run under every encoding,
-pool and teacher mode, three seeds each.
+"""Train students on the labels of one reduced run in every encoding, pool and teacher mode, with three seeds each.
 
-    python benchmarks/labels.py tiny TINY_IMAGENET      200 classes, 32 pixels, 5 images a class
-    python benchmarks/labels.py cifar10 CIFAR10         10 classes, 32 pixels, 10 images a class
+    python benchmarks/labels.py tiny TINY_IMAGENET      200 classes, 32 pixels, 5 images per class
+    python benchmarks/labels.py cifar10 CIFAR10         10 classes, 32 pixels, 10 images per class
 
-Each takes a folder of the real data as parquet; of Tiny-ImageNet one training file of four, 25,000 images, was used.
-Resumable; writes benchmarks/results/labels-NAME.json.
+Each takes a folder with the real data as parquet. The results for Tiny-ImageNet used one of its four training files,
+25,000 images. Resumable; writes benchmarks/results/labels-NAME.json.
 """
 
 import re
@@ -27,7 +26,7 @@ from srel_hub.storage.files import read_json, total_bytes
 
 ROOT = Path("runs/labels")
 COMMON = ("evaluate.students=[{model: convnet, width: 0.25}]", "evaluate.seeds=3", "run.cpu_threads=1")
-REDUCED = {  # shipped recipe and what is smaller, for two cores
+REDUCED = {  # a shipped recipe, and overrides that make it fit two cores
     "tiny": (
         "tiny_imagenet_ipc50",
         [
@@ -58,7 +57,7 @@ REDUCED = {  # shipped recipe and what is smaller, for two cores
 
 
 def variants(epochs: int, num_classes: int) -> dict[str, list[str]]:
-    """Overrides of the first run by name: all of `relabel`; the full labels are the first run's own."""
+    """Return the overrides of each variant by its name; the full labels are those of the first run."""
     tenth, few, some = f"relabel.epochs={epochs // 10}", max(2, num_classes // 20), max(3, num_classes // 4)
 
     def topk(k: int, values: str = "float16") -> list[str]:
@@ -87,11 +86,12 @@ def variants(epochs: int, num_classes: int) -> dict[str, list[str]]:
 
 
 def overrides(name: str, data: str) -> list[str]:
+    """Return the overrides of the first run."""
     return [f"source.path={data}", "source.train_split=train", *REDUCED[name][1], *COMMON]
 
 
-def first(name: str, data: str) -> Run:
-    """The whole run: teacher, images, full float16 labels, all rows."""
+def first_run(name: str, data: str) -> Run:
+    """Run the whole pipeline: teacher, images, full float16 labels, all rows."""
     recipe = load_recipe(REDUCED[name][0], [*overrides(name, data), f"name={name}", f"run.root={ROOT / 'full'}"])
     run = Run(recipe)
     condense(run)
@@ -99,8 +99,8 @@ def first(name: str, data: str) -> Run:
     return run
 
 
-def variant(name: str, data: str, title: str, changes: Sequence[str], full: Run) -> dict[str, Any]:
-    """The same images, labeled and trained on otherwise."""
+def measure_variant(name: str, data: str, title: str, changes: Sequence[str], full: Run) -> dict[str, Any]:
+    """Relabel the images of the first run and evaluate, with some changes."""
     root = ROOT / re.sub("[^a-z0-9]+", "-", title.lower())
     if not (root / name).is_dir():
         shutil.copytree(full.folder, root / name, ignore=shutil.ignore_patterns("dataset", "teacher_repo", "processes"))
@@ -109,11 +109,11 @@ def variant(name: str, data: str, title: str, changes: Sequence[str], full: Run)
     relabel(run)
     evaluate(run)
     run.close()
-    return found(run)
+    return results_of(run)
 
 
-def found(run: Run) -> dict[str, Any]:
-    """Bytes of all of soft_labels/, what the encoding loses, and each row's top-1."""
+def results_of(run: Run) -> dict[str, Any]:
+    """Return the bytes of soft_labels/, the encoding's error, and each row's top-1."""
     rows = read_json(run.path("evaluate", "summary.json"))["students"][0]["rows"]
     manifest = read_json(run.path("soft_labels", "manifest.json"))
     return {
@@ -125,14 +125,15 @@ def found(run: Run) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Measure the first run and all variants."""
     name, data = arguments
-    full = first(name, data)
-    results = {"full": found(full)}
+    full = first_run(name, data)
+    results = {"full": results_of(full)}
     classes = read_json(full.path("soft_labels", "manifest.json"))["num_classes"]
     for title, changes in variants(full.recipe.relabel.epochs, classes).items():
-        results[title] = variant(name, data, title, changes, full)
+        results[title] = measure_variant(name, data, title, changes, full)
         results[title]["times_smaller"] = round(results["full"]["bytes"] / results[title]["bytes"], 1)
-        measured.write(f"labels-{name}", results, overrides=overrides(name, "DATA"))
+        measured.write_and_print(f"labels-{name}", results, overrides=overrides(name, "DATA"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in alternation, and results as JSON with the machine that gave them."""
+"""Shared by all benchmarks: alternating timing, and results as JSON together with the machine that gave them."""
 
 import json
 import statistics
@@ -20,98 +20,128 @@ REPEATS, WARM_UP = 5, 2
 def alternate(
     works: Mapping[str, Callable[[], object]], repeats: int = REPEATS, warm_up: int = WARM_UP
 ) -> dict[str, list[float]]:
-    """Seconds of each call, sorted; all take turns, after calls that warm up."""
+    """Time several functions by turns, so that a slow minute of the machine affects all of them alike.
+
+    Args:
+        works: The functions by name.
+        repeats: Timed calls of each.
+        warm_up: Calls of each before timing starts.
+
+    Returns:
+        The seconds of each call, sorted, by name.
+    """
     for work in works.values():
         for _ in range(warm_up):
             work()
-    found: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            wait()
+            synchronize()
             begun = time.perf_counter()
             work()
-            wait()
-            found[name].append(time.perf_counter() - begun)
-    return {name: sorted(seconds) for name, seconds in found.items()}
+            synchronize()
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: sorted(calls) for name, calls in seconds.items()}
 
 
-def wait() -> None:
-    """Until the device has done what it was told."""
+def in_true_float32(work: Callable[[], object]) -> Callable[[], object]:
+    """Return the work with TF32 switched off, as a run does. PyTorch convolves in TF32 on a GPU by default."""
+
+    def without_tf32() -> object:
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+        try:
+            return work()
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+    return without_tf32
+
+
+def synchronize() -> None:
+    """Wait until the device has finished all queued work."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
-def told(seconds: Mapping[str, list[float]], images: int) -> dict[str, dict[str, float]]:
-    """Of each work on so many images: median and spread in ms an image, images a second."""
+def per_image(seconds: Mapping[str, list[float]], images: int) -> dict[str, dict[str, float]]:
+    """Return median, least and most milliseconds per image, and images per second, by name.
+
+    Args:
+        seconds: Sorted seconds of each call, as `alternate` returns them.
+        images: Number of images that each call processes.
+    """
     return {
         name: {
-            "ms_per_image": round(1000 * statistics.median(each) / images, 5),
-            "least": round(1000 * each[0] / images, 5),
-            "most": round(1000 * each[-1] / images, 5),
-            "images_per_second": round(images / statistics.median(each), 1),
+            "ms_per_image": round(1000 * statistics.median(calls) / images, 5),
+            "least": round(1000 * calls[0] / images, 5),
+            "most": round(1000 * calls[-1] / images, 5),
+            "images_per_second": round(images / statistics.median(calls), 1),
         }
-        for name, each in seconds.items()
+        for name, calls in seconds.items()
     }
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product, the best of five."""
+    """Return the FLOP/s of a large square matrix product, the best of five."""
     side = 8192 if DEVICE.type == "cuda" else 1024
     a = torch.randn(side, side, device=DEVICE).to(dtype)
     return float(2 * side**3 / alternate({"product": lambda: a @ a})["product"][0])
 
 
 def peak_memory() -> int:
-    """MiB: of the device since the last `forget_peak`, of the process on a CPU (Linux)."""
+    """Return peak MiB since the last `reset_peak`: of the GPU, or of this process on a CPU (Linux)."""
     if DEVICE.type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20)
     return peak_resident() // 2**20
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
+    """Start a new measurement of `peak_memory`."""
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # 5 resets VmHWM (man 5 proc)
 
 
 def machine() -> dict[str, Any]:
-    """Device, threads, versions and commit."""
+    """Return device, threads, versions and commit."""
     return machine_facts(DEVICE)
 
 
-def keep(name: str, results: object, **more: object) -> None:
-    """Results as benchmarks/results/NAME.json."""
+def write_results(name: str, results: object, **more: object) -> None:
+    """Write results and the machine to `benchmarks/results/NAME.json`."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**machine(), **more, "results": results}, indent=2) + "\n")
 
 
-def write(name: str, results: object, **more: object) -> None:
-    """As `keep`, and print them."""
-    keep(name, results, **more)
+def write_and_print(name: str, results: object, **more: object) -> None:
+    """Write results as `write_results` does, and print them."""
+    write_results(name, results, **more)
     print(json.dumps(results, indent=2))
 
 
 def run(name: str, cases: Mapping[str, Callable[[], dict[str, Any]]], budget: float = float("inf")) -> bool:
-    """Measure each case that benchmarks/results/NAME.json does not have of this machine and commit.
+    """Measure the cases that `benchmarks/results/NAME.json` does not have yet from this machine and commit.
 
     Args:
-        budget: seconds after which no further case is begun.
+        name: Name of the file of results.
+        cases: Functions that measure, by case.
+        budget: Seconds after which no further case is begun.
 
     Returns:
-        whether all are there.
+        Whether all cases are measured.
     """
     RESULTS.mkdir(exist_ok=True)
     file, here, begun = RESULTS / f"{name}.json", machine(), time.monotonic()
-    kept = json.loads(file.read_text()) if file.is_file() else {}
-    done: dict[str, Any] = kept.pop("results", {})
-    if kept != here:
+    stored = json.loads(file.read_text()) if file.is_file() else {}
+    done: dict[str, Any] = stored.pop("results", {})
+    if stored != here:  # numbers of two machines or commits are never mixed in one file
         done = {}
     for case, measure in cases.items():
         if case in done:
             continue
         if time.monotonic() - begun > budget:
-            print(f"out of time before {case}; the same command goes on from here")
+            print(f"out of time before {case}; repeat the command to resume")
             return False
         done[case] = measure()
         print(case, json.dumps(done[case]), flush=True)

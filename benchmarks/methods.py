@@ -1,9 +1,9 @@
-"""What each knob of recover gains: methods side by side on one teacher, under one protocol of labels and students.
+"""Compare methods of recover on one teacher, under one protocol of labels and students.
 
     python benchmarks/methods.py digits
     python benchmarks/methods.py cifar10 CIFAR10 [IPC ...]
 
-Reduced to two cores; resumes where it was stopped. Writes benchmarks/results/methods-DATASET.json after every run.
+Reduced to two cores. Resumes if interrupted. Writes benchmarks/results/methods-DATASET.json after every run.
 """
 
 import json
@@ -28,7 +28,7 @@ from srel_hub.storage.files import read_json
 
 ROOT = Path("runs/methods")
 CIFAR10 = [text for text in labels.REDUCED["cifar10"][1] if text.startswith("squeeze.")]
-BASES = {  # recipe; overrides; what the method sre2l does
+BASES = {  # a shipped recipe; overrides; options of recover of the method sre2l
     "digits": (
         "quickstart",
         ["run.cpu_threads=1"],
@@ -40,7 +40,7 @@ BASES = {  # recipe; overrides; what the method sre2l does
         ["bn_weight=0.1", "crop=none", "flip=false", "roll=[0, 4]", "lr=0.25", "iterations=300"],
     ),
 }
-BUDGETS = {  # by dataset and images a class: protocol of labels and students
+BUDGETS = {  # by dataset and images per class: length of relabel and evaluate
     ("digits", 1): "relabel.epochs=100 evaluate.epochs=400 evaluate.batch_size=10",
     ("digits", 10): "relabel.epochs=100 evaluate.epochs=100 evaluate.batch_size=20",
     ("digits", 50): "relabel.epochs=40 evaluate.epochs=40 evaluate.batch_size=50",
@@ -48,7 +48,7 @@ BUDGETS = {  # by dataset and images a class: protocol of labels and students
     ("cifar10", 10): "relabel.epochs=100 evaluate.epochs=100 evaluate.batch_size=20",
     ("cifar10", 50): "relabel.epochs=40 evaluate.epochs=40 evaluate.batch_size=50",
 }
-FEWER = {("cifar10", 50): ["iterations=100"]}  # so that it fits two cores
+FEWER = {("cifar10", 50): ["iterations=100"]}  # 300 as at 10 images per class would take 3 times as long
 SIDES = {"digits": "8", "cifar10": "32"}
 PROTOCOLS = {
     "digits": [],
@@ -59,10 +59,10 @@ PROTOCOLS = {
     ],
 }
 CROP = ["crop=resized", "flip=true"]
-ALONE = ["iterations=1", "lr=1.0e-9", "crop=none", "flip=false"]  # as they are
+ALONE = ["iterations=1", "lr=1.0e-9", "crop=none", "flip=false"]  # leaves the patches unchanged
 EASIEST, MEDIAN, WIDE = "patches={keep: easiest}", "patches={keep: median}", "patches={scale: [0.5, 1]}"
 FOUND, CLASSES = ["bn_weight=auto", "bn_ratio=10"], "statistics=class"
-METHODS = {  # knobs of recover beside those of sre2l
+METHODS = {  # options of recover in addition to those of sre2l
     "sre2l": [],
     "crops": CROP,
     "cda": [*CROP, "curriculum=cosine"],
@@ -90,49 +90,67 @@ BEST = METHODS["best without class statistics"]
 METHODS["that, two teachers in turn"] = [*BEST, "teachers=[SECOND]"]
 METHODS["that, two teachers at once"] = [*BEST, "teachers=[SECOND]", "turns=committee"]
 METHODS["best"] = [*BEST, CLASSES]
-OTHER = ["squeeze.network={model: resnet18, width: 0.25}", "squeeze.epochs=4"]  # the second teacher
-NAMED = ("sre2l", "easiest wide patches alone", "best", "fadrm", "sre2lpp", "cda")  # at every size; the others at 10
+OTHER = ["squeeze.network={model: resnet18, width: 0.25}", "squeeze.epochs=4"]  # of a second teacher
+NAMED = (
+    "sre2l",
+    "easiest wide patches alone",
+    "best",
+    "fadrm",
+    "sre2lpp",
+    "cda",
+)  # measured at every number of images; the others at 10
 
 
 def overrides(dataset: str, data: str | None, ipc: int, method: str) -> tuple[str, list[str]]:
-    """The recipe's name and what is changed."""
+    """Return the name of the recipe, and overrides.
+
+    Args:
+        dataset: A key of `BASES`.
+        data: Folder of the real data; None for a built-in dataset.
+        ipc: Images per class.
+        method: A key of `METHODS`.
+    """
     recipe, base, plain = BASES[dataset]
-    knobs = [*plain, *FEWER.get((dataset, ipc), []), *METHODS[method]]
+    options = [*plain, *FEWER.get((dataset, ipc), []), *METHODS[method]]
     source = [] if data is None else [f"source.path={data}"]
-    words = {"SIDE": SIDES[dataset], "SECOND": str(ROOT / f"{dataset}-second" / "teacher")}
-    for word, meant in words.items():
-        knobs = [knob.replace(word, meant) for knob in knobs]
+    placeholders = {"SIDE": SIDES[dataset], "SECOND": str(ROOT / f"{dataset}-second" / "teacher")}
+    for placeholder, value in placeholders.items():
+        options = [option.replace(placeholder, value) for option in options]
     return recipe, [
         *(*source, *base, *PROTOCOLS[dataset], *BUDGETS[dataset, ipc].split(), f"recover.ipc={ipc}"),
-        *(f"recover.{knob}" for knob in knobs),
+        *(f"recover.{option}" for option in options),
     ]
 
 
 def measure(dataset: str, data: str | None, ipc: int, method: str) -> dict[str, Any]:
-    """Recover, relabel and evaluate; random real images only beside the first method."""
+    """Recover, relabel and evaluate; random real images are evaluated only with the first method."""
     recipe, changes = overrides(dataset, data, ipc, method)
     baselines = f"evaluate.baselines={str(method == 'sre2l').lower()}"
     name = f"{dataset}-{ipc}-{method.replace(' ', '-').replace(',', '')}"
-    first, here = ROOT / f"{dataset}-teacher", ROOT / name
+    first, folder = ROOT / f"{dataset}-teacher", ROOT / name
     plain = overrides(dataset, data, ipc, "sre2l")[1]
-    for each, network in {first: [], ROOT / f"{dataset}-second": OTHER}.items():
-        if not (each / "units" / "squeeze" / "teacher.json").is_file():
-            teacher_of(recipe, [*plain, baselines, *network, f"name={each.name}"])
-    if not here.is_dir():
-        shutil.copytree(first, here, ignore=shutil.ignore_patterns("recipe.yaml", "processes", "cache"))
+    for teacher, network in {first: [], ROOT / f"{dataset}-second": OTHER}.items():
+        if not (teacher / "units" / "squeeze" / "teacher.json").is_file():
+            train_teacher(recipe, [*plain, baselines, *network, f"name={teacher.name}"])
+    if not folder.is_dir():
+        shutil.copytree(first, folder, ignore=shutil.ignore_patterns("recipe.yaml", "processes", "cache"))
     run = Run(load_recipe(recipe, [*changes, baselines, f"name={name}", f"run.root={ROOT}"]))
     squeeze(run)
     recover(run)
     relabel(run)
     evaluate(run)
     run.close()
-    seconds = [line["seconds"] for line in _lines(run) if line["stage"] == "recover" and "seconds" in line]
+    seconds = [line["seconds"] for line in _records(run) if line["stage"] == "recover" and "seconds" in line]
     rows = read_json(run.path("evaluate", "summary.json"))["students"][0]["rows"]
-    told = read_json(run.path("soft_labels", "manifest.json"))["teacher"]["accuracy"]
-    return {"top1": {row["row"]: row["top1"] for row in rows}, "recognized": told, "recover_s": round(sum(seconds), 1)}
+    return {
+        "top1": {row["row"]: row["top1"] for row in rows},
+        "recognized": read_json(run.path("soft_labels", "manifest.json"))["teacher"]["accuracy"],
+        "recover_s": round(sum(seconds), 1),
+    }
 
 
-def teacher_of(recipe: str, changes: Sequence[str]) -> None:
+def train_teacher(recipe: str, changes: Sequence[str]) -> None:
+    """Run squeeze."""
     run = Run(load_recipe(recipe, [*changes, f"run.root={ROOT}"]))
     prepared = prepare(run)
     run.begin()
@@ -140,11 +158,12 @@ def teacher_of(recipe: str, changes: Sequence[str]) -> None:
     run.close()
 
 
-def _lines(run: Run) -> list[Mapping[str, Any]]:
+def _records(run: Run) -> list[Mapping[str, Any]]:
     return [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Measure all methods at 10 images per class, and the named ones also at 1 and 50."""
     dataset, *rest = arguments
     data = None if dataset == "digits" else rest.pop(0)
     results: dict[str, dict[str, Any]] = {}
@@ -152,7 +171,7 @@ def main(arguments: Sequence[str]) -> None:
         for method in METHODS if ipc == 10 else NAMED:
             results.setdefault(str(ipc), {})[method] = measure(dataset, data, ipc, method)
             print(ipc, method, results[str(ipc)][method]["top1"]["condensed"], flush=True)
-            measured.keep(f"methods-{dataset}", results, methods=METHODS, budgets=BASES[dataset][2])
+            measured.write_results(f"methods-{dataset}", results, methods=METHODS, budgets=BASES[dataset][2])
 
 
 if __name__ == "__main__":

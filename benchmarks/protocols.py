@@ -1,9 +1,10 @@
-"""The same images and students under every protocol: how far apart published numbers may be.
+"""Evaluate the same images and students under every protocol, to see how far apart published numbers may be.
 
     python benchmarks/protocols.py CIFAR10 [EPOCHS]
 
-Continues benchmarks/labels.py's reduced CIFAR-10 run. EPOCHS (100) take the place of the protocols' own, so that it
-fits two cores, and batches are at most a quarter of the images. Writes benchmarks/results/protocols.json.
+Uses the reduced CIFAR-10 run of benchmarks/labels.py. EPOCHS (default 100) replaces the epochs of the protocols, so
+that the benchmark fits two cores, and batches are at most a quarter of the images. Writes
+benchmarks/results/protocols.json.
 """
 
 import shutil
@@ -27,21 +28,19 @@ from srel_hub.storage.files import read_json
 NAME, ROOT = "cifar10", Path("runs/protocols")
 
 
-def under(protocol: str, data: str, epochs: int, full: Run) -> dict[str, Any]:
-    """All rows of the full run's images under a protocol; labels are drawn as it says, one epoch for each trained."""
+def measure(protocol: str, data: str, epochs: int, full: Run) -> dict[str, Any]:
+    """Relabel and evaluate the images of the full run under a protocol, with an epoch of labels per training epoch."""
     if not (ROOT / protocol / NAME).is_dir():
         shutil.copytree(
             full.folder, ROOT / protocol / NAME, ignore=shutil.ignore_patterns("dataset", "teacher_repo", "processes")
         )
     count = full.recipe.recover.ipc * 10
-    before = [text for text in labels.overrides(NAME, data) if not text.startswith(("relabel=", "evaluate="))]
+    kept = [text for text in labels.overrides(NAME, data) if not text.startswith(("relabel=", "evaluate="))]
     changes = [f"relabel.epochs={epochs}", f"evaluate.epochs={epochs}"]
     options = [f"protocol={protocol}", f"name={NAME}", f"run.root={ROOT / protocol}", "run.overwrite=true"]
-    recipe = load_recipe(labels.REDUCED[NAME][0], [*before, *options, *changes])
-    if recipe.evaluate.batch_size > count // 4:
-        recipe = load_recipe(
-            labels.REDUCED[NAME][0], [*before, *options, *changes, f"evaluate.batch_size={count // 4}"]
-        )
+    recipe = load_recipe(labels.REDUCED[NAME][0], [*kept, *options, *changes])
+    if recipe.evaluate.batch_size > count // 4:  # else an epoch would have too few steps to learn from
+        recipe = load_recipe(labels.REDUCED[NAME][0], [*kept, *options, *changes, f"evaluate.batch_size={count // 4}"])
     run = Run(recipe)
     relabel(run)
     evaluate(run)
@@ -52,11 +51,12 @@ def under(protocol: str, data: str, epochs: int, full: Run) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Measure all protocols."""
     data, epochs = arguments[0], int(arguments[1]) if len(arguments) > 1 else 100
-    full, results = labels.first(NAME, data), {}
+    full, results = labels.first_run(NAME, data), {}
     for protocol in protocol_names():
-        results[protocol] = under(protocol, data, epochs, full)
-        measured.write("protocols", results, epochs=epochs, overrides=labels.overrides(NAME, "DATA"))
+        results[protocol] = measure(protocol, data, epochs, full)
+        measured.write_and_print("protocols", results, epochs=epochs, overrides=labels.overrides(NAME, "DATA"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Recover: the published way of writing the loop, ours, and a bare forward and backward pass, in one process.
+"""Time recover: the loop as published, ours, and a bare forward and backward pass, in one process.
 
-python benchmarks/recover.py        the cases of this machine (CPU or GPU); all benchmarks: benchmarks/all.py
+python benchmarks/recover.py        the cases for this machine's kind of device (benchmarks/all.py runs all benchmarks)
 """
 
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ from srel_hub.core.engine import DTYPES, FLOAT32, Engine, best_precision
 from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.optimize import synthesize
 from srel_hub.stages.recover.units import Unit
-from srel_hub.teachers import architectures as networks
+from srel_hub.teachers.architectures import build
 from srel_hub.teachers.classifier import Classifier
 from srel_hub.teachers.cost_model import build_on_meta, measure_cost
 
 
 @dataclass(frozen=True)
 class Case:
-    """`classes` images of `side` pixels in each of `stack` ipc indices."""
+    """Work of one iteration: `stack` ipc indices with one image of `side` x `side` pixels for each class."""
 
     network: Network
     side: int
@@ -33,12 +33,13 @@ class Case:
 
     @property
     def images(self) -> int:
+        """Number of images that are optimized together."""
         return self.classes * self.stack
 
     def classifier(self) -> Classifier:
-        """Random weights; those of one case are the same each time."""
+        """Return a network with random weights, the same in every call."""
         names = tuple(str(index) for index in range(self.classes))
-        model = networks.build(self.network, names, (self.side, self.side), seed=0).to(DEVICE)
+        model = build(self.network, names, (self.side, self.side), seed=0).to(DEVICE)
         return Classifier(model.eval().requires_grad_(False), (0.5,) * 3, (0.25,) * 3, names, (self.side, self.side))
 
 
@@ -47,7 +48,7 @@ SMALL, IMAGENET, FIFTY = (
     Network(model="resnet18", stem="imagenet"),
     Network(model="resnet50", stem="imagenet"),
 )
-ITERATIONS = 1000  # more than are timed
+ITERATIONS = 1000  # more than are ever timed
 CPU = {
     "resnet18-32": Case(SMALL, 32, 100),
     "resnet18-64": Case(SMALL, 64, 100),
@@ -61,13 +62,14 @@ STACKS = {
 
 
 class PublishedHook:
-    """A BatchNorm layer's distance as the published code computes it: a transposed copy, the mean apart."""
+    """The distance of a BatchNorm layer's statistics as the published code computes it: on a transposed copy."""
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
         self.distance = torch.zeros(())
         layer.register_forward_hook(self.watch)
 
     def watch(self, layer: nn.BatchNorm2d, inputs: tuple[Tensor], _: Tensor) -> None:
+        """Compute the distance for one forward pass."""
         x, channels = inputs[0], inputs[0].shape[1]
         mean = x.mean([0, 2, 3])
         var = x.permute(1, 0, 2, 3).contiguous().view([channels, -1]).var(1, unbiased=False)
@@ -76,9 +78,13 @@ class PublishedHook:
 
 
 def published(case: Case) -> Iterator[float]:
-    """SRe2L, section 3.2, in float32 and NCHW, as its repository describes: an iteration a step, one ipc index.
+    """Run SRe2L's recover (section 3.2) as its repository writes it, in float32 and NCHW, for one ipc index.
 
-    Hooks, both image priors at weight 0, the loss read each iteration, a copy of the best images kept.
+    That includes hooks, both image priors with weight 0, reading the loss in each iteration, and a copy of the best
+    images.
+
+    Yields:
+        A value of the best images after each iteration.
     """
     model = case.classifier().model
     hooks = [PublishedHook(layer) for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -115,6 +121,7 @@ def published(case: Case) -> Iterator[float]:
 
 
 def ours(case: Case, engine: Engine, stack: int | None = None) -> Iterator[object]:
+    """Run our recover, an iteration per step, on `stack` ipc indices (None: those of the case)."""
     spec = Recover(ipc=case.stack, iterations=ITERATIONS)
     with Objective([case.classifier()], spec, engine) as objective:
         steps = synthesize(objective, Unit(range(stack or case.stack), range(case.classes)), seed=0)
@@ -123,7 +130,7 @@ def ours(case: Case, engine: Engine, stack: int | None = None) -> Iterator[objec
 
 
 def bare(case: Case, engine: Engine) -> Callable[[], None]:
-    """The forward and backward pass that no recover can do without."""
+    """Return a function that runs only the forward and backward pass, which every recover needs."""
     network = engine.network(case.classifier().model)
     images = torch.randn(case.images, 3, case.side, case.side, device=DEVICE)
     labels = torch.arange(case.classes, device=DEVICE).repeat(case.stack)
@@ -135,16 +142,17 @@ def bare(case: Case, engine: Engine) -> Callable[[], None]:
 
 
 def flops(case: Case) -> int:
-    """Of one iteration."""
+    """Return the floating-point operations of one iteration."""
     size = (case.side, case.side)
     model = build_on_meta(case.network, case.classes, size)
     names = tuple(str(index) for index in range(case.classes))
-    hollow = Classifier(model.eval(), (0.5,) * 3, (0.25,) * 3, names, size)
-    with Objective([hollow], Recover(ipc=case.stack, iterations=2)) as objective:
+    classifier = Classifier(model.eval(), (0.5,) * 3, (0.25,) * 3, names, size)
+    with Objective([classifier], Recover(ipc=case.stack, iterations=2)) as objective:
         return measure_cost(synthesize(objective, Unit(range(case.stack), range(case.classes)), 0), "cpu").flops
 
 
-def against_published(case: Case, compiled: bool = False, warm_up: int = 1) -> dict[str, object]:
+def compare_with_published(case: Case, compiled: bool = False, warm_up: int = 1) -> dict[str, object]:
+    """Time an iteration of the published loop, of ours, and of the bare passes."""
     engine = Engine(best_precision(), compiled)
     reference, fast, float32 = published(case), ours(case, engine), ours(case, FLOAT32)
     works = {
@@ -153,11 +161,11 @@ def against_published(case: Case, compiled: bool = False, warm_up: int = 1) -> d
         "bare": bare(case, engine),
     }
     if engine != FLOAT32:
-        works["ours in float32"] = lambda: next(float32)
+        works["ours in float32"] = measured.in_true_float32(lambda: next(float32))
     seconds = measured.alternate(works, warm_up=3 if compiled else warm_up)
-    measured.forget_peak()
+    measured.reset_peak()
     next(fast)
-    times = measured.told(seconds, case.images)
+    times = measured.per_image(seconds, case.images)
     rate = flops(case) / (times["ours"]["ms_per_image"] * case.images / 1000)
     return {
         "precision": engine.precision,
@@ -170,7 +178,8 @@ def against_published(case: Case, compiled: bool = False, warm_up: int = 1) -> d
     }
 
 
-def against_one_at_a_time(case: Case) -> dict[str, object]:
+def compare_with_one_by_one(case: Case) -> dict[str, object]:
+    """Time an iteration of all ipc indices in one pass, and in one pass each."""
     engine = Engine(best_precision())
     together, alone = ours(case, engine), ours(case, engine, stack=1)
 
@@ -179,25 +188,28 @@ def against_one_at_a_time(case: Case) -> dict[str, object]:
             next(alone)
 
     seconds = measured.alternate({"stacked": lambda: next(together), "one by one": one_by_one}, repeats=7)
-    times = measured.told(seconds, case.images)
+    times = measured.per_image(seconds, case.images)
     ratio = times["one by one"]["ms_per_image"] / times["stacked"]["ms_per_image"]
     return {"precision": engine.precision, "times": times, "ratio": round(ratio, 2)}
 
 
 def cases() -> dict[str, Callable[[], dict[str, object]]]:
-    # Half a minute a round: at 64 pixels a CPU is warm from 32.
+    """Return the benchmarks for this machine's kind of device, by name."""
+    # A round at 64 pixels takes half a minute on a CPU, which the case before at 32 pixels has warmed up.
     warm_up = {"resnet18-64": 0 if DEVICE.type == "cpu" else 1}
-    found = {
-        f"recover {name}": lambda name=name, case=case: against_published(case, warm_up=warm_up.get(name, 1))
+    benchmarks = {
+        f"recover {name}": lambda name=name, case=case: compare_with_published(case, warm_up=warm_up.get(name, 1))
         for name, case in CPU.items()
     }
     if DEVICE.type == "cuda":
         for compiled in (False, True):
             for name, case in GPU.items():
-                found[f"recover {name}{' compiled' * compiled}"] = lambda case=case, compiled=compiled: (
-                    against_published(case, compiled)
+                benchmarks[f"recover {name}{' compiled' * compiled}"] = lambda case=case, compiled=compiled: (
+                    compare_with_published(case, compiled)
                 )
-    return found | {f"stack {name}": lambda case=case: against_one_at_a_time(case) for name, case in STACKS.items()}
+    return benchmarks | {
+        f"stack {name}": lambda case=case: compare_with_one_by_one(case) for name, case in STACKS.items()
+    }
 
 
 if __name__ == "__main__":

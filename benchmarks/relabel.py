@@ -1,4 +1,4 @@
-"""Relabel: a DataLoader with Pillow's crops and a pickle a batch, and ours, in one process.
+"""Time relabel: a DataLoader with Pillow's crops and a pickle per batch, and ours, in one process.
 
 python benchmarks/relabel.py
 """
@@ -30,13 +30,14 @@ BATCH = 50
 CONVNET = Case(Network(model="convnet"), 8, 10)
 
 
-def pictures(case: Case, count: int) -> Tensor:
+def random_images(case: Case, count: int) -> Tensor:
+    """Return noise as images, uint8 [count, 3, side, side]."""
     draw = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, case.side, case.side), generator=draw, dtype=torch.uint8)
 
 
 class Cropped(Dataset[tuple[Tensor, int]]):
-    """Images as a folder of files gives them: cropped by Pillow, one at a time, normalized in float32."""
+    """Images as a folder of files gives them: cropped by Pillow one at a time, normalized in float32."""
 
     def __init__(self, images: Tensor, epochs: int = 1) -> None:
         self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images] * epochs
@@ -58,7 +59,7 @@ class Cropped(Dataset[tuple[Tensor, int]]):
 
 @torch.no_grad()
 def published(case: Case, images: Tensor) -> Iterator[None]:
-    """An epoch a step: float32, NCHW, crops in the loader, one pickle of float16 logits a batch."""
+    """Label as published, an epoch per step: float32, NCHW, crops in the loader, a pickle of float16 per batch."""
     model, loader = case.classifier().model, DataLoader(Cropped(images), batch_size=BATCH)
     while True:
         for x, rows in loader:
@@ -67,6 +68,7 @@ def published(case: Case, images: Tensor) -> Iterator[None]:
 
 
 def ours(case: Case, images: Tensor, engine: Engine) -> Iterator[None]:
+    """Label as our relabel does, an epoch per step."""
     classifier, augment = case.classifier(), Augment()
     labeller, pixels = make_labeller([classifier], engine, DEVICE, None), images.to(DEVICE)
     encoding = encoding_of("float16", case.classes)
@@ -83,29 +85,31 @@ def ours(case: Case, images: Tensor, engine: Engine) -> Iterator[None]:
             yield
 
 
-def against_published(case: Case, count: int, compiled: bool = False) -> dict[str, object]:
-    engine, images = Engine(best_precision(), compiled), pictures(case, count)
+def compare_with_published(case: Case, count: int, compiled: bool = False) -> dict[str, object]:
+    """Time an epoch of `count` images, as published and by ours."""
+    engine, images = Engine(best_precision(), compiled), random_images(case, count)
     reference, fast, plain = published(case, images), ours(case, images, engine), ours(case, images, FLOAT32)
     works = {"published": lambda: next(reference), "ours": lambda: next(fast)}
     if engine != FLOAT32:
-        works["ours in float32"] = lambda: next(plain)
-    times = measured.told(measured.alternate(works, warm_up=3 if compiled else 1), count)
+        works["ours in float32"] = measured.in_true_float32(lambda: next(plain))
+    times = measured.per_image(measured.alternate(works, warm_up=3 if compiled else 1), count)
     ratio = times["published"]["ms_per_image"] / times["ours"]["ms_per_image"]
     return {"precision": engine.precision, "compiled": compiled, "times": times, "ratio": round(ratio, 2)}
 
 
 def cases() -> dict[str, Callable[[], dict[str, object]]]:
-    found = {
-        "relabel resnet18-64": lambda: against_published(Case(SMALL, 64, 200), 25),
-        "relabel resnet18-32": lambda: against_published(Case(SMALL, 32, 100), 50),
-        "relabel quickstart": lambda: against_published(CONVNET, 1000),
+    """Return the benchmarks for this machine's kind of device, by name."""
+    benchmarks = {
+        "relabel resnet18-64": lambda: compare_with_published(Case(SMALL, 64, 200), 25),
+        "relabel resnet18-32": lambda: compare_with_published(Case(SMALL, 32, 100), 50),
+        "relabel quickstart": lambda: compare_with_published(CONVNET, 1000),
     }
     if DEVICE.type == "cuda":
         for compiled in (False, True):
-            found[f"relabel resnet18-224{' compiled' * compiled}"] = lambda compiled=compiled: against_published(
-                Case(IMAGENET, 224, 1000), 2000, compiled
+            benchmarks[f"relabel resnet18-224{' compiled' * compiled}"] = lambda compiled=compiled: (
+                compare_with_published(Case(IMAGENET, 224, 1000), 2000, compiled)
             )
-    return found
+    return benchmarks
 
 
 if __name__ == "__main__":

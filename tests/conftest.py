@@ -1,7 +1,7 @@
 """Small real worlds for the tests: no mocks, no network but 127.0.0.1, every file under a temporary folder.
 
-A Hub of our own (tests/hub) is started before anything of Hugging Face is imported, since they read their environment
-then.
+A Hub of our own (tests/local_hub) starts before any Hugging Face library is imported, because these read their
+environment at import.
 """
 
 import os
@@ -17,6 +17,10 @@ if os.environ.get("HUGGINGFACE_CO_STAGING") or not os.environ.get("HF_ENDPOINT",
 ):
     pytest.exit(f"these tests push: HF_ENDPOINT={os.environ.get('HF_ENDPOINT')} must be unset, or 127.0.0.1", 2)
 
+# Tests fork processes, which cannot use a GPU that their parent has started, and compare bits, which only CPUs promise.
+# `SREL_TEST_GPU=1 pytest -k gpu` runs the tests that need one.
+if "SREL_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 HUB = Hub()
 for name in [name for name in os.environ if name.startswith("HF_") or name in OWN_FOLDERS]:
     del os.environ[name]

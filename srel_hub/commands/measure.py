@@ -42,7 +42,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from srel_hub.core.engine import best_precision
     from srel_hub.errors import UserError
     from srel_hub.storage.files import write_json
-    from srel_hub.studies.measure import Settings, lines, measured, report
+    from srel_hub.studies.measure import Settings, measure_all, measure_here, report_lines
 
     file: Path | None = arguments.json
     if file is not None and not file.resolve().parent.is_dir():
@@ -57,12 +57,12 @@ def _run(arguments: argparse.Namespace) -> None:
         compile=arguments.compile,
     )
     if arguments.alone:
-        print(json.dumps(measured(settings.networks[0], settings)))
+        print(json.dumps(measure_here(settings.networks[0], settings)))
         return
-    figures = report(settings)
+    figures = measure_all(settings)
     if file is not None:
         write_json(file, figures)
-    print("\n".join(lines(figures)))
+    print("\n".join(report_lines(figures)))
 
 
 MEASURE = Command(

@@ -7,7 +7,6 @@ from srel_hub import __version__
 from srel_hub.commands import stages
 from srel_hub.commands.command import Command, Parser, suggestion
 from srel_hub.commands.compare import COMPARE
-from srel_hub.commands.completion import COMPLETION
 from srel_hub.commands.continual import CONTINUAL
 from srel_hub.commands.export import EXPORT
 from srel_hub.commands.init import INIT
@@ -15,6 +14,7 @@ from srel_hub.commands.measure import MEASURE
 from srel_hub.commands.plan import PLAN
 from srel_hub.commands.recipe import RECIPE
 from srel_hub.commands.report import REPORT
+from srel_hub.commands.shell_completion import COMPLETION
 from srel_hub.commands.status import STATUS
 from srel_hub.commands.sweep import SWEEP
 from srel_hub.commands.verify import VERIFY

@@ -55,22 +55,9 @@ def _publish(arguments: Namespace) -> None:
 
 
 def _pictures(arguments: Namespace) -> None:
-    _run(_draw, arguments)
+    from srel_hub.reports.run_pictures import draw_and_print
 
-
-def _draw(run: "Run") -> None:
-    from srel_hub.errors import UserError
-    from srel_hub.reports.plots import CAPTIONS
-    from srel_hub.reports.run_pictures import can_draw, draw
-
-    if not can_draw():
-        raise UserError("matplotlib or scikit-learn is missing, which draw pictures: pip install 'srel_hub[viz]'")
-    if not run.recipe.pictures:
-        raise UserError("pictures=false: the recipe wants none; give pictures=true")
-    folder = draw(run)
-    if run.is_main and folder is not None:
-        titles = "\n".join(f"{file.name}: {CAPTIONS[file.name].title}" for file in sorted(folder.iterdir()))
-        print(f"{titles}\nin {folder}; condense puts them on the card")
+    _run(draw_and_print, arguments)
 
 
 CONDENSE = Command(

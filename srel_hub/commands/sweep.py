@@ -18,14 +18,16 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> int:
-    from srel_hub.studies.sweep import read_sweep, run_points, shared, summarize, write_results
+    from srel_hub.studies.sweep.points import read_sweep
+    from srel_hub.studies.sweep.report import summary_lines, write_results
+    from srel_hub.studies.sweep.run_sweep import run_points, shared_stages
 
     sweep = read_sweep(arguments.recipe, arguments.arguments)
     status = run_points(sweep)
     if status:
         return status
-    print("\n".join(summarize(sweep)))
-    print(f"stages made: {shared(sweep)}; the others were shared")
+    print("\n".join(summary_lines(sweep)))
+    print(f"stages made: {shared_stages(sweep)}; the others were shared")
     for file in write_results(sweep):
         print(f"written: {file}")
     return 0

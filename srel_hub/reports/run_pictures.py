@@ -22,6 +22,7 @@ from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.seeds import generator
 from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.data.splits import Images, Split, random_subset
+from srel_hub.errors import UserError
 from srel_hub.reports import plots
 from srel_hub.runs.decoded_images import condensed_images, source_images
 from srel_hub.runs.run import Run
@@ -82,6 +83,22 @@ def draw(run: Run, source: Source | None = None) -> Path | None:
                 _draw_all(run, source, folder)
                 run.marks.mark("pictures", unit, sorted(folder.iterdir()))
     return folder
+
+
+def draw_and_print(run: Run) -> None:
+    """Draw the pictures of a run, and print their titles.
+
+    Raises:
+        UserError: If the recipe or a missing library does not allow it.
+    """
+    if not can_draw():
+        raise UserError("matplotlib or scikit-learn, which draw the pictures, is missing; pip install 'srel_hub[viz]'")
+    if not run.recipe.pictures:
+        raise UserError("pictures=false: the recipe skips pictures; pass pictures=true")
+    folder = draw(run)
+    if run.is_main and folder is not None:
+        titles = [f"{file.name}: {plots.CAPTIONS[file.name].title}" for file in sorted(folder.iterdir())]
+        print("\n".join([*titles, f"in {folder}; condense puts them on the card"]))
 
 
 def _draw_all(run: Run, source: Source, target: Path) -> None:

@@ -1,0 +1,1 @@
+"""Studies built on runs: what they cost, how settings compare, and what condensed images are good for."""

@@ -226,6 +226,7 @@ def matmul_tflops(kind: str, precision: str) -> float:
     """
     side = MATMUL_SIDE[kind]
     a = torch.ones(side, side, device=kind, dtype=DTYPES[precision])
+    float((a @ a)[0, 0])  # the first product starts CUDA and cuBLAS: measured with it, an H200 had half its speed
     begun, done = time.monotonic(), 0
     while time.monotonic() - begun < MATMUL_SECONDS:
         float((a @ a)[0, 0])  # reading it waits for the device

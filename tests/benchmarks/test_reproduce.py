@@ -1,4 +1,4 @@
-"""The script of the reproductions: in slices, on another machine, and from a larger run's images."""
+"""Reproductions: in time slices, on another machine, and from the images of a larger run."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ import reproduce
 SLOW = ["squeeze.epochs=30", "recover.iterations=60", "recover.stack=1", "relabel.epochs=20", "evaluate.epochs=20"]
 
 
-def test_every_shipped_recipe_loads_under_its_own_name_and_tells_what_was_published() -> None:
+def test_every_shipped_recipe_has_its_own_name_and_states_the_published_accuracy() -> None:
     names = [load_recipe(name).name for name in recipe_names()]
     assert len(set(names)) == len(names) > 60
     for name in recipe_names():
@@ -42,7 +42,7 @@ def command(ipc: int, *more: str) -> list[str]:
 
 
 @pytest.mark.long
-def test_slices_on_two_machines_end_as_one_run_does(work: Path) -> None:
+def test_time_slices_on_two_machines_give_the_results_of_one_run(work: Path) -> None:
     state, run = work / "state", work / "runs/reproduce/cifar10_ipc10_cda"
     statuses = []
     for seconds in (14, 16, 18, 60, 120):
@@ -52,23 +52,23 @@ def test_slices_on_two_machines_end_as_one_run_does(work: Path) -> None:
             break
         shutil.rmtree(run, ignore_errors=True)
     assert statuses[-1] == 0 and 143 in statuses
-    found = json.loads((state / "reproduce-cifar10_ipc10_cda.json").read_text())
+    sliced = json.loads((state / "reproduce-cifar10_ipc10_cda.json").read_text())
     shutil.rmtree(run.parent)
     assert reproduce.main(command(10)) == 0
     whole = json.loads((work / "results" / "reproduce-cifar10_ipc10_cda.json").read_text())
-    assert found["results"]["students"] == whole["results"]["students"]
-    assert found["results"]["published"] is None and found["results"]["device_seconds"]["recover"] > 0
+    assert sliced["results"]["students"] == whole["results"]["students"]
+    assert sliced["results"]["published"] is None and sliced["results"]["device_seconds"]["recover"] > 0
 
 
 @pytest.mark.long
-def test_the_first_images_of_a_larger_run_are_those_of_a_smaller(work: Path) -> None:
+def test_the_first_images_of_a_larger_run_equal_those_of_a_smaller_one(work: Path) -> None:
     larger = work / "runs/reproduce/cifar10_ipc10_cda"
     assert reproduce.main(command(10)) == 0
     assert reproduce.main(command(1, "--first-of", str(larger))) == 0
     smaller = work / "runs/reproduce/cifar10_ipc1_cda"
-    taken = json.loads((smaller / "metrics.jsonl").read_text().splitlines()[0])
-    assert taken["stage"] != "recover" and len(list((smaller / "images").glob("*"))) == 1
+    first_record = json.loads((smaller / "metrics.jsonl").read_text().splitlines()[0])
+    assert first_record["stage"] != "recover" and len(list((smaller / "images").glob("*"))) == 1
     shutil.rmtree(smaller)
-    (kept,) = (work / "runs/reproduce/cifar10_ipc10_cda/images").glob("ipc-00000-*")
+    (shard,) = (work / "runs/reproduce/cifar10_ipc10_cda/images").glob("ipc-00000-*")
     assert reproduce.main(command(1)) == 0
-    assert (smaller / "images" / kept.name).read_bytes() == kept.read_bytes()
+    assert (smaller / "images" / shard.name).read_bytes() == shard.read_bytes()

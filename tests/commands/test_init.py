@@ -64,7 +64,7 @@ def test_a_folder_of_images_becomes_a_recipe_that_runs(tmp_path: Path, capsys: p
     )
     assert recipe.squeeze.network.title == "convnet x 0.25", "the cheapest"
     assert main(["plan", "flowers.yaml"]) == 0
-    assert "plan of flowers: 4 images, 2 each of 2 classes, 32 x 32 pixels" in capsys.readouterr().out
+    assert "plan of flowers: 4 images, 2 for each of 2 classes, 32 x 32 pixels" in capsys.readouterr().out
     assert main(["condense", "flowers.yaml", *QUICKER]) == 0
     assert read_json(tmp_path / "runs" / "flowers" / "evaluate" / "summary.json")["students"]
 
@@ -78,7 +78,7 @@ def test_a_dataset_in_parquet_becomes_a_recipe_that_can_be_planned(
     assert (recipe.name, recipe.source.image_size, recipe.recover.ipc) == ("colors", 10, 3)
     assert recipe.recover.patches is None
     assert main(["plan", "my.yaml", "--device-tflops", "1"]) == 0
-    assert "9 images, 3 each of 3 classes, 10 x 10 pixels" in capsys.readouterr().out
+    assert "9 images, 3 for each of 3 classes, 10 x 10 pixels" in capsys.readouterr().out
 
 
 def test_fields_of_the_source_are_kept(tmp_path: Path) -> None:

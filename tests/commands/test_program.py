@@ -14,7 +14,7 @@ from srel_hub.commands.program import COMMANDS, GROUPS, help_page, main
 from srel_hub.commands.reference import reference
 from srel_hub.reports.export import DDRANKING
 from srel_hub.studies.continual.protocol import Labels
-from srel_hub.studies.measure import DEFAULTS
+from srel_hub.studies.measure import PAPER
 
 
 BY_NAME = {command.name: command for command in COMMANDS}
@@ -139,7 +139,7 @@ def test_choices_are_those_of_the_code() -> None:
     """They are repeated in the commands because importing the code for `--help` would take seconds."""
     assert get_args(Labels) == continual.LABELS
     assert export.DATASETS == DDRANKING
-    assert measure.NETWORKS == DEFAULTS
+    assert [f"{network} x 1" for network in measure.NETWORKS] == list(PAPER)
 
 
 def test_recipe_reports_what_is_missing_or_too_much(capsys: pytest.CaptureFixture[str]) -> None:

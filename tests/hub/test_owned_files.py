@@ -29,7 +29,7 @@ def test_everything_that_assemble_writes_is_known(finished: Path, tmp_path: Path
     """A run with all parts: another teacher labels together with a committee, and there are pictures."""
     trained = classifiers.load(finished / "teacher", torch.device("cpu"))
     for name in ("other", "member"):
-        network = build(Network(model="bn_vit", width=0.25), trained.class_names, trained.size, seed=1)
+        network = build(Network(model="bn_vit_tiny", width=0.25), trained.class_names, trained.size, seed=1)
         classifier = classifiers.Classifier(network, trained.mean, trained.std, trained.class_names, trained.size)
         classifiers.save(classifier, tmp_path / name)
     teachers = [f"relabel.teacher={{path: '{tmp_path}/other'}}", f"relabel.committee=['{tmp_path}/member']"]

@@ -147,9 +147,9 @@ def test_a_consumer_of_more_epochs_gets_the_pools(finished: Path, tmp_path: Path
     stored = [condensed[epoch].views.boxes for epoch in range(3)] if pool == "cycle" else None
     order = [condensed.manifest.pool_epoch(epoch) for epoch in range(7)]
     labels = condensed._labels
-    for stored, epoch in zip(order, condensed, strict=True):
-        assert torch.equal(epoch.views.boxes, labels.views(stored).boxes)
-        assert torch.equal(epoch.batch(torch.arange(9))[1], labels.logits(stored, torch.arange(9)))
+    for number, epoch in zip(order, condensed, strict=True):
+        assert torch.equal(epoch.views.boxes, labels.views(number).boxes)
+        assert torch.equal(epoch.batch(torch.arange(9))[1], labels.logits(number, torch.arange(9)))
     assert stored is None or order == [0, 1, 2, 0, 1, 2, 0]
 
 

@@ -20,8 +20,9 @@ from srel_hub.evaluate import evaluate
 from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.labeller import Labeller
 from srel_hub.publish import publish
+from srel_hub.relabel import relabel
 from srel_hub.runs.run import Run
-from srel_hub.stages import relabel as relabel
+from srel_hub.stages import relabel as stage
 
 
 ATOL, RTOL = 1e-3, 2.0**-10  # one float16 step
@@ -40,7 +41,7 @@ AUGMENTS = st.fixed_dictionaries(
 def label_and_watch(run: Run) -> list[Tensor]:
     """Relabel, and return everything the teacher saw, one element per epoch, [N, 3, H, W] in row order."""
     views_seen: list[Tensor] = []
-    original = relabel.label
+    original = stage.label
 
     def watched(labeller: Labeller, *arguments: object) -> object:
         def watch(views: Tensor) -> Tensor:
@@ -49,11 +50,11 @@ def label_and_watch(run: Run) -> list[Tensor]:
 
         return original(watch, *arguments)  # type: ignore[arg-type]
 
-    relabel.label = watched  # type: ignore[assignment]
+    stage.label = watched  # type: ignore[assignment]
     try:
-        relabel.relabel(run)
+        relabel(run)
     finally:
-        relabel.label = original
+        stage.label = original
     # Relabel ends with the first epoch again, to measure what the encoding loses.
     return list(torch.cat(views_seen).unflatten(0, (run.recipe.relabel.epochs + 1, -1)))[:-1]
 
@@ -122,7 +123,7 @@ def test_workers_replay_the_same(recovered: tuple[Path, Path], tmp_path: Path, m
 
 def test_an_epochs_file_is_opened_only_when_it_is_asked_for(recovered: tuple[Path, Path], tmp_path: Path) -> None:
     run = branch(recovered, tmp_path, "source.eval_split=null")
-    relabel.relabel(run)
+    relabel(run)
     dataset = publish_unmeasured(run)
     (dataset / "soft_labels" / "epoch-00001.safetensors").unlink()
     condensed = load_condensed(dataset)
@@ -133,7 +134,7 @@ def test_an_epochs_file_is_opened_only_when_it_is_asked_for(recovered: tuple[Pat
 
 def test_a_teacher_that_did_not_label_is_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
     run = branch(recovered, tmp_path, "source.eval_split=null")
-    relabel.relabel(run)
+    relabel(run)
     condensed = load_condensed(publish_unmeasured(run))
     weights = run.path("teacher_repo", "model.safetensors")
     content = bytearray(weights.read_bytes())
@@ -146,7 +147,7 @@ def test_a_teacher_that_did_not_label_is_refused(recovered: tuple[Path, Path], t
 
 def test_what_is_no_condensed_dataset_is_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
     run = branch(recovered, tmp_path, "source.eval_split=null")
-    relabel.relabel(run)
+    relabel(run)
     dataset = publish_unmeasured(run)
     with pytest.raises(UserError, match="is a run; the dataset in it is"):
         load_condensed(run.folder)
@@ -164,7 +165,7 @@ def test_what_is_no_condensed_dataset_is_refused(recovered: tuple[Path, Path], t
 
 def test_labels_of_other_images_are_refused(recovered: tuple[Path, Path], tmp_path: Path) -> None:
     run = branch(recovered, tmp_path, "source.eval_split=null")
-    relabel.relabel(run)
+    relabel(run)
     dataset = publish_unmeasured(run)
     manifest = dataset / "soft_labels" / "manifest.json"
     fields = json.loads(manifest.read_text())

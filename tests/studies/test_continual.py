@@ -1,4 +1,4 @@
-"""Continual learning: which classes are seen when, what labels know, memories, kills, processes, the table."""
+"""Continual learning: order of classes, soft labels, memories, interruption, several processes, tables."""
 
 import csv
 import os
@@ -21,18 +21,17 @@ from srel_hub.commands.program import main
 from srel_hub.condense import condense
 from srel_hub.config import Evaluate, load_recipe
 from srel_hub.data.sources import open_source
-from srel_hub.data.splits import DecodedSplit, Images
-from srel_hub.data.splits import channel_statistics as pixel_statistics
+from srel_hub.data.splits import DecodedSplit, Images, channel_statistics
 from srel_hub.labels.labeller import make_labeller
 from srel_hub.recover import recover
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
 from srel_hub.storage.condensed_table import encode_png, write_parquet
 from srel_hub.storage.files import read_json
-from srel_hub.studies.continual.protocol import Setting, Training, memories, remapped, restricted
-from srel_hub.studies.continual.study import folder_of
+from srel_hub.studies.continual.protocol import Setting, Training, memory_names, remap_labels, restrict_labeller
+from srel_hub.studies.continual.study import results_folder
 from srel_hub.studies.continual.teachers import StepTeachers
-from srel_hub.studies.continual.trainer import World
+from srel_hub.studies.continual.trainer import ContinualTrainer
 from srel_hub.teachers.classifier import Classifier, load_classifiers
 
 
@@ -45,12 +44,12 @@ QUICK = [
     "run.cpu_threads=1",
 ]
 THREE = Setting(3, "seen", 2, 0)  # of 3, 3 and 4 classes
-MEMORIES = memories(Evaluate())
+MEMORIES = memory_names(Evaluate())
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the digits that went as far as recover."""
+    """Return a run of the digits whose squeeze and recover are complete."""
     root = tmp_path_factory.mktemp("begun")
     run = Run(load_recipe("quickstart", [*QUICK, f"run.root={root}"]))
     squeeze(run)
@@ -60,14 +59,14 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learn(run: Path, setting: Setting) -> Path:
-    """`srel-hub continual RUN ...`; its folder of results."""
+    """Run `srel-hub continual RUN ...` and return its folder of results."""
     main(["continual", *command(run, setting)])
-    return folder_of(Run(load_recipe(run, [f"run.root={run.parent}"])), setting)
+    return results_folder(Run(load_recipe(run, [f"run.root={run.parent}"])), setting)
 
 
 def command(run: Path, setting: Setting) -> list[str]:
-    asked = ["--steps", setting.steps, "--labels", setting.labels, "--seeds", setting.seeds, "--order", setting.order]
-    return [str(run), *map(str, asked)]
+    options = {"steps": setting.steps, "labels": setting.labels, "seeds": setting.seeds, "order": setting.order}
+    return [str(run), *(f"--{name}={value}" for name, value in options.items())]
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +76,13 @@ def learned(begun: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def taught(begun: Path) -> Path:
-    """With a teacher for each of two steps."""
+    """Return the results of a study with a teacher for each of two steps."""
     return learn(begun, Setting(2, "step", 1, 0))
 
 
 @pytest.fixture
 def own(begun: Path, learned: Path, tmp_path: Path) -> Path:
-    """A copy of the run, to be changed."""
+    """Return a copy of the run that a test may change."""
     shutil.copytree(begun, tmp_path / begun.name)
     return tmp_path / begun.name
 
@@ -93,17 +92,17 @@ def classifiers_of(run: Run) -> list[Classifier]:
 
 
 @contextmanager
-def world(run_folder: Path, setting: Setting, folder: Path) -> Iterator[World]:
+def trainer_of(run_folder: Path, setting: Setting, folder: Path) -> Iterator[ContinualTrainer]:
     run = Run(load_recipe(run_folder, [f"run.root={run_folder.parent}"]))
     run.begin()
     try:
-        yield World(run, setting, open_source(run.recipe.source, run.progress), classifiers_of(run), folder)
+        yield ContinualTrainer(run, setting, open_source(run.recipe.source, run.progress), classifiers_of(run), folder)
     finally:
         run.close()
 
 
 @given(st.integers(4, 60), st.data())
-def test_classes_come_in_equal_parts_by_a_seeded_order(count: int, data: st.DataObject) -> None:
+def test_classes_arrive_in_equal_parts_in_a_seeded_order(count: int, data: st.DataObject) -> None:
     steps, order = data.draw(st.integers(2, count // 2)), data.draw(st.integers(0, 2**32 - 1))
     setting = Setting(steps, "seen", 1, order)
     seen = setting.seen(count)
@@ -112,112 +111,115 @@ def test_classes_come_in_equal_parts_by_a_seeded_order(count: int, data: st.Data
     assert all(late[: len(early)] == early for early, late in zip(seen, seen[1:], strict=False))
     assert sorted(seen[-1]) == list(range(count))
     assert seen == setting.seen(count)
-    assert len({tuple(replace(setting, order=each).seen(count)[-1]) for each in range(8)}) > 1
+    assert len({tuple(replace(setting, order=other).seen(count)[-1]) for other in range(8)}) > 1
 
 
 def test_a_restricted_labeller_gives_the_columns_of_the_classes(begun: Path, tmp_path: Path) -> None:
-    with world(begun, THREE, tmp_path) as made:
-        labeller = make_labeller(classifiers_of(made.run), made.run.engine, made.run.device, None)
-        shown = made.memory(Training(2, "condensed", 0)).pixels
+    with trainer_of(begun, THREE, tmp_path) as trainer:
+        labeller = make_labeller(classifiers_of(trainer.run), trainer.run.engine, trainer.run.device, None)
+        pixels = trainer.memory(Training(2, "condensed", 0)).pixels
         classes = torch.tensor([7, 0, 4])
-        assert torch.equal(restricted(labeller, classes)(shown), labeller(shown)[:, [7, 0, 4]])
-        assert torch.equal(made.labeller(0)(shown), labeller(shown)[:, THREE.seen(10)[0]])
+        assert torch.equal(restrict_labeller(labeller, classes)(pixels), labeller(pixels)[:, [7, 0, 4]])
+        assert torch.equal(trainer.labeller(0)(pixels), labeller(pixels)[:, THREE.seen(10)[0]])
 
 
-def test_labels_become_places() -> None:
+def test_labels_become_indices_of_outputs() -> None:
     images = Images(torch.arange(4).view(4, 1, 1, 1), torch.tensor([8, 1, 8, 5]))
-    mapped = remapped(images, torch.tensor([5, 8, 1]))
+    mapped = remap_labels(images, torch.tensor([5, 8, 1]))
     assert mapped.labels.tolist() == [1, 2, 1, 0] and torch.equal(mapped.pixels, images.pixels)
     with pytest.raises(AssertionError):
-        remapped(images, torch.tensor([5, 8]))
+        remap_labels(images, torch.tensor([5, 8]))
 
 
 def as_set(images: Images, classes: torch.Tensor) -> set[tuple[int, bytes]]:
-    """Each image with its class."""
+    """Return each image with its class."""
     own = classes[images.labels].tolist()
     return {(label, x.numpy().tobytes()) for label, x in zip(own, images.pixels, strict=True)}
 
 
-def test_memories_are_of_the_classes_seen_and_keep_what_they_kept(begun: Path, tmp_path: Path) -> None:
-    with world(begun, THREE, tmp_path) as made:
-        source = open_source(made.run.recipe.source, made.run.progress)
+def test_memories_have_the_classes_seen_and_keep_their_images(begun: Path, tmp_path: Path) -> None:
+    with trainer_of(begun, THREE, tmp_path) as trainer:
+        source = open_source(trainer.run.recipe.source, trainer.run.progress)
         assert source.train is not None
-        everything = torch.arange(10)
-        real = as_set(source.train.images(None), everything)
+        all_classes = torch.arange(10)
+        real = as_set(source.train.images(None), all_classes)
         for memory in MEMORIES:
             before = set[tuple[int, bytes]]()
             for step in range(3):
-                kept = made.memory(Training(step, memory, 1))
-                counts = kept.labels.bincount(minlength=len(made.known(step)))
+                images = trainer.memory(Training(step, memory, 1))
+                counts = images.labels.bincount(minlength=len(trainer.outputs(step)))
                 assert counts.tolist() == [3] * len(THREE.seen(10)[step])
-                here = as_set(kept, made.known(step))
+                here = as_set(images, trainer.outputs(step))
                 assert before <= here and (here <= real) == memory.startswith("random")
                 before = here
         soft, hard, other = (
-            as_set(made.memory(Training(2, memory, seed)), everything)
+            as_set(trainer.memory(Training(2, memory, seed)), all_classes)
             for memory, seed in [("random-real", 0), ("random-real-hard", 0), ("random-real", 1)]
         )
         assert soft == hard != other
 
 
 @pytest.mark.parametrize("labels", ["seen", "all"])
-def test_students_are_scored_on_the_classes_seen(begun: Path, tmp_path: Path, labels: str) -> None:
+def test_students_are_evaluated_on_the_classes_seen(begun: Path, tmp_path: Path, labels: str) -> None:
     setting = replace(THREE, labels=labels)
-    with world(begun, setting, tmp_path) as made:
-        source = open_source(made.run.recipe.source, made.run.progress)
+    with trainer_of(begun, setting, tmp_path) as trainer:
+        source = open_source(trainer.run.recipe.source, trainer.run.progress)
         assert source.eval is not None
         for step, seen in enumerate(setting.seen(10)):
-            test = made.test(step)
-            assert made.known(step)[test.labels].unique().tolist() == sorted(seen)
-            assert len(test.labels) == sum(int((source.eval.labels == each).sum()) for each in seen)
-            among = 10 if labels == "all" else len(seen)
-            assert made.student(Training(step, "condensed", 0)).config.num_labels == among
-            assert made.labeller(step)(test.pixels[:2]).shape == (2, among)
+            test = trainer.test_images(step)
+            assert trainer.outputs(step)[test.labels].unique().tolist() == sorted(seen)
+            assert len(test.labels) == sum(int((source.eval.labels == label).sum()) for label in seen)
+            outputs = 10 if labels == "all" else len(seen)
+            assert trainer.student(Training(step, "condensed", 0)).config.num_labels == outputs
+            assert trainer.labeller(step)(test.pixels[:2]).shape == (2, outputs)
 
 
 def test_memories_of_a_seed_start_from_equal_weights(begun: Path, tmp_path: Path) -> None:
-    with world(begun, THREE, tmp_path) as made:
+    with trainer_of(begun, THREE, tmp_path) as trainer:
 
         def weights(training: Training) -> bytes:
-            return b"".join(value.numpy().tobytes() for value in made.student(training).state_dict().values())
+            return b"".join(value.numpy().tobytes() for value in trainer.student(training).state_dict().values())
 
         assert len({weights(Training(1, memory, 0)) for memory in MEMORIES}) == 1
         assert weights(Training(1, "condensed", 0)) != weights(Training(1, "condensed", 1))
 
 
-def test_labels_that_know_less_give_other_students(begun: Path, learned: Path) -> None:
-    every = learn(begun, Setting(3, "all", 1, 0))
+def test_labels_without_future_classes_give_other_students(begun: Path, learned: Path) -> None:
+    of_all = learn(begun, Setting(3, "all", 1, 0))
     for memory in MEMORIES:
         names = [f"{Training(step, memory, 0).name}.json" for step in range(3)]
-        own, others = ([read_json(folder / name) for name in names] for folder in (learned, every))
-        assert [each["images"] for each in own] == [each["images"] for each in others] == [9, 18, 30]
+        own, others = ([read_json(folder / name) for name in names] for folder in (learned, of_all))
+        assert [result["images"] for result in own] == [result["images"] for result in others] == [9, 18, 30]
         assert own != others
-    assert "chosen among all classes" in (every / "table.md").read_text()
+    assert "chosen among all classes" in (of_all / "table.md").read_text()
     assert "chosen among these classes" in (learned / "table.md").read_text()
 
 
-def test_a_teacher_of_a_step_knows_nothing_of_later_classes(own: Path, taught: Path) -> None:
-    """Were the images of later classes others, it would be the same, bit for bit."""
+def test_a_teacher_of_a_step_does_not_depend_on_later_classes(own: Path, taught: Path) -> None:
+    """Replace the images of later classes: the teacher is the same, bit for bit."""
     setting = Setting(2, "step", 1, 0)
-    with world(own, setting, taught) as made:
+    with trainer_of(own, setting, taught) as trainer:
         seen = setting.seen(10)
         for step, classes in enumerate(seen):
-            teacher = made.teachers.load(step)
-            assert teacher.class_names == tuple(str(each) for each in classes)
-            assert (teacher.mean, teacher.std) == pixel_statistics(made.teachers.images(step).pixels)
-        whole = made.teachers.split.images(None)
+            teacher = trainer.teachers.load(step)
+            assert teacher.class_names == tuple(map(str, classes))
+            assert (teacher.mean, teacher.std) == channel_statistics(trainer.teachers.images(step).pixels)
+        source = open_source(trainer.run.recipe.source, trainer.run.progress)
+        assert source.train is not None
+        whole = source.train.images(None)
         pixels = whole.pixels.clone()
         pixels[~torch.isin(whole.labels, torch.tensor(seen[0]))] = 0
         split = DecodedSplit(Images(pixels, whole.labels))
         other = own / "continual" / "other"
         other.mkdir()
-        StepTeachers(made.run, setting, made.teachers.like, split, other).train_missing()
+        run, spec, seed = trainer.run, trainer.run.recipe.squeeze, trainer.run.recipe.seed
+        StepTeachers(run, spec, seed, setting, classifiers_of(run)[0], split, other).train_missing()
     ours, theirs = ([(folder / f"teacher-{n}.safetensors").read_bytes() for n in (1, 2)] for folder in (taught, other))
     assert ours[0] == theirs[0] and ours[1] != theirs[1]
 
 
-def test_the_summary_the_table_the_csv_and_the_trainings_agree(learned: Path) -> None:
-    found = {
+def test_summary_table_csv_and_trainings_agree(learned: Path) -> None:
+    results = {
         (step, memory, seed): read_json(learned / f"{Training(step, memory, seed).name}.json")
         for step in range(3)
         for memory in MEMORIES
@@ -227,25 +229,25 @@ def test_the_summary_the_table_the_csv_and_the_trainings_agree(learned: Path) ->
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
     assert lines["memory"] == "| memory | 3 classes | 6 classes | 10 classes | average |"
     with (learned / "table.csv").open() as file:
-        told = list(csv.DictReader(file))
-    assert len(told) == 4 * 3
+        records = list(csv.DictReader(file))
+    assert len(records) == 4 * 3
     for memory in MEMORIES:
         cells = []
         for step in range(3):
-            values = [found[step, memory, seed]["top1"] for seed in range(2)]
+            values = [results[step, memory, seed]["top1"] for seed in range(2)]
             mean, std = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
-            row = next(row for row in told if row["memory"] == memory and row["step"] == str(step + 1))
+            row = next(row for row in records if row["memory"] == memory and row["step"] == str(step + 1))
             assert (row["classes"], row["images"], row["n"]) == (str([3, 6, 10][step]), str([9, 18, 30][step]), "2")
             assert float(row["top1"]) == pytest.approx(mean) and float(row["std"]) == pytest.approx(std)
             cells.append(f"{100 * mean:.2f} +- {100 * std:.2f}")
-        means = [sum(found[step, memory, seed]["top1"] for step in range(3)) / 3 for seed in range(2)]
+        means = [sum(results[step, memory, seed]["top1"] for step in range(3)) / 3 for seed in range(2)]
         assert summary["memories"][memory]["average"]["mean"] == pytest.approx(sum(means) / 2)
         cells.append(f"{100 * sum(means) / 2:.2f} +- {100 * statistics.stdev(means):.2f}")
         assert lines[memory] == f"| {memory} | {' | '.join(cells)} |"
     assert (learned / "plot.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_done_it_trains_nothing_and_fewer_seeds_are_told_as_such(own: Path, learned: Path) -> None:
+def test_a_complete_study_trains_nothing_and_fewer_seeds_are_reported(own: Path, learned: Path) -> None:
     before = bytes_of(own, ("continual", "units")), (own / "metrics.jsonl").read_bytes()
     learn(own, THREE)
     assert before == (bytes_of(own, ("continual", "units")), (own / "metrics.jsonl").read_bytes())
@@ -257,7 +259,7 @@ def test_done_it_trains_nothing_and_fewer_seeds_are_told_as_such(own: Path, lear
 
 def test_another_student_order_or_teacher_has_another_folder(own: Path, learned: Path) -> None:
     def place(setting: Setting, *overrides: str) -> str:
-        return folder_of(Run(load_recipe(own, [f"run.root={own.parent}", *overrides])), setting).name
+        return results_folder(Run(load_recipe(own, [f"run.root={own.parent}", *overrides])), setting).name
 
     narrow, wide = ("evaluate.students=[" + "{model: convnet, width: 0.1}, " * n + "{model: convnet}]" for n in (1, 0))
     same = [place(THREE), place(replace(THREE, seeds=9)), place(THREE, narrow), place(THREE, "evaluate.seeds=1")]
@@ -275,7 +277,7 @@ def test_another_student_order_or_teacher_has_another_folder(own: Path, learned:
 
 
 @pytest.mark.long
-def test_killed_it_goes_on_to_the_same(begun: Path, taught: Path, tmp_path: Path) -> None:
+def test_a_killed_study_resumes_to_the_same_results(begun: Path, taught: Path, tmp_path: Path) -> None:
     run = tmp_path / begun.name
     shutil.copytree(begun, run, ignore=lambda _, names: {"continual", "metrics.jsonl"} & {*names})
     line, log = command(run, Setting(2, "step", 1, 0)), tmp_path / "log.txt"
@@ -284,10 +286,10 @@ def test_killed_it_goes_on_to_the_same(begun: Path, taught: Path, tmp_path: Path
         until(lambda pattern=pattern: list(run.glob(f"checkpoints/{pattern}")), pid)
         os.kill(pid, signal.SIGKILL)
         assert wait(pid) == -signal.SIGKILL
-    done = {each["unit"] for each in records(run)}
+    done = {line["unit"] for line in records(run)}
     assert done and not any("random" in unit for unit in done)
     assert wait(start(["continual", *line], log, every_epoch=True, main=main)) == 0, log.read_text()[-3000:]
-    units = [each["unit"] for each in records(run)]
+    units = [line["unit"] for line in records(run)]
     assert len(units) == len(set(units)) == 2 + 8
     assert bytes_of(run / "continual", (taught.name,)) == bytes_of(begun / "continual", (taught.name,))
     assert not list(run.glob("checkpoints/*"))
@@ -301,16 +303,16 @@ def test_two_processes_equal_one(begun: Path, taught: Path, tmp_path: Path) -> N
     done = execute("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "-m", "srel_hub", "continual", *line,
                    cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len({each["process"] for each in records(run) if "teacher" in each["unit"]}) == 2
+    assert len({line["process"] for line in records(run) if "teacher" in line["unit"]}) == 2
     assert bytes_of(run / "continual", (taught.name,)) == bytes_of(begun / "continual", (taught.name,))
 
 
-def test_where_the_loss_is_of_the_classes_there_are_two_memories() -> None:
-    assert memories(Evaluate(loss="hard")) == ("condensed", "random-real")
+def test_a_loss_of_class_labels_has_two_memories() -> None:
+    assert memory_names(Evaluate(loss="hard")) == ("condensed", "random-real")
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command says as it refuses."""
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the error message of a command that exits with status 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         main(["continual", *arguments])
@@ -320,37 +322,37 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
-        (["--steps", "6"], "--steps=6: must be 2 to 5, for 10 classes"),
-        (["--steps", "1"], "--steps=1: must be 2 to 5, for 10 classes"),
+        (["--steps", "6"], "--steps=6: must be 2 to 5 for 10 classes"),
+        (["--steps", "1"], "--steps=1: must be 2 to 5 for 10 classes"),
         (["--seeds", "0"], "--seeds=0: must be at least 1"),
         (["--order", "-1"], "--order=-1: must be 0 to 4294967295"),
         (["--order", str(2**32)], "--order=4294967296: must be"),
         (["--labels", "none"], "invalid choice: 'none'"),
         (["squeeze.epochs=9"], "holds a run of another recipe"),
-        (["squeeze.epochs=9", "run.overwrite=true"], "teacher: is not made yet, or not by this recipe; run squeeze"),
-        (["recover.iterations=9", "run.overwrite=true"], "images: are not all made yet, or not by this recipe"),
+        (["squeeze.epochs=9", "run.overwrite=true"], "teacher: missing, or made by another recipe; run squeeze"),
+        (["recover.iterations=9", "run.overwrite=true"], "images: incomplete, or made by another recipe; run recover"),
         (["evaluate.epohs=9"], "did you mean epochs?"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_made(
-    begun: Path, learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+def test_a_mistake_is_reported_before_anything_is_written(
+    begun: Path, learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     before = bytes_of(begun, ("continual", "images", "teacher", "units"))
-    assert says in said(capsys, str(begun), *arguments)
+    assert message in refusal(capsys, str(begun), *arguments)
     assert before == bytes_of(begun, ("continual", "images", "teacher", "units"))
 
 
-def test_a_run_that_lacks_something_is_refused(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "teacher: is not made yet" in said(capsys, "quickstart", f"run.root={tmp_path / 'none'}")
+def test_an_incomplete_run_is_refused(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "teacher: missing" in refusal(capsys, "quickstart", f"run.root={tmp_path / 'none'}")
     assert not (tmp_path / "none").exists()
     next((own / "images").glob("*.parquet")).unlink()
-    assert "images: are not all made yet" in said(capsys, str(own))
+    assert "images: incomplete" in refusal(capsys, str(own))
 
 
 def colors(folder: Path, count: int) -> Run:
-    """A run as far as recover of a dataset on disk of so many classes, whose eval split has the first two."""
+    """Return a run, complete up to recover, of a dataset with `count` classes and eval images of the first two."""
     names = ["red", "green", "blue", "gray"][:count]
     source = make_source(folder / "source", (8, 8), names)
     noise = torch.randint(0, 256, (9, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -364,24 +366,27 @@ def colors(folder: Path, count: int) -> Run:
 
 @pytest.mark.long
 def test_a_dataset_on_disk_and_its_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "continual learning needs 4 classes" in said(capsys, str(colors(tmp_path / "three", 3).folder))
+    assert "continual learning needs at least 4 classes" in refusal(capsys, str(colors(tmp_path / "three", 3).folder))
     run = colors(tmp_path / "four", 4)
     order, lacking = (
         next(order for order in range(99) if set(Setting(2, "seen", 1, order).seen(4)[0]) == first)
         for first in ({0, 3}, {2, 3})
     )
-    assert "has no image of the first step's classes" in said(
+    assert "has no image of the first step's classes" in refusal(
         capsys, str(run.folder), "--steps", "2", "--order", str(lacking)
     )
     folder = learn(run.folder, Setting(2, "step", 1, order))
-    told = [read_json(folder / f"{Training(step, 'random-real', 0).name}.json") for step in (0, 1)]
-    assert [(each["images"], each["eval_images"], each["classes"]) for each in told] == [(6, 6, 2), (12, 9, 4)]
+    results = [read_json(folder / f"{Training(step, 'random-real', 0).name}.json") for step in (0, 1)]
+    assert [(result["images"], result["eval_images"], result["classes"]) for result in results] == [
+        (6, 6, 2),
+        (12, 9, 4),
+    ]
     assert any(run.path("cache").iterdir())  # a stage is not done yet, which may need them
     condense(Run(load_recipe(run.folder, [f"run.root={run.folder.parent}"])))
     learn(run.folder, Setting(2, "all", 1, order))
     assert not run.path("cache").exists() and not run.path("checkpoints").exists()
     make_source(tmp_path / "four" / "source", (8, 8), ["red", "green", "blue", "gray"], per_class=13)
-    assert "the data changed since" in said(capsys, str(run.folder), "--steps", "2")
+    assert "the data changed since" in refusal(capsys, str(run.folder), "--steps", "2")
 
 
 def test_a_teacher_of_all_classes_cannot_teach_step_by_step(
@@ -391,4 +396,6 @@ def test_a_teacher_of_all_classes_cannot_teach_step_by_step(
     squeeze(run)
     recover(run)
     run.close()
-    assert "squeeze.pretrained names one that knows all classes" in said(capsys, str(run.folder), "--labels", "step")
+    assert "squeeze.pretrained sets one that was trained on all classes" in refusal(
+        capsys, str(run.folder), "--labels", "step"
+    )

@@ -1,4 +1,4 @@
-"""The table of costs: what it holds, that memory is the network's own, what is refused before anything is measured."""
+"""The command `measure`: its table and file, memory of each network alone, mistakes reported before measuring."""
 
 import contextlib
 import io
@@ -11,19 +11,19 @@ import pytest
 from conftest import execute
 
 from srel_hub.commands.program import main
-from srel_hub.studies.measure import DEFAULTS, PAPER, lines, network_of, paper_figures
+from srel_hub.studies.measure import PAPER, paper_figures, parse_network, report_lines
 
 
-ASKED = ["convnet:0.5", "convnet:0.05"]  # the larger one first: its peak must not become the other's
+NETWORKS = ["convnet:0.5", "convnet:0.05"]  # the larger one first: its peak must not become the other's
 OPTIONS = ["--size=32", "--batch=32", "--classes=40", "--iterations=2", "--precision=float32"]
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What the command prints, and what it writes."""
+    """Return the text that the command prints, and the JSON that it writes."""
     file, printed = tmp_path_factory.mktemp("cost") / "cost.json", io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert main(["measure", *ASKED, *OPTIONS, f"--json={file}"]) == 0
+        assert main(["measure", *NETWORKS, *OPTIONS, f"--json={file}"]) == 0
     return printed.getvalue(), json.loads(file.read_text())
 
 
@@ -31,61 +31,61 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| c")]
 
 
-def test_each_network_has_its_line_in_the_order_asked(table: tuple[str, dict[str, Any]]) -> None:
+def test_each_network_has_a_line_in_the_order_of_the_arguments(table: tuple[str, dict[str, Any]]) -> None:
     assert [row[0] for row in rows(table[0])] == ["convnet x 0.5", "convnet x 0.05"]
 
 
-def test_the_table_is_that_of_the_file(table: tuple[str, dict[str, Any]]) -> None:
-    text, found = table
-    assert text == "\n".join(lines(found)) + "\n"
-    for row, told in zip(rows(text), found["results"], strict=True):
-        assert row[1] == f"{told['parameters']:,}"
-        assert float(row[2]) == pytest.approx(told["ms"], rel=0.01)
+def test_the_table_agrees_with_the_file(table: tuple[str, dict[str, Any]]) -> None:
+    text, figures = table
+    assert text == "\n".join(report_lines(figures)) + "\n"
+    for row, result in zip(rows(text), figures["results"], strict=True):
+        assert row[1] == f"{result['parameters']:,}"
+        assert float(row[2]) == pytest.approx(result["ms"], rel=0.01)
 
 
-def test_it_tells_what_it_was_measured_on(table: tuple[str, dict[str, Any]]) -> None:
-    text, found = table
-    assert found["device"] in text and f"torch {found['versions']['torch']}" in text
-    assert "float32; 32 images of 32 x 32 pixels at a time, of 40 classes; median of 2 iterations" in text
+def test_the_report_names_device_versions_and_settings(table: tuple[str, dict[str, Any]]) -> None:
+    text, figures = table
+    assert figures["device"] in text and f"torch {figures['versions']['torch']}" in text
+    assert "float32; batches of 32 images of 32 x 32 pixels, 40 classes; median of 2 iterations" in text
 
 
 def test_a_wider_network_takes_more_memory(table: tuple[str, dict[str, Any]]) -> None:
     wide, narrow = table[1]["results"]
-    for told in ("parameters", "peak_bytes", "forecast_bytes"):
-        assert wide[told] > narrow[told] > 0
-    assert wide["peak_bytes"] > wide["forecast_bytes"] / 2  # the forecast is of this work, not of another
+    for name in ("parameters", "peak_bytes", "forecast_bytes"):
+        assert wide[name] > narrow[name] > 0
+    assert wide["peak_bytes"] > wide["forecast_bytes"] / 2  # the forecast is for this work
 
 
-def test_the_papers_figures_stand_by_its_own_networks_and_images_only() -> None:
-    for name in DEFAULTS:
-        assert paper_figures(network_of(name, 64), 64, 100) == PAPER[f"{name} x 1"]
-        assert paper_figures(network_of(f"{name}:1", 64), 64, 100) == PAPER[f"{name} x 1"]
-        assert paper_figures(network_of(f"{name}:0.5", 64), 64, 100) is None
-        assert paper_figures(network_of(name, 32), 32, 100) is None
-        assert paper_figures(network_of(name, 64), 64, 50) is None
-    assert paper_figures(network_of("mobilenet_v2", 64), 64, 100) is None
+def test_the_papers_figures_appear_only_beside_its_own_networks_and_images() -> None:
+    for name in ("convnet", "resnet18", "resnet50"):
+        assert paper_figures(parse_network(name, 64), 64, 100) == PAPER[f"{name} x 1"]
+        assert paper_figures(parse_network(f"{name}:1", 64), 64, 100) == PAPER[f"{name} x 1"]
+        assert paper_figures(parse_network(f"{name}:0.5", 64), 64, 100) is None
+        assert paper_figures(parse_network(name, 32), 32, 100) is None
+        assert paper_figures(parse_network(name, 64), 64, 50) is None
+    assert paper_figures(parse_network("mobilenet_v2", 64), 64, 100) is None
 
 
-def test_the_paper_is_named_where_its_figures_are(table: tuple[str, dict[str, Any]]) -> None:
-    text, found = table
+def test_the_paper_is_cited_only_beside_its_figures(table: tuple[str, dict[str, Any]]) -> None:
+    text, figures = table
     assert "paper's figures" not in text
-    cited = {**found, "results": [{**row, "paper": PAPER["convnet x 1"]} for row in found["results"]]}
-    assert "| 0.24 | 4.2 GB |" in "\n".join(lines(cited)) and "paper's figures" in "\n".join(lines(cited))
+    cited = {**figures, "results": [{**row, "paper": PAPER["convnet x 1"]} for row in figures["results"]]}
+    assert "| 0.24 | 4.2 GB |" in "\n".join(report_lines(cited)) and "paper's figures" in "\n".join(report_lines(cited))
 
 
-def test_what_did_not_fit_is_told(table: tuple[str, dict[str, Any]]) -> None:
-    found = table[1]
-    none = {**found, "results": [{**row, "ms": None, "peak_bytes": None} for row in found["results"]]}
-    assert "| out of memory |  |" in "\n".join(lines(none))
+def test_a_network_that_does_not_fit_is_reported(table: tuple[str, dict[str, Any]]) -> None:
+    figures = table[1]
+    none = {**figures, "results": [{**row, "ms": None, "peak_bytes": None} for row in figures["results"]]}
+    assert "| out of memory |  |" in "\n".join(report_lines(none))
 
 
-def test_a_large_image_is_for_the_stem_of_large_images() -> None:
-    assert [network_of("resnet18", side).stem for side in (64, 127, 128, 224)] == ["small"] * 2 + ["imagenet"] * 2
-    assert network_of("convnet", 224).stem == "small"
+def test_a_resnet_for_large_images_gets_the_imagenet_stem() -> None:
+    assert [parse_network("resnet18", side).stem for side in (64, 127, 128, 224)] == ["small"] * 2 + ["imagenet"] * 2
+    assert parse_network("convnet", 224).stem == "small"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["convet"], "MODEL=convet: model: input should be one of resnet18,"),
         (["convnet:wide"], "MODEL=convnet:wide: width: input should be a valid number"),
@@ -101,10 +101,12 @@ def test_a_large_image_is_for_the_stem_of_large_images() -> None:
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_refusals(capfd: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+def test_a_mistake_is_reported_before_measuring(
+    capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert main(["measure", *arguments]) == 2
-    said = capfd.readouterr()
-    assert said.err.startswith(f"error: {told}") and said.err.count("\n") == 1 and not said.out
+    printed = capfd.readouterr()
+    assert printed.err.startswith(f"error: {message}") and printed.err.count("\n") == 1 and not printed.out
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srel_hub.config import Source, load_recipe
-from srel_hub.studies.plan.price import Machine
+from srel_hub.studies.plan.facts import Machine
 from srel_hub.studies.suggest.rules import (
     FULL,
     QUICK,

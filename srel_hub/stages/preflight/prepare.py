@@ -15,8 +15,8 @@ from srel_hub.errors import ErrorCollector, UserError
 from srel_hub.hub.permission import require_permission
 from srel_hub.runs.run import Run
 from srel_hub.stages.inputs import Adopted, Inputs, image_size, require_same_data, stage_of, teacher_specs
-from srel_hub.stages.preflight import data_checks, recipe_checks
-from srel_hub.stages.preflight.facts import Gathered, Opened
+from srel_hub.stages.preflight import data_checks, disk_check, recipe_checks
+from srel_hub.stages.preflight.gathered import Gathered, Opened
 from srel_hub.storage.decode import Frame
 from srel_hub.teachers import classifier as classifiers
 from srel_hub.teachers.classifier import Classifier
@@ -32,7 +32,7 @@ CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (
     recipe_checks.recover_sizes,
     data_checks.enough_real_patches,
     recipe_checks.batches_to_share,
-    data_checks.free_disk,
+    disk_check.free_disk,
 )
 # These run networks on images, so they come last and only if nothing else is wrong.
 SLOW_CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (data_checks.class_order,)

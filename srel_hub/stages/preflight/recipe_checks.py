@@ -9,7 +9,7 @@ from srel_hub.config import Recipe, Squeeze
 from srel_hub.core.optim import batch_count
 from srel_hub.errors import UserError, first_line
 from srel_hub.stages.inputs import teacher_specs
-from srel_hub.stages.preflight.facts import Gathered, Opened
+from srel_hub.stages.preflight.gathered import Gathered, Opened
 from srel_hub.storage.decode import scale_shorter_side
 from srel_hub.teachers.architectures import require_usable
 from srel_hub.teachers.pretrained import require_batchnorm

@@ -1,4 +1,4 @@
-"""Classes that come in steps: which are seen when, what is trained on then, and how classes are counted."""
+"""The protocol of class-incremental learning: which classes arrive when, and what students are trained on."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +19,15 @@ Labels = Literal["step", "seen", "all"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is asked for.
+    """The options of a continual-learning study.
 
     Attributes:
-        steps: in which the classes come, as equal as they can be.
-        labels: what the labels may know of classes to come.
-        seeds: trainings of each memory after each step.
-        order: seed of the classes' order (numpy's RandomState.permutation, with 0 as SRe2L-CL has it).
+        steps: Number of steps in which the classes arrive, as equal in size as possible.
+        labels: What soft labels know about future classes: 'step' nothing, because a teacher is trained at every step;
+            'seen' uses the run's teacher, only its logits of the classes seen so far; 'all' uses all of its logits.
+        seeds: Trainings per memory and step.
+        order: Seed of the order of classes. 0 gives the order of the official SRe2L code, which also shuffles with
+            numpy's `RandomState`.
     """
 
     steps: int
@@ -34,20 +36,26 @@ class Setting:
     order: int
 
     def seen(self, num_classes: int) -> list[list[int]]:
-        """The classes seen after each step, in the order in which they came."""
+        """Return the classes seen after each step, in the order in which they arrived."""
         classes = np.random.RandomState(self.order).permutation(num_classes).tolist()
         ends = [num_classes * (step + 1) // self.steps for step in range(self.steps)]
         return [classes[:end] for end in ends]
 
     def trainings(self, memories: Sequence[str]) -> "list[Training]":
-        """All students, the first step's first."""
+        """Return the trainings of all students, those of the first step first."""
         steps, seeds = range(self.steps), range(self.seeds)
         return [Training(step, memory, seed) for step in steps for memory in memories for seed in seeds]
 
 
 @dataclass(frozen=True)
 class Training:
-    """One student: after which step (from 0), on which memory, of which seed."""
+    """The training of one student.
+
+    Attributes:
+        step: The step after which it takes place, from 0.
+        memory: The images and labels that it uses (`memory_names`).
+        seed: Number of the repetition, from 0.
+    """
 
     step: int
     memory: str
@@ -55,46 +63,56 @@ class Training:
 
     @property
     def name(self) -> str:
+        """The name of its result file: 'step-1-condensed-seed0'."""
         return f"step-{self.step + 1}-{self.memory}-seed{self.seed}"
 
     @property
     def is_condensed(self) -> bool:
+        """Whether the memory has condensed images, not random real ones."""
         return self.memory.startswith("condensed")
 
+    @property
+    def is_hard(self) -> bool:
+        """Whether the student is trained with class labels only."""
+        return self.memory.endswith("hard")
 
-def memories(spec: Evaluate) -> tuple[str, ...]:
-    """What students are trained on; where the protocol's loss is that of the classes, there are no other labels."""
+
+def memory_names(spec: Evaluate) -> tuple[str, ...]:
+    """Return the names of the memories that students are trained on.
+
+    A protocol whose loss uses class labels only has no variants with `-hard`, because they would be the same.
+    """
     if spec.loss == "hard":
         return "condensed", "random-real"
     return "condensed", "condensed-hard", "random-real", "random-real-hard"
 
 
-def rows_of(labels: Tensor, classes: Tensor) -> Tensor:
-    """Rows int64 of the images of these classes."""
+def rows_of_classes(labels: Tensor, classes: Tensor) -> Tensor:
+    """Return the rows, int64 [M], of `labels` [N] that are among `classes` [C]."""
     return torch.isin(labels, classes).nonzero()[:, 0]
 
 
-def only(images: Images, classes: Tensor) -> Images:
-    """The images of these classes."""
-    rows = rows_of(images.labels, classes)
+def select_classes(images: Images, classes: Tensor) -> Images:
+    """Return the images of these classes, int64 [C]."""
+    rows = rows_of_classes(images.labels, classes)
     return Images(images.pixels[rows], images.labels[rows])
 
 
-def remapped(images: Images, known: Tensor) -> Images:
-    """The images, their labels as places in `known`, int64 [K'], which must hold them all."""
-    place = torch.full((int(torch.cat([known, images.labels]).max()) + 1,), -1)
-    place[known] = torch.arange(len(known))
-    labels = place[images.labels]
-    assert not (labels < 0).any(), "an image of a class that is not known"
+def remap_labels(images: Images, outputs: Tensor) -> Images:
+    """Return the images with each label replaced by its index in `outputs`, int64 [C], which contains all of them."""
+    index = torch.full((int(torch.cat([outputs, images.labels]).max()) + 1,), -1)
+    index[outputs] = torch.arange(len(outputs))
+    labels = index[images.labels]
+    assert not (labels < 0).any(), "an image of a class for which there is no output"
     return Images(images.pixels, labels)
 
 
-def restricted(labeller: Labeller, classes: Tensor) -> Labeller:
-    """A labeller of the logits [B, K'] of these classes, int64 [K'], in this order."""
-    members = tuple((partial(_columns, network, classes), table) for network, table in labeller.members)
+def restrict_labeller(labeller: Labeller, classes: Tensor) -> Labeller:
+    """Return a labeller whose logits [B, C] are those of `classes`, int64 [C], in this order."""
+    members = tuple((partial(_select_logits, network, classes), table) for network, table in labeller.members)
     return replace(labeller, members=members)
 
 
-def _columns(network: Callable[[Tensor], Tensor], classes: Tensor, x: Tensor) -> Tensor:
+def _select_logits(network: Callable[[Tensor], Tensor], classes: Tensor, x: Tensor) -> Tensor:
     logits = network(x)
     return logits[:, classes.to(logits.device)]

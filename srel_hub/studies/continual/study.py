@@ -1,25 +1,26 @@
-"""Continual learning on condensed images: classes come in steps, and a small memory is all that is kept of them.
+"""Continual learning on condensed images: classes arrive in steps, and only a small memory of them is kept.
 
     srel-hub continual runs/quickstart --steps 5
     accelerate launch -m srel_hub continual runs/cifar10_ipc10 --steps 5 --labels all --seeds 3
 
-Class-incremental, in the manner of GDumb (Prabhu et al., 2020): after each step a student, the first of
-`evaluate.students`, is trained from scratch on the memory of all classes seen so far, and scored on their real eval
-images (SRe2L, section 3.7). The memory is the run's condensed images, or as many random real ones, with labels or with
-the classes alone. Labels are not the stored ones, whose views may be mixed with images of later classes: they are
-asked for anew, in every epoch, on views of the memory's own images.
+The setting is class-incremental, as in GDumb (Prabhu et al., 2020): after each step a student (the first of
+`evaluate.students`) is trained from scratch on the memory of all classes seen so far, and evaluated on the real eval
+images of these classes (SRe2L, section 3.7). The memory is either the condensed images of the run or the same number
+of random real images, each with soft labels or with class labels only. The stored soft labels are not used, because
+their views may be mixed with images of later classes. Soft labels are computed in every epoch instead, on views of the
+memory's own images.
 
-What may the labels know of classes that have not come yet?
+`--labels` sets what the soft labels know about future classes:
 
-    step   nothing: at every step a teacher is trained anew, on the real images of the classes seen so far
-    seen   the run's teacher labels, but only its logits of the classes seen so far are used; its features come from a
-           training on all classes
-    all    the run's teacher, with its logits of all classes, future ones included, among which the student must then
-           choose; what the official code of SRe2L does
+    step   nothing: at every step a teacher is trained on the real images of the classes seen so far
+    seen   the run's teacher, only its logits of the classes seen so far; its features were trained on all classes
+    all    the run's teacher with its logits of all classes, so that labels and student outputs leak information about
+           future classes; this is what the official code of SRe2L does
 
-With all three, the condensed images themselves were recovered from a network that was trained on all classes.
+In all three cases the condensed images were recovered from a network that was trained on all classes.
 
-Leaves a folder in the run's `continual/`: a file for each training, a table, CSV and plot. What is done is kept.
+Results are in a folder of the run's `continual/`: a file for each training, a table, a CSV file and a plot. The same
+command resumes an interrupted study.
 """
 
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from srel_hub.config import fingerprint
+from srel_hub.config import Recipe, fingerprint
 from srel_hub.data.sources import Source, open_source
 from srel_hub.errors import UserError
 from srel_hub.runs.completion import STAGES
@@ -38,103 +39,124 @@ from srel_hub.runs.run import Run
 from srel_hub.runs.shared_stages import is_finished
 from srel_hub.runs.work_queue import WorkQueue
 from srel_hub.stages.inputs import require_same_data, stage_of
-from srel_hub.studies.continual.protocol import Setting, memories, rows_of
-from srel_hub.studies.continual.results import conclude, summarize
-from srel_hub.studies.continual.trainer import World
+from srel_hub.studies.continual.protocol import Setting, memory_names, rows_of_classes
+from srel_hub.studies.continual.results import summarize, write_results
+from srel_hub.studies.continual.trainer import ContinualTrainer
 from srel_hub.teachers.classifier import load_classifiers
 
 
-LARGEST_ORDER = 2**32 - 1  # numpy's largest seed
+LARGEST_ORDER = 2**32 - 1  # the largest seed of numpy's RandomState
 
 
 def continual(run: Run, setting: Setting) -> Path:
-    """All trainings that are not done yet, then the table.
+    """Run all trainings that are not complete yet, then write and print the table.
+
+    Args:
+        run: A run whose squeeze and recover are complete.
+        setting: The options of the study.
 
     Returns:
-        the folder of results.
+        The folder of results.
 
     Raises:
-        UserError: where the run lacks what is needed, or the setting cannot be.
+        UserError: If a stage of the run is missing, or the setting does not fit its classes.
     """
-    _require_made(run)
+    _require_options(setting)
+    _require_complete(run, run.recipe)
     with run.accelerator.main_process_first():
         source = open_source(run.recipe.source, run.progress)
     classifiers = load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
-    _require(run, setting, source, classifiers[0].class_names)
+    if source.eval is None or source.train is None:
+        raise UserError("continual learning needs source.train_split, for random real memories, and source.eval_split")
+    require_same_data(run.path("teacher"), source, classifiers[0].class_names)
+    _require_classes(setting, source, classifiers[0].class_names)
+    _require_no_teacher_of_all_classes(setting, run.recipe)
     run.begin()
-    folder = folder_of(run, setting)
+    spec = run.recipe.evaluate
+    folder = results_folder(run, setting)
     folder.mkdir(parents=True, exist_ok=True)
-    world = World(run, setting, source, classifiers, folder)
+    trainer = ContinualTrainer(run, setting, source, classifiers, folder)
     if setting.labels == "step":
-        world.teachers.train_missing()
-    found = {f"{folder.name}-{each.name}": each for each in setting.trainings(memories(run.recipe.evaluate))}
-    with WorkQueue(run, "continual", dict.fromkeys(found, run.recipe.evaluate.epochs), "epoch") as work:
+        trainer.teachers.train_missing()
+    memories = memory_names(spec)
+    trainings = {f"{folder.name}-{training.name}": training for training in setting.trainings(memories)}
+    with WorkQueue(run, "continual", dict.fromkeys(trainings, spec.epochs), "epoch") as work:
         for name in work:
-            world.train(found[name], work)
+            trainer.train(trainings[name], work)
     if run.is_main:
         with run.locked("continual"):
-            conclude(summarize(setting, memories(run.recipe.evaluate), folder), folder)
-        _clear(run)
+            write_results(summarize(setting, memories, folder), folder)
+        _clear_cache(run)
     return folder
 
 
-def folder_of(run: Run, setting: Setting) -> Path:
-    """Where results are kept, whatever the number of seeds: by all else that decides them, which is the recipe, the
-    student, the order, and the files that squeeze and recover left.
+def results_folder(run: Run, setting: Setting) -> Path:
+    """Return the folder of results, named after everything that decides them except the number of seeds.
+
+    That is the recipe, the student, the order of classes, and the files of squeeze and recover. More seeds continue in
+    the same folder.
     """
-    made = {
+    recipe = run.recipe
+    files = {
         unit: run.marks.digests(stage, unit)
         for stage in ("squeeze", "recover")
         for unit in sorted(run.marks.units(stage))
     }
-    key = fingerprint([fields_that_decide(run.recipe), asdict(run.recipe.evaluate.students[0]), made, setting.order])[
-        :8
-    ]
+    key = fingerprint([fields_that_decide(recipe), asdict(recipe.evaluate.students[0]), files, setting.order])[:8]
     return run.path("continual", f"{setting.steps}-steps-{setting.labels}-{key}")
 
 
-def _clear(run: Run) -> None:
-    """Remove decoded images, unless an unfinished stage or another launch may need them."""
-    alone = all(other.get("launch") == run.launch for other in other_processes(run.folder))
-    if alone and all(is_finished(run.folder, stage) for stage in STAGES):
+def _clear_cache(run: Run) -> None:
+    """Remove decoded images, unless an incomplete stage or another launch may need them."""
+    is_alone = all(other.get("launch") == run.launch for other in other_processes(run.folder))
+    if is_alone and all(is_finished(run.folder, stage) for stage in STAGES):
         with run.locked("cache"):
             clear(run)
 
 
-def _require_made(run: Run) -> None:
-    for folder in run.recipe.label_folders:
+def _require_complete(run: Run, recipe: Recipe) -> None:
+    for folder in recipe.label_folders:
         if not run.is_done(stage_of(folder), folder):
-            raise UserError(f"{run.path(folder)}: is not made yet, or not by this recipe; run squeeze first")
+            raise UserError(f"{run.path(folder)}: missing, or made by another recipe; run squeeze first")
     if "recover" in run.outdated or not is_finished(run.folder, "recover"):
-        raise UserError(f"{run.path('images')}: are not all made yet, or not by this recipe; run recover first")
+        raise UserError(f"{run.path('images')}: incomplete, or made by another recipe; run recover first")
 
 
-def _require(run: Run, setting: Setting, source: Source, class_names: tuple[str, ...]) -> None:
+def _require_options(setting: Setting) -> None:
     if setting.seeds < 1:
         raise UserError(f"--seeds={setting.seeds}: must be at least 1")
     if not 0 <= setting.order <= LARGEST_ORDER:
         raise UserError(f"--order={setting.order}: must be 0 to {LARGEST_ORDER}")
-    if source.eval is None or source.train is None:
-        raise UserError("continual learning needs source.train_split, for random real memories, and source.eval_split")
-    require_same_data(run.path("teacher"), source, class_names)
+
+
+def _require_classes(setting: Setting, source: Source, class_names: tuple[str, ...]) -> None:
     count = len(class_names)
     if count < 4:
-        raise UserError(f"continual learning needs 4 classes, for two steps of two; there are {count}")
+        raise UserError(f"continual learning needs at least 4 classes, for two steps of two; the dataset has {count}")
     if not 2 <= setting.steps <= count // 2:
-        raise UserError(f"--steps={setting.steps}: must be 2 to {count // 2}, for {count} classes, two at least a step")
-    first = setting.seen(count)[0]
-    if not len(rows_of(source.eval.labels, torch.tensor(first))):
-        named = ", ".join(class_names[index] for index in first[:3])
-        raise UserError(f"--order={setting.order}: the eval split has no image of the first step's classes ({named})")
-    squeeze, relabel = run.recipe.squeeze, run.recipe.relabel
-    given = {
-        "squeeze.pretrained": squeeze.pretrained,
-        "relabel.teacher": relabel.teacher,
-        "relabel.committee": relabel.committee,
-    }
-    told = [name for name, value in given.items() if value]
-    if setting.labels == "step" and told:
         raise UserError(
-            f"--labels=step: trains a teacher at every step, and {told[0]} names one that knows all classes; use seen "
-            "or all"
+            f"--steps={setting.steps}: must be 2 to {count // 2} for {count} classes, at least two in each step"
+        )
+    assert source.eval is not None
+    first = setting.seen(count)[0]
+    if not len(rows_of_classes(source.eval.labels, torch.tensor(first))):
+        names = ", ".join(class_names[index] for index in first[:3])
+        raise UserError(
+            f"--order={setting.order}: the eval split has no image of the first step's classes ({names}); choose "
+            "another order"
+        )
+
+
+def _require_no_teacher_of_all_classes(setting: Setting, recipe: Recipe) -> None:
+    """Refuse to train a teacher at every step if the recipe sets a pretrained one."""
+    pretrained = {
+        "squeeze.pretrained": recipe.squeeze.pretrained,
+        "relabel.teacher": recipe.relabel.teacher,
+        "relabel.committee": recipe.relabel.committee,
+    }
+    fields = [field for field, value in pretrained.items() if value]
+    if setting.labels == "step" and fields:
+        raise UserError(
+            f"--labels=step: trains a teacher at every step, but {fields[0]} sets one that was trained on all "
+            "classes; use --labels=seen or --labels=all"
         )

@@ -1,4 +1,4 @@
-"""What the trainings of continual learning share: memories, eval images, who labels, students."""
+"""Train and evaluate the students of a continual-learning study."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,101 +22,125 @@ from srel_hub.stages.evaluate.student import Student, train_student
 from srel_hub.stages.evaluate.training_sets import TrainingSet
 from srel_hub.storage.files import write_json
 from srel_hub.storage.mapped_images import to_device_if_it_fits
-from srel_hub.studies.continual.protocol import Setting, Training, only, remapped, restricted, rows_of
+from srel_hub.studies.continual.protocol import (
+    Setting,
+    Training,
+    remap_labels,
+    restrict_labeller,
+    rows_of_classes,
+    select_classes,
+)
 from srel_hub.studies.continual.teachers import StepTeachers
-from srel_hub.teachers import architectures as networks
+from srel_hub.teachers.architectures import build
 from srel_hub.teachers.classifier import Classifier
 
 
-class World:
-    """The world of one run and setting. Classes are counted as places among the `known`.
+class ContinualTrainer:
+    """Trains the students of one run and setting.
+
+    A student has one logit per output. Its outputs are the classes seen so far, or all classes with `labels='all'`
+    (`outputs`). Labels of memories and test images are indices of these outputs.
 
     Args:
-        classifiers: that label in the run, the teacher first.
-        folder: of the results.
+        run: Where condensed images are read from and checkpoints are kept, and the device and precision.
+        setting: The options of the study.
+        source: The real data, with training and eval split.
+        classifiers: The networks that label in the run, the teacher first.
+        folder: Where results are stored.
+
+    Attributes:
+        run: As above.
+        teachers: The teachers of all steps; used only with `labels='step'`.
     """
 
     def __init__(
         self, run: Run, setting: Setting, source: Source, classifiers: Sequence[Classifier], folder: Path
     ) -> None:
         assert source.train is not None and source.eval is not None
-        self.run, self.setting, self.folder = run, setting, folder
-        self._classifiers, self._train, self._eval = classifiers, source.train, source.eval
+        recipe = run.recipe
+        self._spec, self._relabel = recipe.evaluate, recipe.relabel
+        self._ipc, self._seed = recipe.recover.ipc, recipe.seed
+        self.run, self._folder, self._labels = run, folder, setting.labels
+        self._classifiers, self._train_split, self._eval_split = classifiers, source.train, source.eval
         self._frame, self._names = classifiers[0].frame, classifiers[0].class_names
-        self.teachers = StepTeachers(run, setting, classifiers[0], source.train, folder)
-        self._last: tuple[int, Labeller] | None = None  # a step, and who labels then
+        self._seen = [torch.tensor(classes) for classes in setting.seen(len(self._names))]
+        self.teachers = StepTeachers(run, recipe.squeeze, recipe.seed, setting, classifiers[0], source.train, folder)
+        self._cached_labeller: tuple[int, Labeller] | None = None  # of the last step, loaded once for all its memories
 
-    def seen(self, step: int) -> Tensor:
-        """int64 [K']: the classes seen after a step, in the order in which they came."""
-        return torch.tensor(self.setting.seen(len(self._names))[step])
-
-    def known(self, step: int) -> Tensor:
-        """int64 [K'']: the class of each of a student's logits."""
-        return torch.arange(len(self._names)) if self.setting.labels == "all" else self.seen(step)
+    def outputs(self, step: int) -> Tensor:
+        """Return the class of each of a student's logits after a step, int64 [C]."""
+        return torch.arange(len(self._names)) if self._labels == "all" else self._seen[step]
 
     def train(self, training: Training, work: WorkQueue) -> None:
-        """One student: train it, score it, keep the numbers."""
-        spec, run, labeller = self.run.recipe.evaluate, self.run, self.labeller(training.step)
-        test, row = self.test(training.step), self._row(training, labeller)
+        """Train one student, evaluate it after the last epoch and write its result file.
+
+        Args:
+            training: Which student.
+            work: The queue that assigned the training to this process.
+        """
+        run, spec, labeller = self.run, self._spec, self.labeller(training.step)
+        test, training_set = self.test_images(training.step), self._training_set(training, labeller)
         model = self.student(training).to(run.device)
-        trained = Student(model, spec)
-        file = run.path("checkpoints", f"continual-{self.folder.name}-{training.name}")
-        checkpoint = Checkpoint(file, trained.state, make_optimizer(model, spec.optimizer))
+        student = Student(model, spec)
+        file = run.path("checkpoints", f"continual-{self._folder.name}-{training.name}")
+        checkpoint = Checkpoint(file, student.state, make_optimizer(model, spec.optimizer))
         checkpoint.restore()
-        steps = train_student(trained, run.engine.network(model), row, spec, self._seed(training), checkpoint)
-        for loss in work.steps(steps, checkpoint.epochs):
+        epochs = train_student(
+            student, run.engine.network(model), training_set, spec, self._student_seed(training), checkpoint
+        )
+        for loss in work.steps(epochs, checkpoint.epochs):
             checkpoint.add(True, epoch=checkpoint.epochs, loss=loss)
-        top1, _ = accuracy(trained.scored, test.pixels, test.labels, labeller.table)
-        told = {"top1": top1, "images": len(row.labels), "eval_images": len(test.labels)}
-        told |= {"classes": len(self.seen(training.step))}
-        result = self.folder / f"{training.name}.json"
-        write_json(result, told)
-        work.done([result], **told)
+        top1, _ = accuracy(student.scored, test.pixels, test.labels, labeller.table)
+        result = {"top1": top1, "images": len(training_set.labels), "eval_images": len(test.labels)}
+        result |= {"classes": len(self._seen[training.step])}
+        result_file = self._folder / f"{training.name}.json"
+        write_json(result_file, result)
+        work.done([result_file], **result)
         checkpoint.remove()
 
-    def _seed(self, training: Training) -> int:
-        """The same for all memories of a step and seed: their students start from equal weights."""
-        return derive_seed(self.run.recipe.seed, "continual", training.step, training.seed)
+    def _student_seed(self, training: Training) -> int:
+        # The memory is left out, so that students of all memories start from the same weights.
+        return derive_seed(self._seed, "continual", training.step, training.seed)
 
     def student(self, training: Training) -> Any:
-        """An untrained network, on the CPU, with a logit for each known class."""
-        names = [self._names[index] for index in self.known(training.step)]
-        network = self.run.recipe.evaluate.students[0]
-        return networks.build(network, names, self._frame.size, self._seed(training))
+        """Return an untrained student on the CPU: the first of `evaluate.students`, with a logit per output."""
+        names = [self._names[index] for index in self.outputs(training.step)]
+        return build(self._spec.students[0], names, self._frame.size, self._student_seed(training))
 
-    def test(self, step: int) -> Images:
-        """The real eval images of the classes seen, their labels as places among the known."""
-        rows = rows_of(self._eval.labels, self.seen(step))
-        return remapped(source_images(self.run, self._eval, self._frame, rows), self.known(step))
+    def test_images(self, step: int) -> Images:
+        """Return the real eval images of the classes seen; labels are indices of the outputs."""
+        rows = rows_of_classes(self._eval_split.labels, self._seen[step])
+        return remap_labels(source_images(self.run, self._eval_split, self._frame, rows), self.outputs(step))
 
     def memory(self, training: Training) -> Images:
-        """What is kept of the classes seen, their labels as places among the known; what was kept of a class at a step
-        stays kept at later ones.
+        """Return the memory of the classes seen; labels are indices of the outputs.
+
+        Images of a class that are in the memory at one step are there at all later steps.
         """
         images = condensed_images(self.run) if training.is_condensed else self._random_real(training.seed)
-        return remapped(only(images, self.seen(training.step)), self.known(training.step))
+        return remap_labels(select_classes(images, self._seen[training.step]), self.outputs(training.step))
 
     def _random_real(self, seed: int) -> Images:
-        """As many of each class as there are condensed ones: those of evaluate's rows, of all classes."""
-        draw = generator(self.run.recipe.seed, "evaluate", "random-real", seed)
-        chosen = random_subset(self._train.labels, self.run.recipe.recover.ipc, len(self._names), draw)
-        return source_images(self.run, self._train, self._frame, chosen)
+        # The same draw as in evaluate, so that both stages compare with the same real images.
+        draw = generator(self._seed, "evaluate", "random-real", seed)
+        chosen = random_subset(self._train_split.labels, self._ipc, len(self._names), draw)
+        return source_images(self.run, self._train_split, self._frame, chosen)
 
-    def _row(self, training: Training, labeller: Labeller) -> TrainingSet:
-        images, augment, seed = self.memory(training), self.run.recipe.relabel.augment, self._seed(training)
+    def _training_set(self, training: Training, labeller: Labeller) -> TrainingSet:
+        images, augment, seed = self.memory(training), self._relabel.augment, self._student_seed(training)
         pixels = to_device_if_it_fits(images.pixels, self.run.device)
 
         def epoch(index: int) -> Epoch:
             return sampled_epoch(pixels, labeller, augment, seed, index)
 
-        hard = training.memory.endswith("hard") or self.run.recipe.evaluate.loss == "hard"
-        return TrainingSet(images.labels, epoch, hard)
+        return TrainingSet(images.labels, epoch, hard=training.is_hard or self._spec.loss == "hard")
 
     def labeller(self, step: int) -> Labeller:
-        """Who labels after a step: float32 [B, K''], a logit for each known class."""
-        if self._last is None or self._last[0] != step:
-            run, own = self.run, self.setting.labels
-            asked = [self.teachers.load(step)] if own == "step" else self._classifiers
-            made = make_labeller(asked, run.engine, run.device, run.recipe.relabel.group_size)
-            self._last = step, restricted(made, self.seen(step)) if own == "seen" else made
-        return self._last[1]
+        """Return the labeller of a step, which gives float32 logits [B, C], one per output."""
+        if self._cached_labeller is None or self._cached_labeller[0] != step:
+            classifiers = [self.teachers.load(step)] if self._labels == "step" else self._classifiers
+            labeller = make_labeller(classifiers, self.run.engine, self.run.device, self._relabel.group_size)
+            if self._labels == "seen":
+                labeller = restrict_labeller(labeller, self._seen[step])
+            self._cached_labeller = step, labeller
+        return self._cached_labeller[1]

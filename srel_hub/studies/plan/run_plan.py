@@ -1,7 +1,8 @@
-"""studies.plan.run_plan."""
+"""Plan a run: gather what decides its cost from the recipe, the opened data and teachers, and the machine."""
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import torch
@@ -15,86 +16,104 @@ from srel_hub.runs.machine import total_memory
 from srel_hub.runs.run import Run
 from srel_hub.stages.inputs import Inputs, teacher_specs
 from srel_hub.stages.preflight.prepare import prepare
-from srel_hub.studies.plan.price import Facts, Machine, Plan, plan
-from srel_hub.teachers import classifier as teacher
-from srel_hub.teachers.cost_model import (
-    build_on_meta,
-    matmul_tflops,
-    on_meta,
-)
+from srel_hub.studies.plan.facts import Facts, Machine, Plan
+from srel_hub.studies.plan.price import plan
+from srel_hub.teachers import classifier
+from srel_hub.teachers.cost_model import build_on_meta, matmul_tflops, on_meta
 
 
-SUSTAINED = 0.3  # of a matrix product's speed; what small convolutions reach is measured nowhere before they run
+SUSTAINED = 0.3  # assumed share of a matrix product's speed; what convolutions reach is unknown before they run
 
 
-def describe(run: Run, prepared: Inputs, devices: int | None = None, tflops: float | None = None) -> Plan:
-    """The price of a run that is about to begin, all stages, whatever of it is done already.
+def describe(run: Run, inputs: Inputs, devices: int | None = None, tflops: float | None = None) -> Plan:
+    """Compute the cost of a run, all stages, including those that are already complete.
 
     Args:
-        devices: that share the work; None: as many as this launch has processes.
-        tflops: that each sustains; None: measured here.
+        run: Where teachers of complete stages are read from, and the devices of this launch.
+        inputs: The opened data and pretrained teachers.
+        devices: Number of devices that share the work; None: the processes of this launch.
+        tflops: 10^12 operations per second that each device sustains; None: estimated on this machine.
     """
-    recipe, source = run.recipe, prepared.source
-    size = prepared.size
-    return plan(
-        Facts(
-            recipe=recipe,
-            num_classes=len(prepared.class_names),
-            size=size,
-            train_images=len(source.train.labels) if source.train is not None else None,
-            real_images=_real_images(source.train, recipe.recover.ipc) if recipe.evaluate.baselines else None,
-            eval_images=len(source.eval.labels) if source.eval is not None else None,
-            networks={folder: _network(run, prepared, folder, size) for folder in teacher_specs(recipe)},
-            machine=machine_of(run.device, run.engine.precision, devices or run.accelerator.num_processes, tflops),
-        )
-    )
-
-
-def _real_images(train: Split | None, ipc: int) -> int | None:
-    """Of a random real subset, which takes all of a class that has fewer than `ipc` (split.random_subset)."""
-    return None if train is None else int(train.labels.bincount().clamp(max=ipc).sum())
-
-
-def _network(run: Run, prepared: Inputs, folder: str, size: tuple[int, int]) -> nn.Module:
-    if folder in prepared.adopted:
-        return on_meta(prepared.adopted[folder].classifier.model)
-    if teacher_specs(run.recipe)[folder][0] is not None:
-        return on_meta(teacher.load(run.path(folder), torch.device("cpu")).model)
-    return build_on_meta(run.recipe.squeeze.network, len(prepared.class_names), size)
+    machine = machine_of(run.device, run.engine.precision, devices or run.accelerator.num_processes, tflops)
+    return plan(gather_facts(run.recipe, inputs, run.folder, machine))
 
 
 def machine_of(device: torch.device, precision: Precision, devices: int = 1, tflops: float | None = None) -> Machine:
-    """Describe this machine to a plan.
+    """Describe this machine for a plan.
 
     Args:
-        devices: that share the work.
-        tflops: that each sustains; None: SUSTAINED times the speed of a matrix product, measured here in 0.2 s.
+        device: A device of this machine, which stands for all.
+        precision: Precision of forward and backward passes.
+        devices: Number of devices that share the work.
+        tflops: 10^12 operations per second that each device sustains; None: SUSTAINED times the speed of a matrix
+            product, measured in 0.2 s.
     """
-    cuda = device.type == "cuda"
+    kind = device.type
     return Machine(
         devices=devices,
         precision=precision,
-        tflops=tflops or SUSTAINED * matmul_tflops(device.type, precision),
-        estimated=None if tflops else f"{SUSTAINED:.0%} of a {precision} matrix product's speed here",
-        kind=device.type,
-        memory=torch.cuda.mem_get_info(device)[1] if cuda else total_memory(),
-        resident=0 if cuda else psutil.Process().memory_info().rss,
+        tflops=tflops or SUSTAINED * matmul_tflops(kind, precision),
+        estimated=None if tflops else f"{SUSTAINED:.0%} of the speed of a {precision} matrix product on this machine",
+        kind=kind,
+        memory=torch.cuda.mem_get_info(device)[1] if kind == "cuda" else total_memory(),
+        # A process on a CPU has Python, torch and the data tables in the same memory as its tensors.
+        resident=0 if kind == "cuda" else psutil.Process().memory_info().rss,
     )
 
 
-def plan_recipe(recipe: Recipe, devices: int | None = None, tflops: float | None = None) -> Plan:
-    """Return the price of a recipe's run. Nothing is written.
+def gather_facts(recipe: Recipe, inputs: Inputs, folder: Path, machine: Machine) -> Facts:
+    """Return everything that decides the cost of a run.
 
     Args:
-        devices: GPUs or processes that share the work; None: as many as this launch has processes.
-        tflops: 10^12 operations a second that each sustains; None: measured here.
+        recipe: The resolved recipe.
+        inputs: The opened data and pretrained teachers.
+        folder: The run, from which teachers are read that were adopted earlier.
+        machine: The devices to plan for.
+    """
+    source = inputs.source
+    return Facts(
+        recipe=recipe,
+        num_classes=len(inputs.class_names),
+        size=inputs.size,
+        train_images=None if source.train is None else len(source.train.labels),
+        real_images=_random_real_images(source.train, recipe.recover.ipc) if recipe.evaluate.baselines else None,
+        eval_images=None if source.eval is None else len(source.eval.labels),
+        networks=_networks_on_meta(recipe, inputs, folder),
+        machine=machine,
+    )
+
+
+def _random_real_images(train: Split | None, ipc: int) -> int | None:
+    """Return the size of a random real subset, which has all images of a class with fewer than `ipc`."""
+    return None if train is None else int(train.labels.bincount().clamp(max=ipc).sum())
+
+
+def _networks_on_meta(recipe: Recipe, inputs: Inputs, folder: Path) -> dict[str, nn.Module]:
+    networks = {}
+    for name, (pretrained, _) in teacher_specs(recipe).items():
+        if name in inputs.adopted:
+            networks[name] = on_meta(inputs.adopted[name].classifier.model)
+        elif pretrained is not None:  # adopted by an earlier launch
+            networks[name] = on_meta(classifier.load(folder / name, torch.device("cpu")).model)
+        else:
+            networks[name] = build_on_meta(recipe.squeeze.network, len(inputs.class_names), inputs.size)
+    return networks
+
+
+def plan_recipe(recipe: Recipe, devices: int | None = None, tflops: float | None = None) -> Plan:
+    """Check a recipe against its data and compute the cost of its run, without writing anything.
+
+    Args:
+        recipe: The recipe of a new or existing run.
+        devices: Number of devices that share the work; None: the processes of this launch.
+        tflops: 10^12 operations per second that each device sustains; None: estimated on this machine.
 
     Raises:
-        UserError: if the recipe cannot be run on this data.
+        UserError: If `devices` or `tflops` is not positive, or the recipe does not fit its data.
     """
     for option, value in (("--devices", devices), ("--device-tflops", tflops)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{option}={value}: must be a number above 0")
-    # Nothing is written, so that neither another launch nor another recipe's results are in the way.
+    # Planning writes nothing, so another launch in the run, or results of another recipe, need not stop it.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
     return describe(run, prepare(run, writes=False), devices, tflops)

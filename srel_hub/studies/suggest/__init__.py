@@ -1,0 +1,1 @@
+"""Suggest a recipe for a dataset and a machine (`srel-hub init`)."""

@@ -24,10 +24,11 @@ def find_splits(spec: config.Source, fields: Iterable[str] = ()) -> config.Sourc
     """Return the section with the names of its training and eval split filled in.
 
     Args:
-        fields: those that the user set, which are left alone.
+        spec: The recipe's section `source`.
+        fields: Fields that the user set; these are kept.
 
     Raises:
-        UserError: without a training split, or if there is nothing to score students on.
+        UserError: If there is no training split, or none to evaluate students on.
     """
     names = split_names(spec)
     if "train_split" not in fields:

@@ -90,12 +90,14 @@ class Choice:
 def choices(
     data: Data, method: Method, pretrained: bool, side: int | None = None, ipc: int | None = None
 ) -> Iterator[Choice]:
-    """Yield what may be run, the most preferred first and the cheapest last.
+    """Yield the possible choices, the most preferred first and the cheapest last.
 
     Args:
-        pretrained: whether there is a teacher with these classes; then it is used, at the size it was trained at.
-        side: the image size in pixels, if the user set it; then no smaller one is tried.
-        ipc: images per class, if the user set it.
+        data: The dataset.
+        method: The method of recover.
+        pretrained: Whether there is a teacher with these classes; then it is used, at the size it was trained at.
+        side: Image size in pixels, if the user set it; then no smaller one is tried.
+        ipc: Images per class, if the user set it.
     """
     if pretrained:
         first = side or SIDES[0]

@@ -14,7 +14,8 @@ from srel_hub.core.engine import best_precision
 from srel_hub.core.metrics import forward_flops
 from srel_hub.errors import UserError
 from srel_hub.runs.machine import processor
-from srel_hub.studies.plan.price import Facts, Machine, Plan, plan
+from srel_hub.studies.plan.facts import Facts, Machine, Plan
+from srel_hub.studies.plan.price import plan
 from srel_hub.studies.plan.run_plan import machine_of
 from srel_hub.studies.suggest.rules import HOURS, Choice, Data, Method, choices, forward_passes, same_classes
 from srel_hub.studies.suggest.text import body, header
@@ -51,14 +52,16 @@ def suggest(
     """Return the preferred recipe that fits the budget; if none fits, the cheapest.
 
     Args:
-        spec: the recipe's source section; its `image_size` is kept if it is set.
-        file: name of the recipe's file, for the commands in its header.
-        ipc: images per class; None: by the size of the classes.
-        hours: budget on one device; None: HOURS.
-        machine: None: this one, measured.
+        spec: The recipe's section `source`; its `image_size` is kept if it is set.
+        data: The dataset.
+        file: Name of the recipe's file, for the commands in its header.
+        method: The method of recover.
+        ipc: Images per class; None: by the size of the classes.
+        hours: Budget on one device; None: HOURS.
+        machine: The device to plan for; None: this machine, measured.
 
     Raises:
-        UserError: if a recipe with these settings cannot be run.
+        UserError: If a recipe with these settings cannot be run.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = machine or machine_of(device, best_precision())

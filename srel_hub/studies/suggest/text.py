@@ -10,7 +10,7 @@ from typing import Any
 from srel_hub import __version__, config
 from srel_hub.config.yaml_io import to_yaml
 from srel_hub.storage.files import format_bytes
-from srel_hub.studies.plan.price import Plan
+from srel_hub.studies.plan.facts import Plan
 from srel_hub.studies.plan.text import format_hours
 from srel_hub.studies.suggest.rules import (
     CONDENSED_SHARE,
@@ -45,8 +45,14 @@ def header(
     """Return the comment above the recipe: data, machine, estimated time, and why these values.
 
     Args:
-        hours: the budget.
-        dearer: choices that were preferred but do not fit the budget, each with its estimated hours.
+        spec: The recipe's section `source`.
+        data: The dataset.
+        choice: The choice that the recipe makes.
+        plan: The cost of its run.
+        processor: Name of the CPU or GPU.
+        hours: The budget.
+        dearer: Choices that are preferred but do not fit the budget, each with its estimated hours.
+        file: Name of the recipe's file.
     """
     machine = plan.facts.machine
     evaluated = "no eval split" if data.eval_images is None else f"{data.eval_images:,} eval images"

@@ -1,0 +1,122 @@
+"""Read a sweep: its axes, and the recipe of every point."""
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from srel_hub.config import Recipe, RecipeError, fingerprint, read_recipe, validated
+from srel_hub.errors import UserError
+from srel_hub.studies.sweep.axes import Axis, parse_argument, parse_section, point_name, slugify
+
+
+MOST_POINTS = 1000  # more is a mistake, such as one axis too many: at a minute per point it takes 17 hours
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Attributes:
+        labels: Its label on each axis.
+        recipe: Its recipe.
+    """
+
+    labels: tuple[str, ...]
+    recipe: Recipe
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return Path(self.recipe.run.root).expanduser() / self.recipe.name
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All combinations of the values of several axes.
+
+    Attributes:
+        name: Name of the recipe that is varied.
+        axes: The axes.
+        points: One run for each combination of values.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    points: tuple[Point, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the runs, which all sweeps of the recipe share."""
+        return self.points[0].folder.parent
+
+    @property
+    def title(self) -> str:
+        """The name of the result files, from the axes: 'iterations-epochs'."""
+        return slugify("-".join(axis.key for axis in self.axes))
+
+
+def read_sweep(path: str, arguments: Sequence[str]) -> Sweep:
+    """Return the sweep of a recipe, over the axes of files and of the command line.
+
+    Args:
+        path: A recipe or a shipped sweep.
+        arguments: Axes `field=a,b,c`, overrides `field=a`, and recipes whose section `sweep` adds axes.
+
+    Raises:
+        UserError: With all errors of all points.
+    """
+    mapping = read_recipe(path)
+    files = {argument: read_recipe(argument) for argument in arguments if "=" not in argument}
+    sections = {path: mapping.pop("sweep", None) or {}} | {
+        file: content.get("sweep") for file, content in files.items()
+    }
+    axes = {axis.name: axis for file, section in sections.items() for axis in parse_section(section, file)}
+    overrides = []
+    for argument in arguments:
+        axis = parse_argument(argument)
+        if axis is not None:
+            axes[axis.name] = axis
+        elif argument not in files:
+            overrides.append(argument)
+    if not axes:
+        raise UserError(f"{path}: nothing to vary; give a field several values, as in recover.iterations=500,1000,2000")
+    base = validated(copy.deepcopy(mapping), overrides, path)
+    root = Path(base.run.root) / f"{base.name}-sweep"
+    return Sweep(base.name, tuple(axes.values()), _points(path, mapping, overrides, root, tuple(axes.values())))
+
+
+def _points(
+    path: str, mapping: dict[str, Any], overrides: Sequence[str], root: Path, axes: Sequence[Axis]
+) -> tuple[Point, ...]:
+    combinations = list(itertools.product(*(axis.values for axis in axes)))
+    if len(combinations) > MOST_POINTS:
+        raise UserError(
+            f"{path}: the sweep has {len(combinations):,} points; at most {MOST_POINTS:,} are allowed; vary fewer "
+            "fields, or give fewer values"
+        )
+    points, errors = [], dict[str, None]()  # a dict keeps the order, and an error of all points only once
+    for combination in combinations:
+        labels = tuple(label for label, _ in combination)
+        changes = [change for _, value_changes in combination for change in value_changes]
+        name = point_name([axis.name for axis in axes], labels)
+        try:
+            recipe = validated(copy.deepcopy(mapping), [*overrides, *changes, f"run.root={root}", f"name={name}"], path)
+            points.append(Point(labels, recipe))
+        except RecipeError as error:
+            errors |= dict.fromkeys(error.messages)
+    if errors:
+        raise RecipeError(path, list(errors))
+    _require_different(points)
+    return tuple(points)
+
+
+def _require_different(points: Sequence[Point]) -> None:
+    names: dict[str, str] = {}
+    for point in points:
+        key = fingerprint(replace(point.recipe, name="x"))
+        if key in names:
+            raise UserError(f"{point.recipe.name} and {names[key]} are the same run; give each value once")
+        names[key] = point.recipe.name
