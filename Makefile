@@ -22,7 +22,7 @@ test: install
 
 test-long: install
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[browser,docs]'
-	$(BIN)/python -m pytest --resume
+	$(BIN)/python -m pytest --resume --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check srel_hub tests benchmarks examples docs

@@ -105,7 +105,7 @@ def test_a_dataset_without_what_is_needed_gets_an_error(tmp_path: Path, capsys: 
     whole = make_folder(tmp_path / "whole", {"daisy": 2, "rose": 2})
     shutil.rmtree(whole / "train")
     errors = {
-        "empty": "source.path=empty: no folder that load_dataset opens",
+        "empty": "source.path=empty: load_dataset cannot open this folder",
         "one": "no column with class labels, strings or whole numbers",
         "./nowhere": "source.path=./nowhere: there is no such folder",
         "whole/test": "no split to score students on (splits: train). Put 80 % of each class's images in train/CLASS/",

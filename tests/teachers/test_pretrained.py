@@ -286,6 +286,6 @@ def test_another_teacher_may_label(tmp_path: Path, five: Path) -> None:
     )
     recovered_from = load(run.path("teacher_repo", "recover"), CPU)
     assert type(recovered_from.model).__name__ == "SrelConvNetForImageClassification"
-    assert "labeled by it; they were recovered from" in run.path("teacher_repo", "README.md").read_text()
+    assert "They were recovered from another network, the SrelConvNetForImageClassification" in run.path("teacher_repo", "README.md").read_text()
     card = run.path("dataset", "README.md").read_text()
     assert "ConvNextForImageClassification from `convnext`" in card and "convnet x 0.1" in card
