@@ -101,7 +101,7 @@ def help_page() -> str:
             *lines,
             "",
             "Start here:",
-            "  srel-hub condense quickstart    condense handwritten digits on a CPU in a few minutes",
+            "  srel-hub condense quickstart    condense handwritten digits on a CPU in about a minute",
             "  srel-hub init my/images         write a recipe for a folder of your own images",
             "",
             "srel-hub COMMAND --help shows its arguments, examples and exit codes.",

@@ -70,7 +70,7 @@ CONDENSE = Command(
         "Several GPUs or machines share one run: accelerate launch -m srel_hub.condense RECIPE_OR_RUN."
     ),
     examples=(
-        ("srel-hub condense recipes/quickstart.yaml", "condense 1,797 handwritten digits on a CPU in a few minutes"),
+        ("srel-hub condense recipes/quickstart.yaml", "condense 1,797 handwritten digits on a CPU in about a minute"),
         (
             "srel-hub condense recipes/cifar10_ipc10.yaml recover.iterations=200",
             "condense CIFAR-10 with fewer iterations than the recipe has",
