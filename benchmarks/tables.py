@@ -72,7 +72,7 @@ def summary() -> Iterator[str]:
     """Yield the README's table: methods with a name on the digits and on CIFAR-10, and random real images."""
     digits, cifar = results("methods-digits"), results("methods-cifar10")
     cases = [digits["10"], cifar["1"], cifar["10"], cifar["50"]]
-    header = ["images", "digits, 10 per class", *(f"CIFAR-10, {ipc}" for ipc in (1, 10, 50))]
+    header = ["method", "digits, 10 per class", *(f"CIFAR-10, {ipc}" for ipc in (1, 10, 50))]
     real = [case["sre2l"]["top1"]["random-real"] for case in cases]
     rows = [["random real images", *map(percent, real)]]
     for name, title in NAMED_METHODS.items():
