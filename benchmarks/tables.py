@@ -25,25 +25,25 @@ NAMED_METHODS = {"sre2l": "SRe2L", "cda": "CDA", "sre2lpp": "SRe2L++", "fadrm": 
 ROWS = {name: ROW_TITLES[name] for name in ("condensed", "random-real", "random-real-hard")}
 SPEED = {  # the page's words, and the benchmark's
     "recover, ResNet-18, 100 images of 64 px, ms per image and iteration": "recover resnet18-64",
-    "the same at 32 px": "recover resnet18-32",
+    "recover, ResNet-18, 100 images of 32 px, ms per image and iteration": "recover resnet18-32",
     "relabel, ResNet-18, 64 px, ms per image": "relabel resnet18-64",
-    "relabel at 32 px": "relabel resnet18-32",
-    "relabel, the quickstart's ConvNet, 8 px": "relabel quickstart",
+    "relabel, ResNet-18, 32 px, ms per image": "relabel resnet18-32",
+    "relabel, the quickstart's ConvNet, 8 px, ms per image": "relabel quickstart",
     "one epoch of a student, ResNet-18, 32 px, ms per image": "student resnet18-32",
-    "one epoch of a student, ConvNet, 8 px": "student quickstart",
-    "ten ipc indices of ten 8 px digits in one pass instead of ten, ResNet-18 x 0.5": "stack digits-resnet18x0.5",
-    "the same with ResNet-18": "stack digits-resnet18",
-    "the same with the ConvNet": "stack digits-convnet",
+    "one epoch of a student, ConvNet, 8 px, ms per image": "student quickstart",
+    "recover, ResNet-18 x 0.5, ten groups of ten 8 px digits in one pass instead of ten": "stack digits-resnet18x0.5",
+    "recover, ResNet-18, ten groups of ten 8 px digits in one pass instead of ten": "stack digits-resnet18",
+    "recover, ConvNet, ten groups of ten 8 px digits in one pass instead of ten": "stack digits-convnet",
 }
 
 
 SPEED_GPU = {
-    "recover, ResNet-18, 224 px": "recover resnet18-224",
-    "recover, ResNet-50, 224 px": "recover resnet50-224",
-    "relabel, ResNet-18, 224 px": "relabel resnet18-224",
-    "recover, ResNet-18, 32 px, compiled": "recover resnet18-32 compiled",
-    "recover, ResNet-18, 64 px, compiled": "recover resnet18-64 compiled",
-    "recover, ResNet-18, 224 px, compiled": "recover resnet18-224 compiled",
+    "recover, ResNet-18, 224 px, ms per image and iteration": "recover resnet18-224",
+    "recover, ResNet-50, 224 px, ms per image and iteration": "recover resnet50-224",
+    "relabel, ResNet-18, 224 px, ms per image": "relabel resnet18-224",
+    "recover, ResNet-18, 32 px, compiled, ms per image and iteration": "recover resnet18-32 compiled",
+    "recover, ResNet-18, 64 px, compiled, ms per image and iteration": "recover resnet18-64 compiled",
+    "recover, ResNet-18, 224 px, compiled, ms per image and iteration": "recover resnet18-224 compiled",
 }
 
 
@@ -72,7 +72,7 @@ def summary() -> Iterator[str]:
     """Yield the README's table: methods with a name on the digits and on CIFAR-10, and random real images."""
     digits, cifar = results("methods-digits"), results("methods-cifar10")
     cases = [digits["10"], cifar["1"], cifar["10"], cifar["50"]]
-    header = ["images", "digits, 10 per class", *(f"CIFAR-10, {ipc}" for ipc in (1, 10, 50))]
+    header = ["method", "digits, 10 per class", *(f"CIFAR-10, {ipc}" for ipc in (1, 10, 50))]
     real = [case["sre2l"]["top1"]["random-real"] for case in cases]
     rows = [["random real images", *map(percent, real)]]
     for name, title in NAMED_METHODS.items():
@@ -127,7 +127,7 @@ def left_out() -> Iterator[str]:
     rows = [["DELT, images that join late", percent(results("left-out")["delt"]["top1"])]]
     rows.append(["DWA, a perturbed teacher", percent(results("left-out")["dwa"]["top1"])])
     base = results("methods-cifar10")["10"]["best without class statistics"]["top1"]["condensed"]
-    rows.append(["best without class statistics, which they were added to", percent(base)])
+    rows.append(["best without class statistics, to which both were added", percent(base)])
     yield from markdown_table(["method", "10"], rows, [1])
     yield from measured_on("left-out")
 
