@@ -20,7 +20,10 @@ def _run(arguments: argparse.Namespace) -> None:
     try:
         import shtab
     except ImportError:
-        raise UserError("the package shtab, which writes the completion script, is not installed; run pip install 'srel_hub[completion]'") from None
+        raise UserError(
+            "the package shtab, which writes the completion script, is not installed; run pip install "
+            "'srel_hub[completion]'"
+        ) from None
     print(shtab.complete(_program_parser(shtab.FILE), arguments.shell))
 
 

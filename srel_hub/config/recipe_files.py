@@ -65,7 +65,9 @@ def read_merged(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
         UserError: If the file is not a YAML mapping, extends itself, or extends a file that does not exist.
     """
     if file.resolve() in children:
-        raise UserError(f"{file}: extends itself through {' -> '.join(child.name for child in children)}; remove one `extends`")
+        raise UserError(
+            f"{file}: extends itself through {' -> '.join(child.name for child in children)}; remove one `extends`"
+        )
     try:
         mapping = yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -28,7 +28,8 @@ class Relabel:
     """Number of views to label for each image. A student that trains for more epochs reuses them."""
 
     pool: Literal["cycle", "draw"] = "cycle"
-    """How a student that trains for more epochs than are stored reuses them. `cycle`: in turn. `draw`: a random stored epoch for each of its own."""
+    """How a student that trains for more epochs than are stored reuses them. `cycle`: in turn. `draw`: a random stored
+    epoch for each of its own."""
 
     batch_size: Count = 256
     """Images per forward pass of the teacher."""

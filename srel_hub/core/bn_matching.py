@@ -113,7 +113,7 @@ class MatchedBatchNorm(nn.Module):
         return y  # type: ignore[no-any-return]
 
     def take_distance(self) -> Tensor:
-        """Return r [G] of the last pass and clear it, so that it cannot be mistaken for the distance of a later pass."""
+        """Return r [G] of the last pass and clear it, so that it is not mistaken for that of a later pass."""
         distance, self._distance = self._distance, None
         assert distance is not None, "the network did not use this layer"
         return distance

@@ -9,7 +9,7 @@ import torch
 
 
 def blocks(count: int, size: int) -> list[range]:
-    """Split `count` indices into runs of `size`. The last run may be shorter, but a last run of one joins the run before.
+    """Split `count` indices into runs of `size`. The last may be shorter, but a last run of one joins the one before.
 
     A block is often a batch, and a batch of one image has no variance for BatchNorm.
     """

@@ -77,7 +77,7 @@ def _misread_numbers(file: Path, column: str) -> Iterator[str]:
 
 
 def _skipped_files(root: Path, used: set[Path]) -> list[str]:
-    """Return a remark if `datasets` skips files that are not hidden and could be images."""
+    """Return a remark if `datasets` skips files that are neither hidden nor of a type in HARMLESS."""
     skipped = [
         file
         for file in sorted(root.rglob("*"))

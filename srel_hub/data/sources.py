@@ -107,7 +107,11 @@ def split_names(spec: config.Source) -> list[str]:
 def _classes_not_scored(split: TableSplit) -> list[str]:
     """Return a remark if the eval split has no image of some classes."""
     empty = empty_classes(split.labels, split.classes.names)
-    return [f"{split.where}: there is no image of {', '.join(first_few(empty))}, so these classes are not scored"] if empty else []
+    return (
+        [f"{split.where}: there is no image of {', '.join(first_few(empty))}, so these classes are not scored"]
+        if empty
+        else []
+    )
 
 
 def _class_names_only(spec: config.Source) -> tuple[str, ...] | None:
@@ -186,7 +190,9 @@ def _builder(spec: config.Source, path: str) -> Any:
     if Path(path).is_file():
         raise UserError(f"source.path={path} is a file; set it to the folder that contains the file")
     if exists and spec.revision is not None:
-        raise UserError(f"source.revision={spec.revision}: {path} is a local folder without revisions; remove source.revision")
+        raise UserError(
+            f"source.revision={spec.revision}: {path} is a local folder without revisions; remove source.revision"
+        )
     try:
         return datasets.load_dataset_builder(path, name=spec.config, revision=spec.revision)
     except (OSError, ValueError, RuntimeError) as error:
@@ -201,11 +207,14 @@ def _explain(spec: config.Source, error: BaseException) -> str:
         hint = f"; links to folders are not followed: {', '.join(links[:3])}" if links else ""
         return f"source.path={spec.path}: load_dataset cannot open this folder: {reason}{hint}"
     if "gated dataset" in reason:
-        return f"source.path={spec.path}: this dataset is gated on the Hub; request access on the dataset's page, then {LOG_IN}"
+        return (
+            f"source.path={spec.path}: this dataset is gated on the Hub; request access on the dataset's page, then "
+            f"{LOG_IN}"
+        )
     if "doesn't exist on the Hub or cannot be accessed" in reason:
         return (
-            f"source.path={spec.path}: this is not a local folder, and not a dataset on the Hub that you can access; check "
-            f"the spelling; if it is private, {LOG_IN}"
+            f"source.path={spec.path}: this is not a local folder, and not a dataset on the Hub that you can access; "
+            f"check the spelling; if it is private, {LOG_IN}"
         )
     if "config" in reason.lower():
         return f"source.config={spec.config}: {' '.join(str(error).split())}"

@@ -224,11 +224,11 @@ def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, wher
             _require_sides(shape, where)
         if picture.shape != shape:
             problems.append(
-                f"{where}: row {row} has {picture.shape[1]} x {picture.shape[0]} pixels, but the first image has {shape[1]} "
-                f"x {shape[0]}; set source.image_size to resize all images to one size"
+                f"{where}: row {row} has {picture.shape[1]} x {picture.shape[0]} pixels, but the first image has "
+                f"{shape[1]} x {shape[0]}; set source.image_size to resize all images to one size"
             )
             continue
-        if not problems: # after a problem, continue only to find the others
+        if not problems:  # after a problem, continue only to find the others
             yield place, picture
     if problems:
         raise UserError("\n".join(first_few(problems)))
