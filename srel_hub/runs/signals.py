@@ -68,7 +68,7 @@ def step_ends() -> None:
     """Stop here if a signal arrived during the step.
 
     Raises:
-        Stopped: If it did.
+        Stopped: If a signal arrived.
     """
     if _received:
         raise Stopped(_received)
