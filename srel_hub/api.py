@@ -34,7 +34,7 @@ class Accuracy:
 
     @property
     def n(self) -> int:
-        """How many seeds were trained."""
+        """The number of trained seeds."""
         return len(self.values)
 
     def __str__(self) -> str:
@@ -44,12 +44,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class StudentResult:
-    """How well one student trains on one training set.
+    """The accuracy of one student that was trained on one training set.
 
     Attributes:
         student: The student's network, such as 'convnet x 1' or 'resnet18 x 0.25'.
         row: The training set, such as 'condensed' or 'random-real'.
-        train_images: How many images the training set has.
+        train_images: Number of images in the training set.
         top1, top5: The accuracy on the test images.
     """
 
@@ -62,7 +62,7 @@ class StudentResult:
 
 @dataclass(frozen=True)
 class CondensedRun:
-    """The result of `condense_dataset`: where the files are, how large they are, and how well students train on them.
+    """The result of `condense_dataset`: folders, sizes and accuracies.
 
     Attributes:
         folder: The run directory.
@@ -86,7 +86,7 @@ class CondensedRun:
         """Return the result of a student, by default the first one, on a training set.
 
         Raises:
-            KeyError: If there is no such result.
+            KeyError: If the run has no result for this student and training set.
         """
         for result in self.results:
             if result.row == row and student in (None, result.student):

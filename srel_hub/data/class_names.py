@@ -21,7 +21,7 @@ class Classes:
     """The classes of a dataset, and how its label column encodes them.
 
     Attributes:
-        names: by index.
+        names: class names, by index.
         by_value: the index of every value that the label column may contain.
     """
 
@@ -32,7 +32,7 @@ class Classes:
         """Return the class index of every row, int64 [N].
 
         Args:
-            values: of the label column, row by row.
+            values: the values of the label column, row by row.
             where: the dataset and split, which begin the message.
 
         Raises:
@@ -112,8 +112,8 @@ def describe_mismatch(own: Sequence[str], other: Sequence[str], who: str, whose:
     Args:
         own: class names by index.
         other: class names to compare with, by index.
-        who: what `own` belongs to, such as "split test"; begins the message.
-        whose: what `other` belongs to, such as "the dataset".
+        who: the owner of `own`, such as "split test", which begins the message.
+        whose: the owner of `other`, such as "the dataset".
     """
     if len(own) != len(other):
         return f"{who} has {len(own)} classes, but {whose} has {len(other)}"

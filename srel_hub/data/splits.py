@@ -77,7 +77,7 @@ class Split(Protocol):
             the images in the order of `rows`.
 
         Raises:
-            UserError: listing the rows that cannot be read or that differ in size.
+            UserError: if rows cannot be read or differ in size. The message lists these rows.
         """
 
 
@@ -123,7 +123,7 @@ class TableSplit:
             every_class: whether every class must have an image.
 
         Raises:
-            UserError: listing rows without a class, or classes without an image.
+            UserError: if rows have no class, or classes have no image. The message lists them.
         """
         if isinstance(self.table, datasets.Dataset):
             if len(self.table) == 0:
@@ -183,7 +183,7 @@ def require_every_class(labels: Tensor, class_names: Sequence[str]) -> None:
         class_names: by index.
 
     Raises:
-        UserError: listing the classes without an image.
+        UserError: if a class has no image. The message lists these classes.
     """
     empty = empty_classes(labels, class_names)
     if empty:
@@ -209,7 +209,7 @@ def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, wher
         the place, and the pixels uint8 [H, W, 3].
 
     Raises:
-        UserError: at the end, listing all rows that cannot be read or differ in size.
+        UserError: at the end, if rows cannot be read or differ in size. The message lists all of these rows.
     """
     problems: list[str] = []
     shape: tuple[int, ...] | None = None

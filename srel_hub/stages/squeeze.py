@@ -120,7 +120,8 @@ def few_images(inputs: Inputs, ipc: int) -> list[str]:
         return []
     names = ", ".join(first_few(few))
     return [
-        f"some classes have fewer training images than recover.ipc={ipc}: {names}; the teacher may not learn these classes well"
+        f"some classes have fewer training images than recover.ipc={ipc}: {names}; the teacher may not learn these "
+        "classes well"
     ]
 
 
@@ -209,7 +210,8 @@ def save_teacher(
         run: The run.
 
     Returns:
-        The files of the teacher."""
+        The files of the teacher.
+    """
     classifier = replace(classifier, model=classifier.model.to(run.device))
     metrics = {"architecture": type(classifier.model).__name__, **facts, **measure(classifier, test)}
     with atomic_write(run.path(folder)) as temporary:
