@@ -321,8 +321,8 @@ def normalization_table(mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Compute (v / 255 - mean) / std of every byte value v in float64, rounded once to float32 [3, 256].
 
     Args:
-        mean: of each RGB channel, in [0, 1].
-        std: of each RGB channel, in [0, 1].
+        mean: mean of each RGB channel, in [0, 1].
+        std: standard deviation of each RGB channel, in [0, 1].
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     columns = [(values - m) / s for m, s in zip(mean, std, strict=True)]

@@ -125,7 +125,7 @@ def view(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     Args:
         x: Images [G, B, 3, H, W].
         down: [G, b, H, H], one map for each image, or one for all of a group if b is 1.
-        across: [G, b, W, W], likewise.
+        across: [G, b, W, W], with the same meaning of b.
 
     Returns:
         The moved images [G * B, 3, H, W].

@@ -27,7 +27,7 @@ def find_columns(spec: config.Source, features: Features, split: str) -> tuple[s
 
     Args:
         spec: the recipe's section.
-        features: of the split.
+        features: the columns of the split.
         split: its name, for messages.
 
     Raises:

@@ -272,9 +272,10 @@ def _require_same_classes(
     """
     (first_name, first_classes), (other_name, other_classes) = first, other
     if (first_classes is None) != (other_classes is None):
+        named, plain = (other_name, first_name) if first_classes is None else (first_name, other_name)
         raise UserError(
-            f"{spec.path}: the column {label} is a ClassLabel in one of the splits {first_name} and {other_name}, and "
-            "has plain values in the other; store both in the same way"
+            f"{spec.path}: the column {label} is a ClassLabel in split {named}, but has plain values in split {plain}; "
+            "store both in the same way"
         )
     if first_classes is None or other_classes is None:
         return

@@ -23,7 +23,7 @@ STATISTICS_BATCH = 256  # images whose pixel values are counted at once
 
 
 class Progress(Protocol):
-    """A function that yields items and shows a progress bar meanwhile (`Run.progress`)."""
+    """A function that yields items and shows a progress bar (`Run.progress`)."""
 
     def __call__(self, items: Iterable[Any], total: int | None, title: str, unit: str) -> Iterator[Any]:
         """Yield the items, under a bar with this title that counts up to `total` units."""
@@ -94,12 +94,12 @@ class TableSplit:
     """A split of a `datasets` table, memory-mapped or streamed.
 
     Attributes:
-        name: of the split.
+        name: the name of the split.
         where: the dataset and split, which begin messages.
         table: `datasets.Dataset` or `datasets.IterableDataset`.
         image: name of the image column.
         label: name of the label column.
-        classes: of the label column.
+        classes: the classes of the label column.
         progress: shown while labels are read or images decoded.
     """
 
@@ -179,7 +179,7 @@ def require_every_class(labels: Tensor, class_names: Sequence[str]) -> None:
     """Require at least one training image of every class.
 
     Args:
-        labels: of the training split, int64 [N].
+        labels: the labels of the training split, int64 [N].
         class_names: by index.
 
     Raises:

@@ -66,10 +66,11 @@ def _client_with_timeouts() -> httpx2.Client:
 
 @contextlib.contextmanager
 def timeouts() -> Iterator[None]:
-    """Give huggingface_hub's requests timeouts inside the block, and restore its HTTP client factory afterwards.
+    """Set timeouts for huggingface_hub's requests inside the `with` block, and restore its HTTP client factory.
 
-    Most of its methods take no timeout, and its default client waits forever. The factory is global, and replacing it
-    closes open connections, so this is for pushes, not for downloads: `hf_hub_download` has timeouts of its own.
+    Most methods of huggingface_hub accept no timeout, and its default client waits forever. The factory is global, and
+    replacing it closes open connections, so use this for pushes, not for downloads: `hf_hub_download` has timeouts of
+    its own.
     """
     previous = _http._GLOBAL_CLIENT_FACTORY  # there is no public way to read it
     if previous is _client_with_timeouts:
@@ -84,7 +85,7 @@ def timeouts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hide_progress_bars() -> Iterator[None]:
-    """Hide huggingface_hub's progress bars inside the block, where one bar counts all files."""
+    """Hide huggingface_hub's progress bars inside the `with` block, where one bar counts all files."""
     were_hidden = are_progress_bars_disabled()
     disable_progress_bars()
     try:

@@ -20,7 +20,7 @@ def require_permission(spec: Publish, license: str) -> list[str]:
         Notes for the user.
 
     Raises:
-        UserError: With all problems together.
+        UserError: If the push is not allowed. The message lists all problems.
         UnavailableError: If the Hub cannot be reached.
     """
     if spec.repo_id is None or spec.teacher is None:

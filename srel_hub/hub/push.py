@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 @timeouts()
 @hide_progress_bars()
 def push(first: Plan, description: str, say: Say, progress: Progress) -> str:
-    """Make the repository hold the files of the plan, and retry while the Hub is unavailable.
+    """Push the files of the plan to the repository, and retry while the Hub is unavailable.
 
     Args:
         first: The plan as it was shown to the user. If others changed the repository since then, nothing is

@@ -85,7 +85,7 @@ class Plan:
         repo: The present state of the repository's main branch; None if the repository does not exist.
         target: The branch to push to; None if it does not exist.
         tagged: The commit of the tag; None if it does not exist.
-        done: The commit that holds all files already, if there is one.
+        done: The commit that already has all files; None if there is no such commit.
     """
 
     part: Part

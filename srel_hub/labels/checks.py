@@ -1,4 +1,4 @@
-"""The checks of a verification: each takes the dataset and returns what it checked, or raises a UserError."""
+"""The checks of a verification: each takes the dataset, and returns a description or raises a UserError."""
 
 import datasets
 import torch

@@ -79,7 +79,7 @@ class Condensed:
         `load_condensed` already runs this check.
 
         Raises:
-            UserError: With the first difference.
+            UserError: If anything differs. The message describes the first difference.
 
         Examples:
             >>> from srel_hub import load_condensed

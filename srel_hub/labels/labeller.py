@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # importing it imports transformers and accelerate, which a r
 
 @dataclass(frozen=True)
 class Labeller:
-    """A function from views to logits. It can be pickled for another process.
+    """A function from views to logits, which can be pickled for another process.
 
     Attributes:
         members: Each network with the normalization of its images, float32 [3, 256], on the network's device.

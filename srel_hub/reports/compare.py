@@ -2,8 +2,8 @@
 
     srel-hub compare runs/one runs/two org/srel-three --csv results.csv --plot results.png
 
-A protocol is everything that decides how a student is trained and scored, whatever its name. Results of different
-protocols never share a column or a panel, because the protocol changes accuracy more than most methods do.
+A protocol is the set of all settings that affect how a student is trained and scored, whatever its name. Results of
+different protocols never share a column or a panel, because the protocol changes accuracy more than most methods do.
 """
 
 from collections.abc import Iterator, Sequence

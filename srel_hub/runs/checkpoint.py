@@ -19,7 +19,7 @@ EVERY = 10.0  # seconds between two checkpoints; a kill costs one epoch, or this
 class Checkpoint:
     """Network, optimizer and learning curve after an epoch.
 
-    Nothing else decides how a training continues: the random state of an epoch follows from its seed.
+    This is the complete state of a training, because the random state of an epoch follows from its seed.
 
     Args:
         file: The file of the checkpoint. It begins with the sha256 of the remaining bytes, so that a damaged file is

@@ -159,6 +159,6 @@ def _refusal(folder: Path, outdated: Sequence[Stage], changes: Sequence[Change])
 
 
 def to_store(recipe: Recipe) -> Recipe:
-    """Return the recipe as its run directory stores it, without settings that hold for one command only."""
+    """Return the recipe as its run directory stores it, without settings that apply to one command only."""
     run = RunSettings(root=recipe.run.root, cpu_threads=recipe.run.cpu_threads, compile=recipe.run.compile)
     return replace(recipe, publish=replace(recipe.publish, dry_run=False), run=run)

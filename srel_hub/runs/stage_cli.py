@@ -52,7 +52,7 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
 
 
 def named(path: str, overrides: Sequence[str]) -> Recipe:
-    """Load the recipe that a command line names. A run directory is used where it is.
+    """Load the recipe that a command line names. A run directory is used in place.
 
     Args:
         path: A recipe file, the name of a shipped recipe, or a run directory.

@@ -61,7 +61,7 @@ def image_size(source: Source, frame: Frame | None) -> tuple[int, int]:
 
 
 def teacher_specs(recipe: Recipe) -> dict[str, tuple[Pretrained | None, str]]:
-    """Return every folder of the run that holds a teacher.
+    """Return every folder of the run that contains a teacher.
 
     Returns:
         For each folder, the pretrained network to adopt (None if the teacher is trained), and the recipe's field for

@@ -26,7 +26,7 @@ def write_pixels(path: Path, count: int, images: Iterable[Picture]) -> None:
     """Write images of one size to a safetensors file with one tensor, `pixels` uint8 [count, 3, H, W].
 
     Args:
-        path: of the file.
+        path: path of the file.
         count: number of images.
         images: (row, pixels uint8 [H, W, 3]) of each image, in any order.
     """
@@ -60,7 +60,7 @@ def map_pixels(path: Path) -> Tensor:
 def in_memory_or_mapped(count: int, size: tuple[int, int], images: Iterable[Picture]) -> Tensor:
     """Return `count` images of `size` (height, width) as uint8 [count, 3, H, W].
 
-    They are mapped from a temporary file if they would take more than a quarter of the machine's memory.
+    The images are mapped from a temporary file if they would take more than a quarter of the machine's memory.
     """
     small = count * 3 * size[0] * size[1] <= MOST_OF_MEMORY * psutil.virtual_memory().total
     return in_memory(count, images) if small else map_temporary(count, size, images)

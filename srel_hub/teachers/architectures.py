@@ -1,6 +1,7 @@
 """Networks to train from scratch: the named networks, and the architecture of any image classifier on the Hub.
 
-At width 1 they have their published sizes. For images below 224 pixels, vision transformers get smaller patches.
+At width 1 the networks have their published sizes. For images below 224 pixels, vision transformers get smaller
+patches.
 """
 
 import copy

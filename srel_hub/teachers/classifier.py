@@ -26,9 +26,9 @@ class Classifier:
 
     Attributes:
         model: maps normalized pixel values float [B, 3, H, W] to an output with `logits` [B, K].
-        mean: of each RGB channel, in [0, 1].
-        std: of each RGB channel, in [0, 1].
-        class_names: of the K classes, by index.
+        mean: mean of each RGB channel, in [0, 1].
+        std: standard deviation of each RGB channel, in [0, 1].
+        class_names: names of the K classes, by index.
         size: (height, width) of its images, in pixels.
         resize: pixels of the shorter side to which a larger image is resized before its center is cut out
             (decode.Frame), or None.
@@ -119,7 +119,7 @@ def _processor(classifier: Classifier) -> Any:
 
 @contextlib.contextmanager
 def hide_loading_bars() -> Iterator[None]:
-    """Hide the progress bars of transformers and huggingface_hub inside the block; both settings are restored.
+    """Hide the progress bars of transformers and huggingface_hub inside the `with` block, and restore both after it.
 
     A network loads or saves in a moment, and a bar for its weights would interrupt the bar of the stage.
     """
