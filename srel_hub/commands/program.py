@@ -1,4 +1,4 @@
-"""The program `srel-hub`: its commands, its help page, and what its exit status means."""
+"""The program `srel-hub`: its commands, its help page and its exit status."""
 
 import sys
 from collections.abc import Sequence

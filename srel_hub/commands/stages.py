@@ -100,7 +100,7 @@ RECOVER = Command(
     summary="Optimize the condensed images",
     description=(
         "Run the second stage alone: optimize images until the teacher's predictions and BatchNorm statistics match "
-        "those of real images. Needs the teacher that squeeze leaves. Writes images/ in the run directory."
+        "those of real images. Needs the teacher that squeeze writes. Writes images/ in the run directory."
     ),
     examples=(
         ("srel-hub recover runs/quickstart", "optimize the images of a run that has a teacher"),
@@ -115,7 +115,7 @@ RELABEL = Command(
     summary="Store the teacher's soft labels of augmented images",
     description=(
         "Run the third stage alone: draw the augmented views of every epoch, and store the teacher's soft label of "
-        "each view. Needs the images that recover leaves. Writes soft_labels/ in the run directory."
+        "each view. Needs the images that recover writes. Writes soft_labels/ in the run directory."
     ),
     examples=(
         ("srel-hub relabel runs/quickstart", "label the images of a run"),
@@ -130,7 +130,7 @@ EVALUATE = Command(
     summary="Train students on the condensed images and score them",
     description=(
         "Run the fourth stage alone: train students from scratch on the condensed images and on random real images, "
-        "and score them on the eval split. Needs the labels that relabel leaves. Writes evaluate/ in the run "
+        "and score them on the eval split. Needs the labels that relabel writes. Writes evaluate/ in the run "
         "directory and prints the table of results."
     ),
     examples=(

@@ -26,7 +26,7 @@ from srel_hub.teachers.classifier import Classifier
 
 
 def squeeze(run: Run, inputs: Inputs | None = None) -> Path:
-    """Train or adopt the teachers; return the folder of the one that images are recovered from."""
+    """Train or adopt the teachers; return the folder of the teacher that images are recovered from."""
     recipe = run.recipe
     if run.broadcast(all(run.is_done(stage_of(folder), folder) for folder in teacher_specs(recipe))):
         return run.path("teacher")
@@ -105,7 +105,7 @@ def _label_teachers(recipe: Recipe, run: Run) -> dict[str, Classifier]:
 
 
 def _resolve_stack(recipe: Recipe, classifier: Classifier, run: Run) -> Recipe:
-    """Resolve `recover.stack: auto` once, and store it: it decides the order of floating-point sums."""
+    """Resolve `recover.stack: auto` once and store the value, which affects the order of floating-point sums."""
     spec = recipe.recover
     if spec.stack == "auto":
         stack = stack_of(spec, len(classifier.class_names), classifier.size)
