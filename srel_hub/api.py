@@ -34,7 +34,7 @@ class Accuracy:
 
     @property
     def n(self) -> int:
-        """How many seeds were trained."""
+        """The number of trained seeds."""
         return len(self.values)
 
     def __str__(self) -> str:
@@ -44,12 +44,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class StudentResult:
-    """How well one student trains on one training set.
+    """The accuracy of one student that was trained on one training set.
 
     Attributes:
         student: The student's network, such as 'convnet x 1' or 'resnet18 x 0.25'.
         row: The training set, such as 'condensed' or 'random-real'.
-        train_images: How many images the training set has.
+        train_images: Number of images in the training set.
         top1, top5: The accuracy on the test images.
     """
 
@@ -62,7 +62,7 @@ class StudentResult:
 
 @dataclass(frozen=True)
 class CondensedRun:
-    """The result of `condense_dataset`: where the files are, how large they are, and how well students train on them.
+    """The result of `condense_dataset`: folders, sizes and accuracies.
 
     Attributes:
         folder: The run directory.
@@ -86,7 +86,7 @@ class CondensedRun:
         """Return the result of a student, by default the first one, on a training set.
 
         Raises:
-            KeyError: If there is no such result.
+            KeyError: If the run has no result for this student and training set.
         """
         for result in self.results:
             if result.row == row and student in (None, result.student):
@@ -99,16 +99,16 @@ def condense_dataset(recipe: str | Path | Recipe, overrides: Mapping[str, Any] |
     """Run the whole pipeline: squeeze, recover, relabel, evaluate, assemble, and publish if the recipe says so.
 
     It works in the run directory `runs/<name>` (`run.root` and `name` in the recipe). If it is interrupted, the same
-    call resumes it. A complete run is not repeated, only its result is returned.
+    call resumes it. If the run is complete, its result is returned at once.
 
-    In a notebook with several GPUs, use Accelerate's launcher. It returns nothing, so call the function again
-    afterwards for the result:
+    In a notebook with several GPUs, use Accelerate's launcher. The launcher returns nothing, so call the function again
+    afterwards to get the result:
 
         accelerate.notebook_launcher(condense_dataset, ("quickstart", {"recover.ipc": 5}), num_processes=4)
 
     Args:
         recipe: The name of a shipped recipe, a YAML file, a run directory, or a recipe from `load_recipe`.
-        overrides: Values that replace those of the recipe: a mapping from dotted names to values, or texts
+        overrides: Values that replace those of the recipe: a mapping from dotted names to values, or strings
             `name=value` as on the command line. A recipe from `load_recipe` takes none.
 
     Returns:
@@ -151,9 +151,9 @@ def _load(recipe: str | Path | Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def _as_texts(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """Return overrides as on the command line. JSON is the YAML that they are parsed as."""
+    """Return overrides as on the command line. Values are written as JSON, which the YAML parser reads."""
     if isinstance(overrides, str):
-        raise UserError(f"overrides={overrides!r}: must be a mapping or a list of texts, not a text")
+        raise UserError(f"overrides={overrides!r}: must be a mapping or a list of strings, not a string")
     if not isinstance(overrides, Mapping):
         return list(overrides)
     texts = []
@@ -162,7 +162,7 @@ def _as_texts(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
             texts.append(f"{name}={json.dumps(value, ensure_ascii=False, allow_nan=False, default=os.fspath)}")
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"{name}={value!r}: must be a number, a text, a path, None, or a list or mapping of these ({error})"
+                f"{name}={value!r}: must be a number, a string, a path, None, or a list or mapping of these ({error})"
             ) from None
     return texts
 

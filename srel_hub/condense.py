@@ -65,7 +65,7 @@ def is_finished(run: Run) -> bool:
 
 
 def closing(dataset: Path, summary: dict[str, Any]) -> str:
-    """Return the last message: where the dataset is, how large, how good, and how to load it."""
+    """Return the last message: the dataset's folder, its size, the accuracies, and the code to load it."""
     return "\n".join(
         [
             "",

@@ -48,7 +48,7 @@ class ErrorCollector:
         """Raise all collected errors as one; do nothing if there are none.
 
         Raises:
-            UserError: With the different messages, one below the other.
+            UserError: If there are errors. Its message has one line per different error.
         """
         if self.messages:
             raise UserError("\n".join(dict.fromkeys(self.messages)))

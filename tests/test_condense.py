@@ -313,7 +313,9 @@ def test_what_only_the_cards_say_may_change_on_a_finished_run(
 
 def test_a_training_that_diverges_stops_before_the_next_stage(colors: Path, tmp_path: Path) -> None:
     run = Run(small_recipe(colors / "colors.yaml", tmp_path, "squeeze.optimizer.lr=1e30"))
-    with pytest.raises(UserError, match=r"squeeze, epoch \d: diverged to nan; lower squeeze.optimizer.lr"):
+    with pytest.raises(
+        UserError, match=r"squeeze, epoch \d: the optimization diverged: values became nan; lower squeeze.optimizer.lr"
+    ):
         condense(run)
     assert not run.path("teacher").exists()
 
@@ -321,7 +323,7 @@ def test_a_training_that_diverges_stops_before_the_next_stage(colors: Path, tmp_
 def test_a_stage_without_its_predecessor_says_so(colors: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "srel_hub.recover", str(colors / "colors.yaml"), f"run.root={tmp_path}/runs"]
     done = execute(*command, cwd=tmp_path)
-    assert done.returncode == 2 and "run squeeze first" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "run `srel-hub squeeze` first" in done.stderr and "Traceback" not in done.stderr
 
 
 # The same dataset, whatever happens

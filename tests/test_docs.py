@@ -217,6 +217,12 @@ def test_the_code_map_has_every_package_in_order() -> None:
     assert {folder.parent.name for folder in Path(srel_hub.__file__).parent.glob("*/__init__.py")} <= set(packages)
 
 
+def test_the_page_on_the_api_has_every_public_name() -> None:
+    page = (DOCS / "reference" / "api.md").read_text()
+    documented = set(re.findall(r"^::: srel_hub\.(\w+)$", page, re.M))
+    assert documented == {name for name in srel_hub.__all__ if not name.startswith("_")}
+
+
 # The files beside the README
 
 

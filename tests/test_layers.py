@@ -1,6 +1,7 @@
 """The architecture: a package imports only from packages above it, and parts of different stages never each other."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ ORDER = [
     "__main__",
 ]
 SHARED = {"inputs"}  # what the parts of `stages` may import; `pipeline` imports all of them
+ENTRY_POINTS = {
+    "condense",
+    "stages/pipeline",
+    "stages/preflight/prepare",
+    "reports/assemble",
+    "reports/publish",
+    "reports/run_pictures",
+    "studies/plan/run_plan",
+    "studies/continual/study",
+    "studies/continual/trainer",
+}
 LONGEST = 350  # lines of a module
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -76,6 +88,12 @@ def test_stages_meet_on_disk(path: Path) -> None:
     if own == "pipeline":
         return
     assert not others, f"{path.name} imports {others}"
+
+
+def test_only_entry_points_read_a_whole_recipe() -> None:
+    """Everything below them receives the section that it needs."""
+    reading = {"/".join(parts(path)) for path in FILES if re.search(r"\brun\.recipe\b", path.read_text())}
+    assert reading <= ENTRY_POINTS
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(parts(path)))

@@ -1,7 +1,7 @@
 """What a command is, and the parser that suggests the nearest option to a mistyped one.
 
-Nothing here or in the modules of this package imports torch, or anything else that takes long, before a command runs:
-`--help` must answer at once.
+The modules of this package import neither torch nor any other slow module before a command runs, so that `--help`
+prints at once.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Command:
         examples: two command lines, each with what it does; the first is suggested if an argument is missing.
         add_arguments: adds its arguments to a parser.
         run: runs it with the parsed arguments and returns the exit status; None is 0.
-        exit_codes: those that mean something else than in EXIT_CODES.
+        exit_codes: the exit codes whose meaning differs from EXIT_CODES.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         command.add_arguments(self)
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse a command line, in which options may stand between and after the other arguments."""
+        """Parse a command line. Options may occur between and after the other arguments."""
         self._reject_unknown_options(words)
         return self.parse_intermixed_args(words)
 

@@ -26,7 +26,10 @@ def _run(arguments: Namespace) -> None:
     from srel_hub.reports.export import export_dataset
 
     export_dataset(arguments.source, arguments.layout, arguments.target, arguments.dataset)
-    print(f"{arguments.target}: the layout that {arguments.layout} documents; not run with it")
+    print(
+        f"{arguments.target}: written in the layout that {arguments.layout} documents; not tested with "
+        f"{arguments.layout}"
+    )
 
 
 EXPORT = Command(

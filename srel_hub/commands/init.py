@@ -57,9 +57,9 @@ def _run(arguments: Namespace) -> None:
     spec = _source(arguments.path, arguments.overrides)
     file: Path = arguments.out or Path(f"{run_name(spec)}.yaml")
     if file.exists() and not arguments.force:
-        raise UserError(f"{file}: exists already; --force overwrites it, --out FILE writes another")
+        raise UserError(f"{file}: already exists; pass --force to overwrite it, or --out FILE to write another file")
     if not file.resolve().parent.is_dir():
-        raise UserError(f"--out={file}: there is no folder {file.parent}; make it first")
+        raise UserError(f"--out={file}: there is no folder {file.parent}; create it first")
     datasets.disable_progress_bars()
     spec = find_splits(spec, {override.partition("=")[0].removeprefix("source.") for override in arguments.overrides})
     data, remarks = look(spec)
@@ -82,7 +82,7 @@ def _source(path: str, overrides: list[str]) -> "Source":
 
     others = [override for override in overrides if not override.startswith("source.")]
     if others:
-        raise UserError(f"{others[0]}: only source.key=value is taken here; change other fields in the file")
+        raise UserError(f"{others[0]}: only source.key=value is allowed here; change other fields in the recipe file")
     mapping = {"name": "init", "source": {"path": path}, "recover": {"ipc": 1}, "squeeze": {"pretrained": "any"}}
     return validated(mapping, overrides, path).source
 

@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     file: Path | None = arguments.json
     if file is not None and not file.resolve().parent.is_dir():
-        raise UserError(f"--json={file}: there is no such folder; make it first")
+        raise UserError(f"--json={file}: there is no folder {file.parent}; create it first")
     settings = Settings(
         networks=arguments.networks,
         size=arguments.size,

@@ -1,4 +1,4 @@
-"""The program `srel-hub`: its commands, its help page, and what its exit status means."""
+"""The program `srel-hub`: its commands, its help page and its exit status."""
 
 import sys
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ def help_page() -> str:
             *lines,
             "",
             "Start here:",
-            "  srel-hub condense quickstart    condense handwritten digits on a CPU in a few minutes",
+            "  srel-hub condense quickstart    condense handwritten digits on a CPU in about a minute",
             "  srel-hub init my/images         write a recipe for a folder of your own images",
             "",
             "srel-hub COMMAND --help shows its arguments, examples and exit codes.",

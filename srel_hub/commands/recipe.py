@@ -34,7 +34,7 @@ def _run(arguments: Namespace) -> None:
         print(f"# fingerprint {fingerprint(recipe)}\n{to_yaml(as_dict(recipe))}", end="")
         return
     if path is not None:
-        raise UserError(f"recipe {topic}: takes no further argument, got {path}")
+        raise UserError(f"recipe {topic}: takes no further argument, got {path}; remove it")
     if topic == "schema":
         print(schema_text(), end="")
     elif topic == "protocols":

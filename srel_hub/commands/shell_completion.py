@@ -20,12 +20,15 @@ def _run(arguments: argparse.Namespace) -> None:
     try:
         import shtab
     except ImportError:
-        raise UserError("shtab is missing, which writes the script: pip install 'srel_hub[completion]'") from None
+        raise UserError(
+            "the package shtab, which writes the completion script, is not installed; run pip install "
+            "'srel_hub[completion]'"
+        ) from None
     print(shtab.complete(_program_parser(shtab.FILE), arguments.shell))
 
 
 def _program_parser(file: Any) -> argparse.ArgumentParser:
-    """Return one parser of all commands, as shtab wants it, which completes file names where a path is expected."""
+    """Return one parser of all commands for shtab. It completes file names where a path is expected."""
     from srel_hub.commands.program import COMMANDS  # program imports this module
 
     program = argparse.ArgumentParser("srel-hub")

@@ -43,7 +43,7 @@ def _relabel(arguments: Namespace) -> None:
 
 
 def _evaluate(arguments: Namespace) -> None:
-    from srel_hub.evaluate import evaluate_and_print
+    from srel_hub.stages.pipeline import evaluate_and_print
 
     _run(evaluate_and_print, arguments)
 
@@ -70,7 +70,7 @@ CONDENSE = Command(
         "Several GPUs or machines share one run: accelerate launch -m srel_hub.condense RECIPE_OR_RUN."
     ),
     examples=(
-        ("srel-hub condense recipes/quickstart.yaml", "condense 1,797 handwritten digits on a CPU in a few minutes"),
+        ("srel-hub condense recipes/quickstart.yaml", "condense 1,797 handwritten digits on a CPU in about a minute"),
         (
             "srel-hub condense recipes/cifar10_ipc10.yaml recover.iterations=200",
             "condense CIFAR-10 with fewer iterations than the recipe has",
@@ -100,7 +100,7 @@ RECOVER = Command(
     summary="Optimize the condensed images",
     description=(
         "Run the second stage alone: optimize images until the teacher's predictions and BatchNorm statistics match "
-        "those of real images. Needs the teacher that squeeze leaves. Writes images/ in the run directory."
+        "those of real images. Needs the teacher that squeeze writes. Writes images/ in the run directory."
     ),
     examples=(
         ("srel-hub recover runs/quickstart", "optimize the images of a run that has a teacher"),
@@ -115,7 +115,7 @@ RELABEL = Command(
     summary="Store the teacher's soft labels of augmented images",
     description=(
         "Run the third stage alone: draw the augmented views of every epoch, and store the teacher's soft label of "
-        "each view. Needs the images that recover leaves. Writes soft_labels/ in the run directory."
+        "each view. Needs the images that recover writes. Writes soft_labels/ in the run directory."
     ),
     examples=(
         ("srel-hub relabel runs/quickstart", "label the images of a run"),
@@ -130,7 +130,7 @@ EVALUATE = Command(
     summary="Train students on the condensed images and score them",
     description=(
         "Run the fourth stage alone: train students from scratch on the condensed images and on random real images, "
-        "and score them on the eval split. Needs the labels that relabel leaves. Writes evaluate/ in the run "
+        "and score them on the eval split. Needs the labels that relabel writes. Writes evaluate/ in the run "
         "directory and prints the table of results."
     ),
     examples=(

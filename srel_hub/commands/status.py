@@ -26,7 +26,7 @@ STATUS = Command(
     summary="Show how far a run is, its rate and the time left",
     description=(
         "Show how far a run is: units done, rate, time left and bytes of each stage, the processes that work on it, "
-        "and the last error. Only reads the run directory, so it works while the run goes on."
+        "and the last error. Only reads the run directory, so it also works during the run."
     ),
     examples=(
         ("srel-hub status runs/quickstart", "print the state of a run"),

@@ -27,7 +27,7 @@ def _run(arguments: Namespace) -> int:
     if status:
         return status
     print("\n".join(summary_lines(sweep)))
-    print(f"stages made: {shared_stages(sweep)}; the others were shared")
+    print(f"stages run: {shared_stages(sweep)}; the other points shared their results")
     for file in write_results(sweep):
         print(f"written: {file}")
     return 0

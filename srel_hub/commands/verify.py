@@ -23,9 +23,10 @@ def _run(arguments: Namespace) -> int:
         tqdm.write(str(check))
         failed += check.passed is False
     if failed:
-        print(f"NOT what it claims: {failed} check{'s' if failed > 1 else ''} failed")
+        print(f"the dataset is NOT what it claims to be: {failed} check{'s' if failed > 1 else ''} failed")
     else:
-        print("as far as was checked, it is what it claims" if arguments.fast else "it is what it claims")
+        checked = "all checks that --fast runs passed" if arguments.fast else "all checks passed"
+        print(f"{checked}: the dataset is what it claims to be")
     return 1 if failed else 0
 
 

@@ -44,11 +44,11 @@ def require(condition: bool, message: str) -> None:
     """Check a condition that pydantic cannot express.
 
     Args:
-        condition: What must hold.
+        condition: The condition, which must be true.
         message: What is wrong, the value, what is allowed and what to do.
 
     Raises:
-        ValueError: If the condition does not hold. pydantic adds the section's name to the message.
+        ValueError: If the condition is false. pydantic adds the section's name to the message.
     """
     if not condition:
         raise ValueError(message)

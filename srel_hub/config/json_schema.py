@@ -57,7 +57,7 @@ class _Generator(GenerateJsonSchema):
 
 
 def _changes(value: Any) -> Any:
-    """Replace sections by a mapping of the values that differ from their class's defaults."""
+    """Replace each section by a mapping of the values that differ from the section's defaults."""
     if isinstance(value, tuple):
         return [_changes(item) for item in value]
     if not dataclasses.is_dataclass(value):

@@ -78,7 +78,7 @@ def validated(mapping: dict[str, Any], overrides: Sequence[str], name: str) -> R
         name: Path or name of the recipe, for messages.
 
     Raises:
-        RecipeError: With all errors of the mapping and the overrides.
+        RecipeError: If values are not valid. It reports all errors of the mapping and the overrides.
     """
     mapping = copy.deepcopy(mapping)
     protocol = [override for override in overrides if override.startswith("protocol=")]

@@ -42,7 +42,7 @@ Teacher = Annotated[Pretrained, BeforeValidator(_section_of_path, json_schema_in
 
 
 def _check_model(name: str) -> str:
-    """Refuse a name that is neither in NETWORKS nor can be a Hub id or a folder."""
+    """Reject a name that is not in NETWORKS and cannot be a Hub id or a folder."""
     if name not in NETWORKS and "/" not in name and not is_local(name):
         nearest = difflib.get_close_matches(name, NETWORKS, n=1)
         hint = f" (nearest: {nearest[0]})" if nearest else ""

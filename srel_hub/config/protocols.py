@@ -50,11 +50,11 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, 
 
     Args:
         old: A mapping, list or scalar.
-        new: Another one.
+        new: The value to compare with `old`.
         name: Dotted name of both, to which the names of their keys are appended.
 
     Yields:
-        Dotted name, old value and new value of each difference. Lists are compared as a whole.
+        Dotted name, old value and new value of each difference. Two lists that differ are one difference.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old.keys() | new.keys():

@@ -111,12 +111,12 @@ class Recipe:
 
     @property
     def label_folder(self) -> str:
-        """Name of the run's folder with the classifier that labels."""
+        """Name of the run's folder with the classifier that computes the soft labels."""
         return "teacher" if self.relabel.teacher is None else "label_teacher"
 
     @property
     def label_folders(self) -> tuple[str, ...]:
-        """Names of the run's folders with all classifiers that label, `label_folder` first."""
+        """Names of the run's folders with all classifiers that compute soft labels, `label_folder` first."""
         return (self.label_folder, *(f"label_committee-{index + 1}" for index in range(len(self.relabel.committee))))
 
 

@@ -23,7 +23,7 @@ def find_recipe(path: str | Path) -> Path:
         path: A YAML file, a run directory, or the name of a shipped recipe (`quickstart`, `cda/in1k_ipc50`) or sweep.
 
     Raises:
-        UserError: If there is none, with the names of the shipped recipes.
+        UserError: If there is no such recipe. The message lists the shipped recipes.
     """
     candidates = [Path(path), Path(path) / "recipe.yaml", RECIPES / f"{path}.yaml", SWEEPS / f"{path}.yaml"]
     # `recipes/quickstart.yaml` also works without a checkout.
@@ -37,14 +37,14 @@ def find_recipe(path: str | Path) -> Path:
     plain = [name for name in names if "/" not in name]
     methods = sorted({name.split("/")[0] for name in names if "/" in name})
     raise UserError(
-        f"no recipe {str(path)!r}{nearest}\n"
-        f"Give a YAML file, a run directory or a shipped recipe: {', '.join(plain)}.\n"
+        f"there is no recipe {str(path)!r}{nearest}\n"
+        f"Pass a YAML file, a run directory or a shipped recipe: {', '.join(plain)}.\n"
         f"Recipes of other methods are in {', '.join(methods)}; for example {methods[0]}/{plain[0]}."
     )
 
 
 def recipe_names() -> list[str]:
-    """Return the sorted names of the shipped recipes. Those of methods other than SRe2L begin with their folder."""
+    """Return the sorted names of the shipped recipes. Names of other methods than SRe2L begin with their folder."""
     files = [file.relative_to(RECIPES).with_suffix("") for file in RECIPES.rglob("*.yaml")]
     return sorted(file.as_posix() for file in files if not {"base", "protocols", "sweeps"} & set(file.parts))
 
@@ -65,7 +65,9 @@ def read_merged(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
         UserError: If the file is not a YAML mapping, extends itself, or extends a file that does not exist.
     """
     if file.resolve() in children:
-        raise UserError(f"{file}: extends itself, by way of {' -> '.join(child.name for child in children)}")
+        raise UserError(
+            f"{file}: extends itself through {' -> '.join(child.name for child in children)}; remove one `extends`"
+        )
     try:
         mapping = yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -79,7 +81,7 @@ def read_merged(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def with_protocol(base: Mapping[str, Any], top: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return `base`, with the sections of the protocol that `top` names merged over it."""
+    """Merge the protocol named in `top` into `base`; the protocol's values win."""
     return base if top.get("protocol") is None else merge(base, read_protocol(str(top["protocol"])))
 
 

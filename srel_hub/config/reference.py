@@ -53,7 +53,7 @@ def _places(schema: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _sections(kind: Mapping[str, Any]) -> list[str]:
-    """Return the sections that a field may hold, itself or in a list."""
+    """Return the sections that a field may hold, directly or in a list."""
     if "$ref" in kind:
         return [_name(kind)]
     parts = [*kind.get("anyOf", ()), *([kind["items"]] if isinstance(kind.get("items"), dict) else [])]
@@ -65,14 +65,14 @@ def _name(kind: Mapping[str, Any]) -> str:
 
 
 def _title(section: str, places: list[str]) -> str:
-    """Return the name of a section of the recipe itself, the name of the class for a section inside others."""
+    """Return the field's name for a section of the recipe, and the class's name for a section inside another."""
     return places[0] if len(places) == 1 and "." not in places[0] else section
 
 
 def _section(
     section: Mapping[str, Any], title: str, titles: Mapping[str, str], places: list[str] | None = None
 ) -> list[str]:
-    """Return the lines of a section: heading, description, the fields that hold it, and the table of its own."""
+    """Return the lines of a section: heading, description, the fields that hold it, and the table of its fields."""
     lines = [f"## {title}", "", section["description"], ""]
     if places and places != [title]:
         lines += [f"Used by {', '.join(f'`{place}`' for place in places)}.", ""]

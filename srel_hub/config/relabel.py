@@ -15,7 +15,7 @@ class Relabel:
     __pydantic_config__ = STRICT
 
     teacher: Teacher | None = None
-    """The classifier that labels. null: squeeze's."""
+    """The classifier that computes the soft labels. null: squeeze's."""
 
     committee: tuple[Teacher, ...] = ()
     """Further classifiers; the stored logits are the mean of theirs and the teacher's."""
@@ -28,7 +28,8 @@ class Relabel:
     """Number of views to label for each image. A student that trains for more epochs reuses them."""
 
     pool: Literal["cycle", "draw"] = "cycle"
-    """How such a student reuses them. `cycle`: in turn. `draw`: a random stored epoch for each of its own."""
+    """How a student that trains for more epochs than are stored reuses them. `cycle`: in turn. `draw`: a random stored
+    epoch for each of its own."""
 
     batch_size: Count = 256
     """Images per forward pass of the teacher."""
@@ -44,7 +45,7 @@ class Relabel:
     """Number of logits to store per view, together with the mean of the others. Only for `encoding: topk`."""
 
     top_values: Literal["float16", "uint8"] = "float16"
-    """Data type of these logits. Only for `encoding: topk`."""
+    """Data type of the stored logits. Only for `encoding: topk`."""
 
     def __post_init__(self) -> None:
         # The label format stores a view as crop, flip and mix, which cannot express shuffled tiles.

@@ -18,7 +18,7 @@ def describe_errors(error: ValidationError, schema: type) -> list[str]:
 
     Args:
         error: pydantic's error.
-        schema: The dataclass, of dataclasses, that was validated.
+        schema: The dataclass that was validated. Its fields may be dataclasses.
 
     Returns:
         Lines such as `recover.lr: input should be a valid number, got 'fast'`, at most MOST_MESSAGES.
@@ -49,8 +49,8 @@ def is_text(schema: Any, path: Sequence[str]) -> bool:
     """Return whether a field is text, or text or null.
 
     Args:
-        schema: The dataclass, of dataclasses.
-        path: The parts of the field's dotted name. An unknown name is not text.
+        schema: A dataclass. Its fields may be dataclasses.
+        path: The parts of the field's dotted name. For an unknown name, the result is False.
     """
     for part in path:
         schema = _fields(schema).get(part)

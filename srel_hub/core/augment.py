@@ -34,8 +34,8 @@ class Views:
         mix_boxes: int16 [N, 4], for CutMix: the box (top, left, height, width), in output pixels, that is copied from
             the partner's view.
         mix_weights: int16 [N], for Mixup: the image's own share in 256ths.
-        patches: int16 [N, p * p], which of the image's patches moves to each place before the crop, counted row by
-            row. Never stored: a recipe with shuffled patches must set `encoding: none`.
+        patches: int16 [N, p * p], the patch of the image that moves to each place before the crop. Patches are counted
+            row by row. They are never stored: a recipe with shuffled patches must set `encoding: none`.
     """
 
     boxes: Tensor
@@ -89,8 +89,8 @@ class Views:
 def sample_views(augment: Augment, count: int, size: tuple[int, int], generator: torch.Generator) -> Views:
     """Draw one view of each of `count` images of `size` (height, width).
 
-    The order of the draws (boxes, flips, partners, mixes, patches) is part of the result: another order gives other
-    views for the same seed.
+    The order of the draws (boxes, flips, partners, mixes, patches) matters: a different order gives different views for
+    the same seed.
     """
     boxes = sample_boxes(augment, count, size, generator)
     flips = torch.rand(count, generator=generator) < 0.5 if augment.flip else torch.zeros(count, dtype=torch.bool)
@@ -153,9 +153,9 @@ def random_resized_boxes(
     image, take the largest centered box with an allowed aspect ratio.
 
     Args:
-        scale: least and largest area, as shares of the image's area. The least may be a float64 [count] tensor, one
-            for each box (recover's curriculum).
-        ratio: least and largest width / height.
+        scale: smallest and largest area, as shares of the image's area. The smallest may be a float64 [count] tensor
+            with one value per box (recover's curriculum).
+        ratio: smallest and largest width / height.
         count: how many boxes to draw.
         size: (height, width) of the images, in pixels.
         generator: source of the draws, on the CPU.
@@ -241,11 +241,11 @@ def _crop_and_flip(images: Tensor, views: Views, indices: Tensor) -> Tensor:
 
 
 def shuffle_patches(images: Tensor, patches: Tensor) -> Tensor:
-    """Cut each image into p x p patches and put them together in another order (RDED, Sun et al., 2024, section 3.3).
+    """Cut each image into p x p patches and put them together in a given order (RDED, Sun et al., 2024, section 3.3).
 
     Args:
         images: uint8 [B, C, H, W], with H and W multiples of p.
-        patches: int64 [B, p * p], which patch moves to each place. Patches and places are counted row by row.
+        patches: int64 [B, p * p], the patch that moves to each place. Patches and places are counted row by row.
 
     Returns:
         uint8 [B, C, H, W].
@@ -258,7 +258,7 @@ def shuffle_patches(images: Tensor, patches: Tensor) -> Tensor:
 
 
 def _inside(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Return bool [B, H, W]: which pixels are in each box."""
+    """Return a mask bool [B, H, W] of the pixels inside each box."""
     top, left, height, width = boxes.long().unbind(1)
     rows = torch.arange(size[0], device=boxes.device)
     columns = torch.arange(size[1], device=boxes.device)
@@ -268,7 +268,7 @@ def _inside(boxes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def crop(images: Tensor, boxes: Tensor) -> Tensor:
-    """Crop each image to its box and enlarge to the full size: Pillow's crop and resize(BILINEAR), value for value.
+    """Crop each image to its box and enlarge it to the full size. Equals Pillow's crop and resize(BILINEAR) exactly.
 
     Two passes, horizontal then vertical, each rounded half up to uint8, in int32 with weights in 1/2**22, which is
     Pillow's own precision: any device, batch or thread count gives the same bytes.
@@ -286,7 +286,7 @@ def crop(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _enlarge(images: Tensor, start: Tensor, length: Tensor) -> Tensor:
-    """Enlarge the pixels from `start` on, `length` of them, to the whole last axis."""
+    """Enlarge the `length` pixels that begin at `start` to the whole last axis."""
     taps, shares = (t[:, :, None, None] for t in bilinear_taps(start, length, images.shape[3]))
     left, right = (images.gather(3, tap.expand(images.shape)).int() for tap in taps.unbind(1))
     left_share, right_share = shares.unbind(1)
@@ -321,8 +321,8 @@ def normalization_table(mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Compute (v / 255 - mean) / std of every byte value v in float64, rounded once to float32 [3, 256].
 
     Args:
-        mean: of each RGB channel, in [0, 1].
-        std: of each RGB channel, in [0, 1].
+        mean: mean of each RGB channel, in [0, 1].
+        std: standard deviation of each RGB channel, in [0, 1].
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     columns = [(values - m) / s for m, s in zip(mean, std, strict=True)]
@@ -332,6 +332,6 @@ def normalization_table(mean: Sequence[float], std: Sequence[float]) -> Tensor:
 def normalize(images: Tensor, table: Tensor) -> Tensor:
     """Normalize uint8 [B, 3, H, W] to float32 [B, 3, H, W] by looking values up in `table` (normalization_table).
 
-    A look-up gives the same bits on every device. Arithmetic does not: a GPU may fuse the multiply and the add.
+    A look-up gives the same bits on every device. Arithmetic does not, because a GPU may fuse the multiply and the add.
     """
     return torch.stack([table[c][images[:, c].int()] for c in range(3)], 1)

@@ -1,4 +1,4 @@
-"""Matching of BatchNorm statistics: how far the statistics of a batch are from a goal, with its gradient.
+"""Matching of BatchNorm statistics: the distance between a batch's statistics and a goal, with its gradient.
 
 Symbols follow SRe2L (Yin, Xing & Shen, 2023, section 3.2; field practice where its code and text differ). A leading
 axis G holds groups, such as ipc indices, that share a forward pass. Each group has its own statistics, so one pass over
@@ -20,14 +20,14 @@ Goal = tuple[Tensor, Tensor]  # mean and variance to match, each [C], or [G or 1
 
 
 class BatchNormMatch(torch.autograd.Function):
-    """A frozen BatchNorm layer that also returns how far its input's statistics are from a goal, for each group.
+    """A frozen BatchNorm layer that also returns, per group, the distance of its input's statistics from a goal.
 
         y = s (x - mu_l) + beta,  s = gamma / sqrt(var_l + eps)
         r = ||var(x) - var_g||_2 / u_var + ||mu(x) - mu_g||_2 / u_mu
 
-    over channels, with the biased variance and units of 1 (SRe2L, section 3.2) or others (MatchedBatchNorm). The goal
-    is the layer's own statistics, or those of a class (LPLD). With M values per channel, and e_mu and e_var the two
-    differences divided by their norms and units,
+    over channels, with the biased variance. The units u_var and u_mu are 1 (SRe2L, section 3.2) or those of
+    MatchedBatchNorm. The goal is the layer's own statistics, or those of a class (LPLD). With M values per channel, and
+    e_mu and e_var the two differences divided by their norms and units,
 
         dL/dx = s dL/dy + dL/dr (e_mu + 2 (x - mu) e_var) / M
 
@@ -102,7 +102,7 @@ class MatchedBatchNorm(nn.Module):
         self._distance: Tensor | None = None
 
     def expect(self, groups: int, goal: Goal | None) -> None:
-        """Set the number of groups and the goal of the next pass; None is the layer's own statistics."""
+        """Set the number of groups and the goal of the next pass. A goal of None means the layer's own statistics."""
         self._groups, self._goal = groups, goal or self._own
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class MatchedBatchNorm(nn.Module):
         return y  # type: ignore[no-any-return]
 
     def take_distance(self) -> Tensor:
-        """Return r [G] of the last pass, once, so that no later pass can read it again."""
+        """Return r [G] of the last pass and clear it, so that it is not mistaken for that of a later pass."""
         distance, self._distance = self._distance, None
         assert distance is not None, "the network did not use this layer"
         return distance
@@ -136,10 +136,11 @@ class MatchedNetwork:
         Args:
             x: Pixel values [G * B, 3, H, W].
             groups: G, the number of groups of consecutive images.
-            goals: Of each layer, the mean and variance to match, each [G or 1, C]; None matches the layers' own.
+            goals: The mean and variance that each layer must match, each [G or 1, C]; None matches the layers' own
+                statistics.
 
         Returns:
-            Logits [G * B, K], and of each layer the distance r [G].
+            Logits [G * B, K], and the distance r [G] of each layer.
         """
         for index, layer in enumerate(self.layers):
             layer.expect(groups, None if goals is None else goals[index])
@@ -160,7 +161,7 @@ def batchnorm_layers(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 @contextmanager
 def matched(model: nn.Module, relative: bool = False) -> Iterator[MatchedNetwork]:
-    """Replace the model's BatchNorm layers by matched ones inside the block."""
+    """Replace the model's BatchNorm layers by MatchedBatchNorm inside the `with` block."""
     names = {module: name for name, module in model.named_modules()}
     replacements = {names[layer]: MatchedBatchNorm(layer, relative) for layer in batchnorm_layers(model)}
     for name, replacement in replacements.items():
@@ -181,7 +182,7 @@ def bn_loss(distances: Sequence[Tensor], first_factor: float, relative: bool = F
     Args:
         distances: r_l [G] of every layer (BatchNormMatch).
         first_factor: w_1.
-        relative: Divide by sum_l w_l, for distances that are relative too.
+        relative: Divide by sum_l w_l. Use it with relative distances (MatchedBatchNorm).
 
     Returns:
         [G], one value for each group.

@@ -1,4 +1,4 @@
-"""The crop, flip and roll that recover applies before each look: drawn as integers, applied as linear maps.
+"""The crop, flip and roll that recover applies before each forward pass: drawn as integers, applied as linear maps.
 
 This crop is differentiable and works on float pixels. The exact uint8 crop of labels is in `core.augment`.
 """
@@ -18,8 +18,8 @@ from srel_hub.core.augment import random_resized_boxes
 class Moves:
     """How images are moved: crop boxes int64 [..., b, 4], flips bool [..., b], rolls int64 [..., b, 2].
 
-    b is the number of images of a group, or 1 if all of them move alike. Before it stand one group's iterations, or one
-    iteration's groups; with both, iterations come first.
+    b is the number of images of a group, or 1 if all of them share one move. The leading axis holds the iterations of
+    one group, or the groups of one iteration. If both are present, iterations come first.
     """
 
     boxes: Tensor
@@ -32,14 +32,14 @@ class Moves:
 
 
 def still(size: tuple[int, int], groups: int, device: torch.device) -> Moves:
-    """Return one iteration's moves that leave images as they are."""
+    """Return the identity move (no crop, flip or roll) for one iteration."""
     box = torch.tensor([0, 0, *size], device=device).expand(groups, 1, 4)
     no_roll = torch.zeros(groups, 1, 2, dtype=torch.int64, device=device)
     return Moves(box, no_roll[..., 0].bool(), no_roll)
 
 
 def sample_moves(spec: Recover, iterations: range, images: int, size: tuple[int, int], draw: torch.Generator) -> Moves:
-    """Draw crop box, flip and roll of one group at each of these iterations.
+    """Draw the crop box, flip and roll of one group at each iteration in `iterations`.
 
     Args:
         spec: The recipe's section; `per_image` draws one move for every image instead of one for the group.
@@ -105,7 +105,7 @@ def view_matrices(start: Tensor, length: Tensor, flip: Tensor, shift: Tensor, si
         size: The length of the axis.
 
     Returns:
-        float64 [..., size, size], output by source pixel.
+        float64 [..., size, size], with one row per output pixel and one column per source pixel.
     """
     pixel = torch.arange(size, device=start.device)
     start, length, flip, shift = (values[..., None] for values in (start, length, flip, shift))
@@ -125,7 +125,7 @@ def view(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     Args:
         x: Images [G, B, 3, H, W].
         down: [G, b, H, H], one map for each image, or one for all of a group if b is 1.
-        across: [G, b, W, W], likewise.
+        across: [G, b, W, W], with the same meaning of b.
 
     Returns:
         The moved images [G * B, 3, H, W].

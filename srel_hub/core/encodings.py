@@ -1,4 +1,4 @@
-"""How a row of logits is stored: as float16, as bytes, or as the k largest with the mean of the rest.
+"""How the K logits of a label are stored: as float16, as bytes, or as the k largest with the mean of the others.
 
     stored = encode(logits, encoding)      # tensors by their names in the label file
     logits = decode(stored, encoding)      # dense again, float32 [B, K]
@@ -31,7 +31,7 @@ class Encoding:
         name: one of ENCODINGS; 'none' stores nothing.
         num_classes: K.
         k: how many logits of a row are stored one by one; K unless the name is 'topk'.
-        values: 'float16' or 'uint8', the dtype of these k.
+        values: 'float16' or 'uint8', the dtype of the k logits.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Encoding:
 
 
 def encoding_of(name: str, num_classes: int, top_k: int | None = None, top_values: str | None = None) -> Encoding:
-    """Return the encoding of this name for rows of `num_classes` logits.
+    """Return the encoding called `name` for rows of `num_classes` logits.
 
     Args:
         name: one of ENCODINGS.
@@ -87,7 +87,7 @@ def encode(logits: Tensor, encoding: Encoding, indices: Tensor | None = None) ->
     Args:
         logits: finite float32 [B, K].
         encoding: any but 'none'.
-        indices: int64 [B, k], which logits of each row to store, increasing. Default: the k largest.
+        indices: int64 [B, k], the logits of each row to store, in increasing order. Default: the k largest.
 
     Returns:
         tensors of B rows, with names, dtypes and shapes of `layout`.
@@ -120,7 +120,7 @@ def decode(stored: Mapping[str, Tensor], encoding: Encoding) -> Tensor:
 
     Args:
         stored: tensors of B rows that `encode` returned.
-        encoding: the one they were encoded with.
+        encoding: the encoding that `encode` used.
 
     Returns:
         float32 [B, K]. With 'topk', logits that were not stored are the mean of the rest.
@@ -138,7 +138,7 @@ def decode(stored: Mapping[str, Tensor], encoding: Encoding) -> Tensor:
 
 
 def has_true_indices(stored: Mapping[str, Tensor], encoding: Encoding) -> bool:
-    """Return whether every row's indices are classes and strictly increasing; true if the encoding has none."""
+    """Return whether every row's indices are classes and strictly increasing; True if the encoding has no indices."""
     if "indices" not in stored:
         return True
     indices = stored["indices"].long()

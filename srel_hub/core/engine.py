@@ -20,7 +20,7 @@ class Engine:
     """How a run computes.
 
     Attributes:
-        precision: of convolutions and matrix products. Weights, statistics and losses are float32.
+        precision: data type of convolutions and matrix products. Weights, statistics and losses are float32.
         compiled: whether the functions that run once a step are compiled by torch.compile; on CUDA as CUDA graphs.
     """
 
@@ -39,7 +39,7 @@ class Engine:
         return self.compile_if_enabled(Network(self, to_channels_last(model)))
 
     def compile_if_enabled(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        """Return the function, compiled if this engine compiles. Other shapes than before compile it again."""
+        """Return the function, compiled if this engine compiles. New tensor shapes compile it again."""
         if not self.compiled:
             return function
         # Beyond its limit torch would silently run uncompiled. Raise the limit, and fail if even that is reached.

@@ -1,6 +1,7 @@
 """Image priors: penalties that keep recovered images smooth and small (SRe2L, Yin, Xing & Shen, 2023, section 3.2).
 
-Images of G ipc indices are stacked along the batch axis. Each index gets its own value, the same as alone.
+Images of G ipc indices are stacked along the batch axis. Each index gets its own value, the same as if it were computed
+alone.
 """
 
 import torch

@@ -45,7 +45,7 @@ def distillation_loss(
         teacher: z_t, [B, K].
         temperature: T.
         squared: whether to multiply by T^2, which keeps the size of the gradients about the same at every T.
-        student_temperature: T of z_s alone, if it differs (LPQLD, 2026, which extends Xiao & He, 2024).
+        student_temperature: T of z_s, if it differs from that of z_t (LPQLD, 2026, which extends Xiao & He, 2024).
     """
     loss = F.kl_div(
         F.log_softmax(student / (student_temperature or temperature), 1),
@@ -68,9 +68,9 @@ def teacher_temperature(spec: Evaluate, epoch: int) -> float:
 
 
 def soft_loss(spec: Evaluate, epoch: int, student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the loss of a student's logits [B, K] towards the teacher's [B, K] in an epoch, mean over the batch.
+    """Return the loss between a student's and the teacher's logits [B, K] in an epoch, mean over the batch.
 
-    It is the mean squared error or the distillation loss, as `evaluate.loss` says.
+    `evaluate.loss` selects the mean squared error or the distillation loss.
     """
     if spec.loss == "mse":
         return F.mse_loss(student, teacher)

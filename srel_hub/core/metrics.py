@@ -24,7 +24,7 @@ def predictions(model: nn.Module, images: Tensor, table: Tensor) -> Iterator[Ten
         table: the model's normalization (augment.normalization_table).
 
     Yields:
-        float32 [B, K], on the CPU. All batches together are the N images in order.
+        float32 [B, K], on the CPU. The batches contain the N images in order.
     """
     model.eval()
     for x in images.split(prediction_batch((images.shape[2], images.shape[3]))):
@@ -32,7 +32,7 @@ def predictions(model: nn.Module, images: Tensor, table: Tensor) -> Iterator[Ten
 
 
 def prediction_batch(size: tuple[int, int]) -> int:
-    """Return how many images of `size` (height, width) one forward pass of `predictions` takes."""
+    """Return the batch size of `predictions` for images of `size` (height, width)."""
     return max(1, min(PREDICTED_IMAGES, PREDICTED_PIXELS // (size[0] * size[1])))
 
 
@@ -55,7 +55,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, table: Tensor) ->
 
 
 def is_in_top_k(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return bool [B]: whether each label is among the k largest logits of its row, or among all if K < k."""
+    """Return bool [B], whether each label is among the k largest logits of its row; always True if K <= k."""
     return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(1)
 
 

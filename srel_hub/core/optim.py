@@ -38,7 +38,7 @@ def learning_rate(spec: Optimizer, epoch: int, epochs: int) -> float:
     Args:
         spec: lr, warmup_epochs and smoothing (eta).
         epoch: counted from 0, below `epochs`.
-        epochs: of the whole training, warm-up included.
+        epochs: number of epochs of the whole training, including the warm-up.
     """
     warmup, eta = spec.warmup_epochs, spec.smoothing
     if epoch < warmup:
@@ -64,7 +64,7 @@ def require_finite(value: Tensor, where: str, knob: str) -> float:
     """Return a scalar tensor as a number.
 
     Args:
-        value: a loss, of one element.
+        value: a loss or a sum of pixels, with one element.
         where: the stage and step, which begin the message.
         knob: the recipe's field that makes steps smaller.
 
@@ -73,20 +73,21 @@ def require_finite(value: Tensor, where: str, knob: str) -> float:
     """
     number = float(value)
     if not math.isfinite(number):
-        raise UserError(f"{where}: diverged to {number}; lower {knob}")
+        raise UserError(f"{where}: the optimization diverged: values became {number}; lower {knob}")
     return number
 
 
 def epoch_batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Return a shuffled pass over `count` indices, as int64 batches whose sizes differ by at most one.
 
-    A short last batch would unsettle BatchNorm: 898 images in batches of 64 end in one of 2, and diverge.
+    A short last batch makes BatchNorm unstable: 898 images in batches of 64 leave a last batch of 2, and the training
+        diverges.
     """
     return torch.randperm(count, generator=generator).tensor_split(batch_count(count, batch_size))
 
 
 def batch_count(count: int, batch_size: int) -> int:
-    """Return the number of batches of an epoch: ceil(count / batch_size), but no batch of one image if avoidable.
+    """Return the number of batches of an epoch: ceil(count / batch_size), or fewer to avoid batches of one image.
 
     BatchNorm has no variance over one image, so at most count // 2 batches are made.
     """

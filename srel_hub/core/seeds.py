@@ -1,6 +1,6 @@
 """Units of work: how a stage splits its work, and the random generator of each unit.
 
-This is all of determinism: a unit draws from its own generator, so its result does not depend on the other units.
+Runs are deterministic because each unit draws from its own generator, so its result does not depend on the other units.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import torch
 
 
 def blocks(count: int, size: int) -> list[range]:
-    """Split `count` indices into runs of `size`; the last may be shorter, but a run of one joins the one before.
+    """Split `count` indices into runs of `size`. The last may be shorter, but a last run of one joins the one before.
 
     A block is often a batch, and a batch of one image has no variance for BatchNorm.
     """

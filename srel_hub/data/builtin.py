@@ -32,7 +32,9 @@ def load_digits() -> tuple[tuple[str, ...], DecodedSplit, DecodedSplit]:
     try:
         from sklearn import datasets
     except ImportError:
-        raise UserError("source.builtin=digits needs scikit-learn: pip install 'srel_hub[viz]'") from None
+        raise UserError(
+            "source.builtin=digits needs scikit-learn, which is not installed; run pip install 'srel_hub[viz]'"
+        ) from None
     digits = datasets.load_digits()
     gray = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # their values are 0 to 16
     pixels = torch.from_numpy(gray)[:, None].expand(-1, 3, -1, -1).contiguous()

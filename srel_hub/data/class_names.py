@@ -21,7 +21,7 @@ class Classes:
     """The classes of a dataset, and how its label column encodes them.
 
     Attributes:
-        names: by index.
+        names: class names, by index.
         by_value: the index of every value that the label column may contain.
     """
 
@@ -32,11 +32,11 @@ class Classes:
         """Return the class index of every row, int64 [N].
 
         Args:
-            values: of the label column, row by row.
+            values: the values of the label column, row by row.
             where: the dataset and split, which begin the message.
 
         Raises:
-            UserError: if a value is missing or no class, listing the first ten such rows.
+            UserError: if a value is missing or is not a class. The message lists the first ten such rows.
         """
         indices = [self.by_value.get(value, -1) for value in values]
         unlabeled = [row for row, index in enumerate(indices) if index < 0]
@@ -58,7 +58,7 @@ class Classes:
 
 
 def classes_of_column(feature: Any) -> Classes | None:
-    """Return the classes of a ClassLabel column, or None for a column of plain values, which names none."""
+    """Return the classes of a ClassLabel column; None for a column of plain values, which has no class names."""
     if not isinstance(feature, datasets.ClassLabel):
         return None
     return Classes(tuple(feature.names), {index: index for index in range(feature.num_classes)})
@@ -96,7 +96,7 @@ def differing_indices(own: Sequence[str], other: Sequence[str]) -> list[int]:
 
 
 def make_unique(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names, with the index appended to each that occurs twice: a ClassLabel requires unique names."""
+    """Append the index to each name that occurs more than once, because a ClassLabel requires unique names."""
     count = Counter(names)
     return tuple(f"{name} ({index})" if count[name] > 1 else name for index, name in enumerate(names))
 
@@ -111,18 +111,18 @@ def describe_mismatch(own: Sequence[str], other: Sequence[str], who: str, whose:
 
     Args:
         own: class names by index.
-        other: those that they are compared with.
-        who: what `own` belongs to, such as "split test"; begins the message.
-        whose: what `other` belongs to, such as "the dataset".
+        other: class names to compare with, by index.
+        who: the owner of `own`, such as "split test", which begins the message.
+        whose: the owner of `other`, such as "the dataset".
     """
     if len(own) != len(other):
-        return f"{who} has {len(own)} classes, {whose} has {len(other)}"
+        return f"{who} has {len(own)} classes, but {whose} has {len(other)}"
     differing = differing_indices(own, other)
     if not differing:
         return None
     if sorted(map(short_name, own)) == sorted(map(short_name, other)):
-        difference = f"the same class names as {whose}, in another order"
+        difference = f"the same class names as {whose}, but in a different order"
     else:
-        difference = f"other class names than {whose} ({len(differing)} of {len(own)} differ)"
-    examples = "; ".join(f"class {i} is {own[i]!r} there, {other[i]!r} in {whose}" for i in differing[:3])
+        difference = f"class names that differ from those of {whose} ({len(differing)} of {len(own)})"
+    examples = "; ".join(f"class {i} is {own[i]!r}, but {other[i]!r} in {whose}" for i in differing[:3])
     return f"{who} has {difference}: {examples}"

@@ -22,16 +22,17 @@ Features = Mapping[str, Any]  # the type of every column
 def find_columns(spec: config.Source, features: Features, split: str) -> tuple[str, str]:
     """Return the names of the image column and of the label column of a split.
 
-    A column that the recipe names must have the right type. Otherwise the only column of the most specific type is
-    taken: `Image` before bytes, `ClassLabel` before strings and whole numbers.
+    A column that the recipe names must have the right type. If the recipe names no column, the only column of the most
+    specific type is selected: `Image` before bytes, `ClassLabel` before strings and whole numbers.
 
     Args:
         spec: the recipe's section.
-        features: of the split.
+        features: the columns of the split.
         split: its name, for messages.
 
     Raises:
-        UserError: with what is wrong with both columns, and all columns there are.
+        UserError: if a column cannot be determined. The message describes the problems of both columns and lists all
+            columns.
     """
     where = f"{spec.path}, split {split}"
     errors = ErrorCollector()
@@ -68,7 +69,7 @@ def _find_column(
             f"{where}: the column with {CONTENT[field]} is ambiguous; set source.{field} to one of "
             f"{', '.join(usable)} (columns: {columns})"
         )
-    raise UserError(f"{where}: no column with {CONTENT[field]} (columns: {columns}). {LAYOUTS}")
+    raise UserError(f"{where}: there is no column with {CONTENT[field]} (columns: {columns}). {LAYOUTS}")
 
 
 def _kind(feature: Any) -> str:
@@ -80,7 +81,7 @@ def _holds_bytes(feature: Any) -> bool:
 
 
 def _is_castable_to_image(feature: Any) -> bool:
-    """Return whether a column is, or can be cast to, images: bytes, with or without a path, and paths."""
+    """Return whether a column has images, or has bytes or paths that can be cast to images."""
     return (
         isinstance(feature, datasets.Image)
         or _holds_bytes(feature)

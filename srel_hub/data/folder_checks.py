@@ -1,4 +1,4 @@
-"""Local folders of image files: report what `datasets` would silently read differently than its owner meant."""
+"""Local folders of image files: report what `datasets` would silently read in an unintended way."""
 
 import csv
 import os
@@ -25,11 +25,11 @@ def check_folder(root: Path, files: Files, number_column: str | None) -> list[st
         number_column: the label column if its values are read as numbers, else None.
 
     Returns:
-        remarks for the user: files that are skipped.
+        remarks for the user, which name skipped files.
 
     Raises:
-        UserError: for links to folders, which are not followed; for class folders of one name in several places, which
-            become one class; for labels such as 007 in a metadata.csv, which become 7.
+        UserError: for links to folders, which are not followed; for class folders with the same name in several places,
+            which become one class; for labels such as 007 in a metadata.csv, which become 7.
     """
     problems = [
         f"{link} is a link to a folder, and `datasets` does not follow links; copy or move the folder here"
@@ -77,7 +77,7 @@ def _misread_numbers(file: Path, column: str) -> Iterator[str]:
 
 
 def _skipped_files(root: Path, used: set[Path]) -> list[str]:
-    """Return a remark if files are skipped that are neither hidden nor harmless."""
+    """Return a remark if `datasets` skips files that are neither hidden nor of a type in HARMLESS."""
     skipped = [
         file
         for file in sorted(root.rglob("*"))

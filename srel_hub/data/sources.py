@@ -28,7 +28,7 @@ class Source:
     """A dataset that has been found and checked.
 
     Attributes:
-        class_names: by index; None if they are not known without reading a split that no stage needs.
+        class_names: by index; None if the names can only be read from a split that no stage needs.
         train: the training split; None if no stage needs it or the recipe names none.
         eval: the split that students and teachers are scored on; None if the recipe names none.
         remarks: for the user to see.
@@ -57,10 +57,10 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
         train: whether to open the training split.
 
     Returns:
-        the dataset, of which no image has been decoded.
+        the dataset, before any image is decoded.
 
     Raises:
-        UserError: with all problems that were found.
+        UserError: if the dataset cannot be used. The message lists all problems.
     """
     if spec.builtin is not None:
         return Source(*load_digits())
@@ -107,7 +107,11 @@ def split_names(spec: config.Source) -> list[str]:
 def _classes_not_scored(split: TableSplit) -> list[str]:
     """Return a remark if the eval split has no image of some classes."""
     empty = empty_classes(split.labels, split.classes.names)
-    return [f"{split.where}: no image of {', '.join(first_few(empty))}; these classes are not scored"] if empty else []
+    return (
+        [f"{split.where}: there is no image of {', '.join(first_few(empty))}, so these classes are not scored"]
+        if empty
+        else []
+    )
 
 
 def _class_names_only(spec: config.Source) -> tuple[str, ...] | None:
@@ -124,7 +128,7 @@ def _open_tables(spec: config.Source, requested: Sequence[str]) -> tuple[dict[st
     """Open splits with `datasets`. Other splits are not downloaded.
 
     Returns:
-        the tables by split, and the files of every split if these are image files, else {}.
+        the tables by split, and the files by split if the dataset consists of image files, else {}.
     """
     assert spec.path is not None
     path = str(Path(spec.path).expanduser()) if spec.path.startswith("~") else spec.path
@@ -151,7 +155,7 @@ def _open_tables(spec: config.Source, requested: Sequence[str]) -> tuple[dict[st
 
 
 def _check_folder(spec: config.Source, files: dict[str, list[str]], label: str, feature: Any) -> list[str]:
-    """Return remarks on a local folder of image files; `files` is empty for other sources."""
+    """Return remarks on a local folder of image files, and none for other sources, whose `files` is empty."""
     if not files or not is_local(str(spec.path)):
         return []
     is_number = isinstance(feature, datasets.Value) and feature.dtype.startswith("int")
@@ -159,10 +163,10 @@ def _check_folder(spec: config.Source, files: dict[str, list[str]], label: str, 
 
 
 def _load_alone(spec: config.Source, path: str, builder: Any, name: str, streaming: bool) -> Any:
-    """Load one split of a dataset whose files store their class names, with the names in its own files.
+    """Load one split of a dataset whose files store class names, with the class names of that split's files.
 
-    Loaded together, all splits would get the features of the first. Another order of classes in the second would then
-    be lost silently. If the files have no class names, the dataset's card may.
+    If the splits were loaded together, all would get the features of the first one, and a different order of classes in
+    another split would be lost silently. If the files have no class names, those of the dataset's card are used.
     """
     files = builder.config.data_files
     options = {"streaming": streaming, "data_files": {name: files[name]} if len(files) > 1 else None}
@@ -179,14 +183,16 @@ def _load(spec: config.Source, path: str, **options: Any) -> Any:
 
 
 def _builder(spec: config.Source, path: str) -> Any:
-    """Return the builder of `datasets`, which knows splits and features before anything is downloaded."""
+    """Return the builder of `datasets`, which lists splits and features before any download."""
     exists = Path(path).exists()
     if is_local(path) and not exists:
         raise UserError(f"source.path={path}: there is no such folder")
     if Path(path).is_file():
         raise UserError(f"source.path={path} is a file; set it to the folder that contains the file")
     if exists and spec.revision is not None:
-        raise UserError(f"source.revision={spec.revision}: {path} is a local folder without revisions; leave it out")
+        raise UserError(
+            f"source.revision={spec.revision}: {path} is a local folder without revisions; remove source.revision"
+        )
     try:
         return datasets.load_dataset_builder(path, name=spec.config, revision=spec.revision)
     except (OSError, ValueError, RuntimeError) as error:
@@ -201,15 +207,18 @@ def _explain(spec: config.Source, error: BaseException) -> str:
         hint = f"; links to folders are not followed: {', '.join(links[:3])}" if links else ""
         return f"source.path={spec.path}: load_dataset cannot open this folder: {reason}{hint}"
     if "gated dataset" in reason:
-        return f"source.path={spec.path}: gated on the Hub; request access on the dataset's page, then {LOG_IN}"
+        return (
+            f"source.path={spec.path}: this dataset is gated on the Hub; request access on the dataset's page, then "
+            f"{LOG_IN}"
+        )
     if "doesn't exist on the Hub or cannot be accessed" in reason:
         return (
-            f"source.path={spec.path}: not a local folder, and not a dataset on the Hub that you can access; check "
-            f"the spelling; if it is private, {LOG_IN}"
+            f"source.path={spec.path}: this is not a local folder, and not a dataset on the Hub that you can access; "
+            f"check the spelling; if it is private, {LOG_IN}"
         )
     if "config" in reason.lower():
         return f"source.config={spec.config}: {' '.join(str(error).split())}"
-    return f"source.path={spec.path}: load_dataset cannot open it, from disk or from the Hub: {reason}"
+    return f"source.path={spec.path}: load_dataset cannot open this dataset, from disk or from the Hub: {reason}"
 
 
 def _missing_split(spec: config.Source, name: str, available: list[str]) -> str:
@@ -259,13 +268,14 @@ def _require_same_classes(
     """Compare the classes that the label columns of two splits name; None if they name none.
 
     Raises:
-        UserError: if they differ, or only one of them names its classes.
+        UserError: if the classes differ, or only one of the columns names its classes.
     """
     (first_name, first_classes), (other_name, other_classes) = first, other
     if (first_classes is None) != (other_classes is None):
+        named, plain = (other_name, first_name) if first_classes is None else (first_name, other_name)
         raise UserError(
-            f"{spec.path}: the column {label} is a ClassLabel in one of the splits {first_name} and {other_name}, and "
-            "has plain values in the other; store both in the same way"
+            f"{spec.path}: the column {label} is a ClassLabel in split {named}, but has plain values in split {plain}; "
+            "store both in the same way"
         )
     if first_classes is None or other_classes is None:
         return

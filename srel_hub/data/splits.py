@@ -23,7 +23,7 @@ STATISTICS_BATCH = 256  # images whose pixel values are counted at once
 
 
 class Progress(Protocol):
-    """A function that yields items and shows a progress bar meanwhile (`Run.progress`)."""
+    """A function that yields items and shows a progress bar (`Run.progress`)."""
 
     def __call__(self, items: Iterable[Any], total: int | None, title: str, unit: str) -> Iterator[Any]:
         """Yield the items, under a bar with this title that counts up to `total` units."""
@@ -60,24 +60,24 @@ class Split(Protocol):
 
     @property
     def fingerprint(self) -> str | None:
-        """Return a text that changes when the data changes, as far as that shows without reading it.
+        """Return a string that changes when the data changes, as far as this can be detected without reading the data.
 
-        None for data in memory, which needs no cache.
+        It is None for data in memory, which needs no cache.
         """
 
     def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
         """Decode images.
 
         Args:
-            frame: the size to bring them to; None keeps their own, which must be the same for all.
-            rows: int64 [M], which rows, in any order; None for all.
+            frame: the size to resize the images to; None keeps their own size, which must be the same for all.
+            rows: int64 [M], the rows to decode, in any order; None for all.
             file: where to store the pixels, which are then memory-mapped; None keeps them in memory.
 
         Returns:
             the images in the order of `rows`.
 
         Raises:
-            UserError: listing the rows that cannot be read or that differ in size.
+            UserError: if rows cannot be read or differ in size. The message lists these rows.
         """
 
 
@@ -94,12 +94,12 @@ class TableSplit:
     """A split of a `datasets` table, memory-mapped or streamed.
 
     Attributes:
-        name: of the split.
+        name: the name of the split.
         where: the dataset and split, which begin messages.
         table: `datasets.Dataset` or `datasets.IterableDataset`.
         image: name of the image column.
         label: name of the label column.
-        classes: of the label column.
+        classes: the classes of the label column.
         progress: shown while labels are read or images decoded.
     """
 
@@ -117,13 +117,13 @@ class TableSplit:
         return self.classes.indices(read_label_column(self.table, self.label, self.progress), self.where)
 
     def check(self, every_class: bool) -> None:
-        """Check what can be checked without decoding images. A streamed split is not read for it.
+        """Check the labels and the number of images without decoding images. A streamed split is not read.
 
         Args:
             every_class: whether every class must have an image.
 
         Raises:
-            UserError: listing rows without a class, or classes without an image.
+            UserError: if rows have no class, or classes have no image. The message lists them.
         """
         if isinstance(self.table, datasets.Dataset):
             if len(self.table) == 0:
@@ -141,7 +141,7 @@ class TableSplit:
 
     @property
     def fingerprint(self) -> str:
-        """Return the dataset, split, column and the fingerprint that `datasets` has for the table."""
+        """Return the dataset, the split, the column and the fingerprint that `datasets` computed for the table."""
         fingerprint = self.table._fingerprint if isinstance(self.table, datasets.Dataset) else "streamed"
         return f"{self.where}, {self.image}: {fingerprint}"
 
@@ -179,11 +179,11 @@ def require_every_class(labels: Tensor, class_names: Sequence[str]) -> None:
     """Require at least one training image of every class.
 
     Args:
-        labels: of the training split, int64 [N].
+        labels: the labels of the training split, int64 [N].
         class_names: by index.
 
     Raises:
-        UserError: listing the classes without an image.
+        UserError: if a class has no image. The message lists these classes.
     """
     empty = empty_classes(labels, class_names)
     if empty:
@@ -192,7 +192,7 @@ def require_every_class(labels: Tensor, class_names: Sequence[str]) -> None:
 
 
 def empty_classes(labels: Tensor, class_names: Sequence[str]) -> list[str]:
-    """Return the names of the classes that none of the labels, int64 [N], refers to."""
+    """Return the names of the classes that do not occur among the labels, int64 [N]."""
     counts = labels.bincount(minlength=len(class_names)).tolist()
     return [name for name, count in zip(class_names, counts, strict=True) if count == 0]
 
@@ -202,14 +202,14 @@ def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, wher
 
     Args:
         encoded: for each image the place in the result, the row in the dataset, and the undecoded value.
-        frame: the size to bring them to, or None.
+        frame: the size to resize the images to; None keeps their own size.
         where: the dataset and split, which begin messages.
 
     Yields:
         the place, and the pixels uint8 [H, W, 3].
 
     Raises:
-        UserError: at the end, listing all rows that cannot be read or differ in size.
+        UserError: at the end, if rows cannot be read or differ in size. The message lists all of these rows.
     """
     problems: list[str] = []
     shape: tuple[int, ...] | None = None
@@ -224,11 +224,11 @@ def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, wher
             _require_sides(shape, where)
         if picture.shape != shape:
             problems.append(
-                f"{where}: row {row} has {picture.shape[1]} x {picture.shape[0]} pixels, the first has {shape[1]} "
-                f"x {shape[0]}; set source.image_size to resize all images to one size"
+                f"{where}: row {row} has {picture.shape[1]} x {picture.shape[0]} pixels, but the first image has "
+                f"{shape[1]} x {shape[0]}; set source.image_size to resize all images to one size"
             )
             continue
-        if not problems:  # after a problem, go on only to find the others
+        if not problems:  # after a problem, continue only to find the others
             yield place, picture
     if problems:
         raise UserError("\n".join(first_few(problems)))
@@ -239,8 +239,8 @@ def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, wher
 def _require_sides(shape: tuple[int, ...], where: str) -> None:
     height, width = shape[:2]
     if min(height, width) < SMALLEST_SIDE or max(height, width) > LARGEST_SIDE:
-        allowed = f"each side must have {SMALLEST_SIDE} to {LARGEST_SIDE}; set source.image_size"
-        raise UserError(f"{where}: images of {width} x {height} pixels; {allowed}")
+        allowed = f"each side must have {SMALLEST_SIDE} to {LARGEST_SIDE} pixels; set source.image_size to resize them"
+        raise UserError(f"{where}: the images have {width} x {height} pixels; {allowed}")
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class DecodedSplit:
 
     @property
     def fingerprint(self) -> None:
-        """Return None: what is in memory is not cached."""
+        """Return None, because data in memory is not cached."""
         return None
 
     def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:

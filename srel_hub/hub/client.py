@@ -1,4 +1,4 @@
-"""The client of the Hugging Face Hub: timeouts, retries, error messages, accounts, and what a repository holds."""
+"""The client of the Hugging Face Hub: timeouts, retries, error messages, accounts, and the content of repositories."""
 
 import contextlib
 import functools
@@ -38,10 +38,10 @@ Result = TypeVar("Result")
 
 
 class UnavailableError(OSError):
-    """The Hub cannot be reached or cannot respond now; the same request may succeed later.
+    """The Hub cannot be reached or cannot respond at present; the same request may succeed later.
 
     Attributes:
-        retry_after: How many seconds the Hub asks to wait, 0 if it does not say.
+        retry_after: The number of seconds to wait that the Hub requests; 0 if it requests none.
     """
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
@@ -66,10 +66,11 @@ def _client_with_timeouts() -> httpx2.Client:
 
 @contextlib.contextmanager
 def timeouts() -> Iterator[None]:
-    """Give huggingface_hub's requests timeouts inside the block, and restore its HTTP client factory afterwards.
+    """Set timeouts for huggingface_hub's requests inside the `with` block, and restore its HTTP client factory.
 
-    Most of its methods take no timeout, and its default client waits forever. The factory is global, and replacing it
-    closes open connections, so this is for pushes, not for downloads: `hf_hub_download` has timeouts of its own.
+    Most methods of huggingface_hub accept no timeout, and its default client waits forever. The factory is global, and
+    replacing it closes open connections, so use this for pushes, not for downloads: `hf_hub_download` has timeouts of
+    its own.
     """
     previous = _http._GLOBAL_CLIENT_FACTORY  # there is no public way to read it
     if previous is _client_with_timeouts:
@@ -84,7 +85,7 @@ def timeouts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hide_progress_bars() -> Iterator[None]:
-    """Hide huggingface_hub's progress bars inside the block, where one bar counts all files."""
+    """Hide huggingface_hub's progress bars inside the `with` block, where one bar counts all files."""
     were_hidden = are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -101,14 +102,16 @@ def hub_errors(action: str) -> Iterator[None]:
     Raises:
         UnavailableError: If the same request may succeed later: no connection, a timeout, the statuses 408, 429 and
             500 or above.
-        UserError: If it will fail again.
+        UserError: If the same request would fail again.
     """
     try:
         yield
     except UserError:
         raise
     except OfflineModeIsEnabled:
-        raise OfflineError(f"{action}: HF_HUB_OFFLINE is set, so the Hub is not contacted") from None
+        raise OfflineError(
+            f"{action}: HF_HUB_OFFLINE is set, so the Hub is not contacted; unset it to use the Hub"
+        ) from None
     except (HfHubHTTPError, httpx2.RequestError, ConnectionError, RuntimeError, LocalEntryNotFoundError) as error:
         # Uploads wrap any error in a RuntimeError, downloads in an error that says that the file is not cached.
         response_error = next((cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
@@ -124,7 +127,7 @@ def hub_errors(action: str) -> Iterator[None]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what caused it, the outermost first."""
+    """Yield an error and the chain of its causes, the outermost first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -137,26 +140,26 @@ def _translate(action: str, error: HfHubHTTPError) -> Exception:
         pause = min(float(wait), LONGEST_WAIT) if wait.isdecimal() else 0.0
         return UnavailableError(f"{action}: the Hub responded with status {status}", pause)
     if isinstance(error, GatedRepoError):
-        return UserError(f"{action}: it is gated. Request access on its page on the Hub, then {LOGIN}")
+        return UserError(f"{action}: the repository is gated; request access on its page on the Hub, then {LOGIN}")
     messages = {
         401: f"the Hub rejected your token ({reason}); {LOGIN}",
-        403: f"your token does not allow this ({reason})",
+        403: f"your token does not allow this ({reason}); use a token that does",
         404: f"not found on the Hub, or you may not read it ({reason})",
-        412: "it was changed by someone else in the meantime; look at it, then run the same command again",
+        412: "someone else changed the repository in the meantime; check the change, then run the same command again",
     }
     return UserError(f"{action}: {messages.get(status, f'the Hub responded with status {status}: {reason}')}")
 
 
 def retried(work: Callable[[], Result], say: Callable[[str], None], waits: Sequence[float] = WAITS) -> Result:
-    """Do work that may be done twice, and repeat it after a pause while the Hub is unavailable.
+    """Call a function that is safe to repeat, and call it again after a pause while the Hub is unavailable.
 
     Args:
-        work: What to do; its result is returned.
+        work: The function to call; its result is returned.
         say: Prints a message before each pause.
         waits: The pauses in seconds; the Hub may ask for longer ones.
 
     Raises:
-        UnavailableError: If the last try fails too, or the network is not to be used.
+        UnavailableError: If the last try fails too, or HF_HUB_OFFLINE is set.
     """
     for wait in waits:
         try:
@@ -185,14 +188,17 @@ class Account:
     orgs: Mapping[str, str]
 
     def refusal(self, namespace: str) -> str | None:
-        """Return why this account may not write to a namespace; None if it may, as far as the Hub says."""
+        """Return why this account may not write to a namespace; None if the Hub reports no reason."""
         if self.role == "read":
             return f"the token of {self.name} has the role read; create one with the role write, then {LOGIN}"
         if namespace != self.name and namespace not in self.orgs:
             own = ", ".join([self.name, *self.orgs])
             return f"{self.name} is not a member of {namespace}; namespaces to choose from: {own}"
         if namespace != self.name and self.orgs[namespace] not in WRITING_ROLES:
-            return f"{self.name} may only read in {namespace} (role {self.orgs[namespace]}); ask its owners for write"
+            return (
+                f"{self.name} may only read in {namespace} (role {self.orgs[namespace]}); ask its owners for the role "
+                "write"
+            )
         return None
 
 
@@ -214,7 +220,7 @@ def account() -> Account | None:
 
 @dataclass(frozen=True)
 class Blob:
-    """A file on the Hub: its size in bytes and its digest, sha256 of a large file, git's sha1 of a small one."""
+    """A file on the Hub: its size in bytes and its digest (sha256 for a large file, git's sha1 for a small one)."""
 
     size: int
     digest: str
@@ -222,7 +228,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class State:
-    """What a repository holds at one commit.
+    """The content of a repository at one commit.
 
     Attributes:
         sha: The commit; empty if there is none yet.
@@ -238,10 +244,10 @@ class State:
 
 
 def look(repo_id: str, kind: Kind, revision: str | None = None) -> State | None:
-    """Return what a repository holds; None if there is no such repository or revision that we may read.
+    """Return the content of a repository; None if the repository or revision does not exist or may not be read.
 
     Raises:
-        UserError, UnavailableError: As `hub_errors`.
+        UserError, UnavailableError: See `hub_errors`.
     """
     with hub_errors(f"{kind} {repo_id}"):
         try:
@@ -272,8 +278,8 @@ class LocalFile:
     """A local file with the two digests that the Hub may use for it.
 
     Attributes:
-        sha256: What the Hub has of a large file.
-        git: git's sha1 of the blob, what the Hub has of a small file.
+        sha256: The digest that the Hub has for a large file.
+        git: git's sha1 of the blob, which the Hub has for a small file.
     """
 
     path: Path

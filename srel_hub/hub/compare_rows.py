@@ -21,11 +21,11 @@ def difference(repo_id: str, commit: str, folder: str) -> str | None:
     """Return the first difference in splits, features, labels or image bytes; None if there is none."""
     remote, local = datasets.load_dataset(repo_id, revision=commit), datasets.load_dataset(folder)
     if list(remote) != list(local):
-        return f"splits {', '.join(remote)} instead of {', '.join(local)}"
+        return f"the splits are {', '.join(remote)} instead of {', '.join(local)}"
     for split in local:
         count = len(local[split])
         if remote[split].features != local[split].features or len(remote[split]) != count:
-            return f"split {split}: {len(remote[split])} rows of {remote[split].features} instead of {count}"
+            return f"split {split} has {len(remote[split])} rows of {remote[split].features} instead of {count}"
         undecoded = (side[split].cast_column("image", datasets.Image(decode=False)) for side in (local, remote))
         for index, (expected, row) in enumerate(zip(*undecoded, strict=True)):
             if expected["label"] != row["label"] or expected["image"]["bytes"] != row["image"]["bytes"]:

@@ -1,4 +1,4 @@
-"""What can be checked before a push: license, token, role, and the repositories that it would go to."""
+"""The checks before a push: license, token, role and the target repositories."""
 
 from huggingface_hub import constants
 
@@ -10,7 +10,7 @@ from srel_hub.hub.push_plan import Part, Plan
 
 @timeouts()
 def require_permission(spec: Publish, license: str) -> list[str]:
-    """Check what can be checked before there is anything to push: license, token, role and repositories.
+    """Check the license, the token, its role and the repositories, before the stages run.
 
     Args:
         spec: The recipe's section `publish`; without a repository there is nothing to check.
@@ -20,7 +20,7 @@ def require_permission(spec: Publish, license: str) -> list[str]:
         Notes for the user.
 
     Raises:
-        UserError: With all problems together.
+        UserError: If the push is not allowed. The message lists all problems.
         UnavailableError: If the Hub cannot be reached.
     """
     if spec.repo_id is None or spec.teacher is None:
@@ -46,15 +46,15 @@ def require_permission(spec: Publish, license: str) -> list[str]:
 
 
 def require_license(spec: Publish, license: str) -> None:
-    """Reject a public push of a source whose license is unknown.
+    """Reject a public push if the license of the source is unknown.
 
     Raises:
-        UserError: With the fields to set.
+        UserError: If the push is public and the license is unknown. The message names the fields to set.
     """
     if not spec.private and license == "unknown":
         raise UserError(
-            "publish.private=false: source.license is unknown, and a public dataset needs one; set source.license "
-            "(and source.terms) to the source's, or publish.private=true"
+            "publish.private=false: source.license is unknown, and a public dataset needs a license; set "
+            "source.license (and source.terms) to those of the source, or set publish.private=true"
         )
 
 
@@ -69,6 +69,6 @@ def _require_repository(spec: Publish, repo_id: str, kind: Kind, field: str, own
     if repo is not None and spec.pinned is not None and look(repo_id, kind, spec.pinned) is not None:
         return [
             f"note: {kind} {repo_id} already has the tag {spec.pinned}; a tag never moves, so the push will fail "
-            "unless the content is the same. For a new version set publish.tag to a new one"
+            "unless the content is the same. For a new version set publish.tag to a new name"
         ]
     return []

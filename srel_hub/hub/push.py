@@ -1,7 +1,7 @@
-"""Push a folder to a repository of the Hub in one commit, after a look at what the repository holds.
+"""Push a folder to a repository of the Hub in one commit, after reading the content of the repository.
 
-A push is safe to repeat: a file that the repository has is not sent, a state that it has is not committed, and a tag
-never moves. Large files are uploaded first, then one commit makes all files visible, then the tag is set.
+A push is safe to repeat: files that the repository already has are not sent, an unchanged state is not committed, and a
+tag never moves. Large files are uploaded first, then one commit makes all files visible, then the tag is set.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,10 +24,11 @@ Say = Callable[[str], None]
 @timeouts()
 @hide_progress_bars()
 def push(first: Plan, description: str, say: Say, progress: Progress) -> str:
-    """Make the repository hold the files of the plan, and retry while the Hub is unavailable.
+    """Push the files of the plan to the repository, and retry while the Hub is unavailable.
 
     Args:
-        first: The plan as it was shown to the user; what others changed since then is not overwritten.
+        first: The plan as it was shown to the user. If others changed the repository since then, nothing is
+            overwritten.
         description: The commit message below its title.
         say: Prints a message before a retry.
         progress: Shows a progress bar.
@@ -36,7 +37,7 @@ def push(first: Plan, description: str, say: Say, progress: Progress) -> str:
         The commit.
 
     Raises:
-        UserError: With the plan's faults, or the Hub's reason for a refusal.
+        UserError: If the plan has faults or the Hub refuses the push. The message lists the reasons.
         UnavailableError: If the Hub stays unavailable; the same call resumes the push.
     """
     return retried(partial(_push, first, description, progress), say)
@@ -65,18 +66,22 @@ def _push(first: Plan, description: str, progress: Progress) -> str:
         tagged = look(part.repo_id, part.kind, spec.pinned)
         if tagged is None or tagged.sha != sha:
             raise UserError(
-                f"tag {spec.pinned} of {part}: someone else set it in the meantime; set publish.tag to another"
+                f"tag {spec.pinned} of {part}: someone else set this tag in the meantime; set publish.tag to another "
+                "name"
             )
     return sha
 
 
 def _commit(now: Plan, target: State, first: Plan, description: str, progress: Progress) -> str:
-    """Make one commit on top of the state that the user saw."""
+    """Make one commit on top of the state that was shown to the user."""
     part, spec = now.part, now.spec
     seen = first.target or first.repo  # a new branch starts at the head of main
     is_changed = target.sha != seen.sha if seen is not None else not all(map(NEUTRAL.match, target.files))
     if is_changed:
-        raise UserError(f"{part}: it was changed by someone else in the meantime; look at it, then run this again")
+        raise UserError(
+            f"{part}: someone else changed the repository in the meantime; check the change, then run the same "
+            "command again"
+        )
     where: dict[str, Any] = {"repo_id": part.repo_id, "repo_type": part.kind, "create_pr": spec.create_pr}
     where["revision"] = spec.revision
     additions = [CommitOperationAdd(name, part.files[name].path) for name in now.sent]
@@ -100,7 +105,7 @@ def collect(spec: Publish, parts: Iterable[Part]) -> None:
     """Add repositories to the recipe's collection; a title creates one if needed, a slug names an existing one.
 
     Raises:
-        UserError, UnavailableError: As `hub_errors`.
+        UserError, UnavailableError: See `hub_errors`.
     """
     if spec.collection is None:
         return

@@ -1,4 +1,4 @@
-"""What a push would do: the files of a folder, compared with what the repository holds now."""
+"""The plan of a push: the files of a folder, compared with the present content of the repository."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,13 +51,13 @@ class Part:
         return "publish.repo_id" if self.kind == "dataset" else "publish.teacher_repo_id"
 
     def is_at(self, state: State | None) -> bool:
-        """Return whether a repository's state is what a push would make: all of these files, no stale ones."""
+        """Return whether a repository already has the state after a push: all of these files and no stale ones."""
         if state is None:
             return False
         return all(file.equals(state.files.get(name)) for name, file in self.files.items()) and not self.stale(state)
 
     def stale(self, state: State) -> list[str]:
-        """Return the files that an earlier push left and this one does not have, by name."""
+        """Return the files of an earlier push that this push does not contain, by name."""
         return sorted(name for name in state.files if OWN_FILES[self.kind].match(name) and name not in self.files)
 
 
@@ -77,15 +77,15 @@ def part_of(repo_id: str, kind: Kind, folder: Path, progress: Progress) -> Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a push would do to a repository.
+    """The changes that a push would make to a repository.
 
     Attributes:
         part: The files to push.
         spec: The recipe's section `publish`.
-        repo: The repository's main branch now; None if the repository does not exist.
+        repo: The present state of the repository's main branch; None if the repository does not exist.
         target: The branch to push to; None if it does not exist.
         tagged: The commit of the tag; None if it does not exist.
-        done: The commit that holds all files already, if there is one.
+        done: The commit that already has all files; None if there is no such commit.
     """
 
     part: Part
@@ -108,21 +108,24 @@ class Plan:
         files = [] if self.target is None else [name for name in self.target.files if not NEUTRAL.match(name)]
         if self.target is not None and files and CARD_TAG not in self.target.tags:
             problems.append(
-                f"{self.part} already exists and holds files that are not srel_hub's ({', '.join(files[:3])}); they "
-                f"will not be overwritten; set {self.part.field} to another name"
+                f"{self.part} already exists and holds files that are not srel_hub's ({', '.join(files[:3])}); these "
+                f"files will not be overwritten; set {self.part.field} to another name"
             )
         if self.tagged is not None and self.done is None:
             problems.append(
                 f"publish.tag={self.spec.tag}: {self.part} has this tag with other content, and a tag never moves; "
-                "set publish.tag to a new one for a new version"
+                "set publish.tag to a new name for a new version"
             )
         if self.repo is None and self.spec.create_pr:
-            problems.append(f"publish.create_pr=true: {self.part} does not exist, or you may not read it")
+            problems.append(
+                f"publish.create_pr=true: {self.part} does not exist, or you may not read it; set "
+                "publish.create_pr=false"
+            )
         return problems
 
     @property
     def sent(self) -> list[str]:
-        """The files to send, by name."""
+        """Names of the files that the push sends."""
         if self.done:
             return []
         present: Mapping[str, Blob] = self.target.files if self.target else {}
@@ -130,7 +133,7 @@ class Plan:
 
     @property
     def removed(self) -> list[str]:
-        """The files to remove, by name."""
+        """Names of the files that the push deletes from the repository."""
         return [] if self.done or self.target is None else self.part.stale(self.target)
 
     def lines(self) -> Iterator[str]:
@@ -150,7 +153,7 @@ class Plan:
         for name in self.removed:
             yield f"{'':>12}  {name}  (will be removed)"
         if self.done:
-            yield f"  everything is already there, as commit {self.done[:7]}: nothing to do"
+            yield f"  the repository already has all files, at commit {self.done[:7]}: there is nothing to do"
         else:
             size = sum(self.part.files[name].size for name in sent)
             yield f"  to send: {len(sent)} of {len(self.part.files)} files, {format_bytes(size)}"
@@ -162,7 +165,7 @@ def _visibility(private: bool) -> str:
 
 @timeouts()
 def plan(part: Part, spec: Publish) -> Plan:
-    """Look at the repository and return what a push would do; change nothing.
+    """Read the repository and return the plan of a push, without changing anything.
 
     Raises:
         UserError: If the repository cannot be read.

@@ -1,7 +1,7 @@
-"""Read back what was pushed, by commit and with an empty cache, and compare it with the local files.
+"""Read back the pushed repositories, by commit and with an empty cache, and compare them with the local files.
 
-The Hub's clients compare sizes only, and a cache would return the local files. So nothing is reported as published
-before it was read back.
+The Hub's clients compare sizes only, and a cache would return the local files. Therefore a push is reported as
+published only after it was read back.
 """
 
 import os
@@ -27,6 +27,7 @@ from srel_hub.storage.condensed_table import decode_image, read_parquet
 from srel_hub.teachers import classifier as classifiers
 
 
+RETRY = "Do not use this commit; publish again with a new publish.tag"
 SAMPLE = 16  # images whose logits are compared
 CACHE_VARIABLES = (
     "HF_HUB_CACHE",
@@ -43,15 +44,15 @@ def read_back(
     """Compare every file's size and sha256, the rows of `load_dataset`, and the teacher's logits on a few images.
 
     Args:
-        dataset: What was pushed to the dataset's repository.
-        teacher: What was pushed to the teacher's repository.
-        commits: The commit of each.
-        folder: The run's folder, with the local `dataset` and `teacher_repo`; the empty cache is made in it.
+        dataset: The files that were pushed to the dataset's repository.
+        teacher: The files that were pushed to the teacher's repository.
+        commits: The commit of each push.
+        folder: The run directory, with the local `dataset` and `teacher_repo`. The empty cache is created in it.
         say: Prints a message before a retry.
         progress: Shows a progress bar.
 
     Raises:
-        UserError: With the first difference.
+        UserError: If anything differs. The message describes the first difference.
         UnavailableError: If the Hub stays unavailable.
     """
     for leftover in folder.glob(".read-back-*"):  # of a process that was killed
@@ -72,8 +73,7 @@ def _compare_file(part: Part, name: str, commit: str, home: Path) -> None:
     if (remote.size, remote.sha256) != (local.size, local.sha256):
         raise UserError(
             f"{part}: {name} was read back as {remote.size} bytes with the sha256 {remote.sha256}, but {local.size} "
-            f"bytes with {local.sha256} were sent. Do not use commit {commit}; run the same command again, with a new "
-            "publish.tag"
+            f"bytes with {local.sha256} were sent at commit {commit}. {RETRY}"
         )
     if name.startswith("soft_labels/epoch-"):  # most of the bytes, and no later comparison needs them
         path.resolve().unlink()
@@ -87,10 +87,13 @@ def _compare_rows(dataset: Part, commit: str, folder: Path, home: Path) -> None:
     command = [sys.executable, "-m", "srel_hub.hub.compare_rows", dataset.repo_id, commit, str(folder.resolve())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode == DIFFERENT:
-        raise UserError(f"{dataset} at {commit}: load_dataset returns other rows: {done.stdout.strip()}")
+        raise UserError(
+            f"{dataset} at {commit}: load_dataset returns rows that differ from those sent: {done.stdout.strip()}. "
+            f"{RETRY}"
+        )
     if done.returncode != 0:
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
-        raise UnavailableError(f"load_dataset of {dataset} at {commit}: {reason}")
+        raise UnavailableError(f"load_dataset cannot read {dataset} at {commit}: {reason}")
 
 
 @torch.no_grad()
@@ -104,4 +107,4 @@ def _compare_logits(teacher: Part, commit: str, folder: Path, home: Path) -> Non
     pixels = torch.stack([decode_image(png) for (png, _), _ in zip(rows, range(SAMPLE), strict=False)])
     x = normalize(pixels, local.table(torch.device("cpu")))
     if not torch.equal(local.model(x).logits, remote.eval()(x).logits):
-        raise UserError(f"{teacher} at {commit}: its logits differ from those of the teacher that was sent")
+        raise UserError(f"{teacher} at {commit}: the logits differ from those of the teacher that was sent. {RETRY}")

@@ -49,7 +49,7 @@ class Folder:
         return sorted(file.relative_to(self.path).as_posix() for file in files)
 
     def blob(self, name: str) -> Blob | None:
-        """Return the size of a file, and no digest, because a local file can be read; None if it is missing."""
+        """Return the size of a file without a digest, because the file itself can be read; None if it is missing."""
         file = self.path / name
         return Blob(file.stat().st_size, "") if file.is_file() else None
 
@@ -57,10 +57,12 @@ class Folder:
         """Return the local path of a file.
 
         Raises:
-            UserError: If it is missing.
+            UserError: If the file is missing.
         """
         if not (self.path / name).is_file():
-            raise UserError(f"{self.path / name} is missing; {self.path} is not complete")
+            raise UserError(
+                f"{self.path / name} is missing, so {self.path} is not complete; copy or download the folder again"
+            )
         return self.path / name
 
 
@@ -74,7 +76,7 @@ class Repository:
         commit: The commit.
         files: The Hub's list of files; None if the Hub could not be reached and only the cache is used.
         snapshot: The folder of this commit in the cache.
-        checked: The files whose digest was compared.
+        checked: The files whose digests were already compared.
     """
 
     repo_id: str
@@ -88,7 +90,7 @@ class Repository:
         return f"{self.repo_id} at {self.commit[:7]}"
 
     def names(self) -> list[str]:
-        """Return every file, by its path in the repository; without the Hub, those in the cache."""
+        """Return the names of all files in the repository; if the Hub cannot be reached, only the cached files."""
         return Folder(self.snapshot).names() if self.files is None else sorted(self.files)
 
     def blob(self, name: str) -> Blob | None:
@@ -99,7 +101,7 @@ class Repository:
         """Download a file if needed, compare its digest on first use, and return its local path.
 
         Raises:
-            UserError: If it is missing, or damaged after a second download.
+            UserError: If the file is missing, or still damaged after a second download.
             UnavailableError: If the Hub cannot be reached.
         """
         path = self._download(name)
@@ -126,13 +128,15 @@ class Repository:
             except LocalEntryNotFoundError as error:
                 raise UnavailableError(f"{self}: {name} is not in the cache, and the Hub cannot be reached") from error
             except EntryNotFoundError:
-                raise UserError(f"{self}: {name} is missing; the repository is not complete") from None
+                raise UserError(
+                    f"{self}: {name} is missing, so the repository is not complete; choose another revision"
+                ) from None
 
     def _is_whole(self, name: str, path: Path) -> bool:
         """Return whether a file has the Hub's digest; huggingface_hub compares sizes only.
 
-        Without the Hub, the digest is the name of the file in the cache that the snapshot links to. Where there are no
-        symbolic links, as for most users of Windows, that name is unknown, and so is the digest.
+        Without the Hub, the digest is the name of the file in the cache that the snapshot links to. Without symbolic
+        links, as on most Windows machines, that name and therefore the digest are unknown.
         """
         blob = None if self.files is None else self.files.get(name)
         expected = blob.digest if blob else path.resolve().name
@@ -179,7 +183,7 @@ def open_store(path: str | Path, kind: Kind, revision: str | None = None, probe:
 
     Raises:
         UserError: If there is no such folder, repository or revision, or it may not be read.
-        UnavailableError: If the Hub cannot be reached and the cache does not have it.
+        UnavailableError: If the Hub cannot be reached and the cache does not contain the repository.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -190,7 +194,7 @@ def open_store(path: str | Path, kind: Kind, revision: str | None = None, probe:
 
 
 def open_repository(repo_id: str, kind: Kind, revision: str | None, probe: str) -> Repository:
-    """Open a repository of the Hub, even if a local folder has its name; otherwise as `open_store`."""
+    """Open a repository of the Hub like `open_store`, even if a local folder has the same name."""
     if repo_id.startswith(("/", ".", "~")) or repo_id.count("/") > 1:
         raise UserError(f"{repo_id}: there is no such folder; a {kind} on the Hub is named namespace/name")
     try:
@@ -208,7 +212,7 @@ def open_repository(repo_id: str, kind: Kind, revision: str | None, probe: str) 
     if state is None:
         raise UserError(_not_found(repo_id, kind, revision))
     if probe in state.files and state.files[probe].size > LARGEST_TEXT:
-        raise UserError(f"{repo_id}: {probe} has {state.files[probe].size} bytes, more than {LARGEST_TEXT}")
+        raise UserError(f"{repo_id}: {probe} has {state.files[probe].size} bytes; at most {LARGEST_TEXT} are allowed")
     with hub_errors(f"{kind} {repo_id}"):
         try:
             # By revision, not by commit, so that the cache records the commit of the revision.
@@ -238,8 +242,8 @@ def _not_found(repo_id: str, kind: Kind, revision: str | None) -> str:
     if look(repo_id, other) is not None:
         return f"{repo_id} is a {other} on the Hub, not a {kind}"
     return (
-        f"{repo_id}: no local folder, and no {kind} on the Hub that you may read; check the spelling; if it is "
-        f"private, {LOGIN}"
+        f"{repo_id}: there is no local folder of this name, and no {kind} on the Hub that you may read; check the "
+        f"spelling; if it is private, {LOGIN}"
     )
 
 
@@ -251,14 +255,14 @@ def _tags(repo_id: str, kind: Kind) -> str:
 def front_matter(store: Store) -> object:
     """Return the YAML metadata at the head of a repository's README.md.
 
-    The file may come from anyone, so its size is limited, and that of its values with all aliases expanded.
+    The file may come from anyone, so its size and the number of its values, with all aliases expanded, are limited.
 
     Raises:
-        UserError: If there is no metadata, or it is too large or not plain YAML.
+        UserError: If the metadata is missing, too large or not plain YAML.
     """
     blob = store.blob("README.md")
     if blob is not None and blob.size > LARGEST_CARD:
-        raise UserError(f"{store}: README.md has {blob.size} bytes, more than {LARGEST_CARD}: not a card of srel_hub")
+        raise UserError(f"{store}: README.md has {blob.size} bytes, but a card of srel_hub has at most {LARGEST_CARD}")
     text = store.fetch("README.md").read_text(encoding="utf-8", errors="replace")
     metadata = re.match(r"---\r?\n(.*?)\r?\n---(\r?\n|$)", text, re.DOTALL)
     if metadata is None:
@@ -266,16 +270,16 @@ def front_matter(store: Store) -> object:
     try:
         root = yaml.compose(metadata[1], Loader=yaml.SafeLoader)
         if _nodes(root, {}) > MOST_YAML_NODES:
-            raise UserError(f"{store}: README.md: its metadata expands to more than {MOST_YAML_NODES} values")
+            raise UserError(f"{store}: the metadata of README.md expands to more than {MOST_YAML_NODES} values")
         return yaml.safe_load(metadata[1])
     except UserError:
         raise
     except Exception as error:  # hostile YAML makes its parser raise almost anything
-        raise UserError(f"{store}: README.md: its metadata is not plain YAML ({type(error).__name__})") from None
+        raise UserError(f"{store}: the metadata of README.md is not plain YAML ({type(error).__name__})") from None
 
 
 def _nodes(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Count the nodes below a YAML node with all aliases expanded; `known` has the counts of shared nodes."""
+    """Count the nodes below a YAML node with all aliases expanded; `known` stores the counts of shared nodes."""
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:

@@ -1,4 +1,4 @@
-"""The checks of a verification: each takes the dataset and returns what it checked, or raises a UserError."""
+"""The checks of a verification: each takes the dataset, and returns a description or raises a UserError."""
 
 import datasets
 import torch
@@ -27,7 +27,7 @@ class Subject:
     Args:
         store: Its folder or repository.
         manifest: Its manifest.
-        fast: Whether to skip what downloads labels.
+        fast: Whether to skip the checks that download labels.
     """
 
     def __init__(self, store: Store, manifest: Manifest, fast: bool) -> None:
@@ -37,7 +37,7 @@ class Subject:
 
 
 def check_files(subject: Subject) -> str:
-    """Check that every file of the manifest has its size, and its sha256 if that needs no download of labels."""
+    """Check the size of every file in the manifest, and its sha256 unless that would mean downloading labels."""
     expected = {file.name: (file.bytes, file.sha256) for file in subject.manifest.others}
     expected |= {f"soft_labels/{file.name}": (file.bytes, file.sha256) for file in subject.manifest.files}
     problems = []
@@ -46,9 +46,9 @@ def check_files(subject: Subject) -> str:
         if blob is None:
             problems.append(f"{name} is missing")
         elif blob.size != size:
-            problems.append(f"{name} has {blob.size} bytes, the manifest says {size}")
+            problems.append(f"{name} has {blob.size} bytes, but the manifest says {size}")
         elif (blob.digest if len(blob.digest) == 64 else _digest(subject, name, digest)) != digest:
-            problems.append(f"{name} is another file: its sha256 differs from the manifest's")
+            problems.append(f"the sha256 of {name} differs from the manifest's")
     listed = {*expected, *KNOWN_FILES}
     unlisted = [name for name in subject.store.names() if name not in listed]
     # load_dataset reads any file in data/, so one that the manifest does not list would add images.
@@ -63,7 +63,7 @@ def check_files(subject: Subject) -> str:
 
 
 def _digest(subject: Subject, name: str, expected: str) -> str:
-    """Return the sha256 of a file. A label file on the Hub is not downloaded for it; its digest is checked on use."""
+    """Return the sha256 of a file. A label file on the Hub is not downloaded; its digest is checked on first use."""
     is_costly = isinstance(subject.store, Repository) and name.startswith("soft_labels/")
     return expected if is_costly else sha256(subject.store.fetch(name))
 
@@ -72,37 +72,37 @@ def check_card(subject: Subject) -> str:
     """Check that the card's metadata makes `load_dataset` load these images and no others."""
     metadata = front_matter(subject.store)
     if not isinstance(metadata, dict):
-        raise UserError("README.md: its metadata is not a mapping")
+        raise UserError("the metadata of README.md is not a mapping")
     configs = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
     if metadata.get("configs") != configs:
-        raise UserError(f"README.md: configs is {str(metadata.get('configs'))[:200]}, must be {configs}")
+        raise UserError(f"README.md: configs is {str(metadata.get('configs'))[:200]}; it must be {configs}")
     info = metadata.get("dataset_info")
     splits = info.get("splits") if isinstance(info, dict) else None
     counts = [(split.get("name"), split.get("num_examples")) for split in splits or [] if isinstance(split, dict)]
     if counts != [("train", subject.manifest.num_images)]:
         raise UserError(
-            f"README.md: dataset_info counts {counts}, the manifest has {subject.manifest.num_images} images"
+            f"README.md: dataset_info counts {counts}, but the manifest has {subject.manifest.num_images} images"
         )
     features = datasets.Features._from_yaml_list(info.get("features") or []) if isinstance(info, dict) else None
     if features != table_features(subject.manifest.class_names):
         raise UserError(
-            f"README.md: dataset_info has the features {str(features)[:200]}, must be an image and its class"
+            f"README.md: dataset_info has the features {str(features)[:200]}; it must have an image and its class"
         )
     return f"license {str(metadata.get('license'))[:100]}, {subject.manifest.num_images} examples"
 
 
 def check_images(subject: Subject) -> str:
-    """Check that rows, sizes and classes are the manifest's, and the pixels those that were labeled."""
+    """Check that rows, sizes and classes match the manifest, and that the pixels are those that were labeled."""
     labels, pixels = subject.condensed.labels, subject.condensed.pixels
     if image_table_sha256(pixels, labels) != subject.manifest.image_table_sha256:
-        raise UserError("an image or its class is not the one that was labeled (sha256 of the image table differs)")
+        raise UserError("the images or classes are not those that were labeled (the sha256 of the image table differs)")
     height, width = subject.manifest.image_size
     shards = len(data_files(subject.store, subject.manifest))
     return f"{len(labels)} of {width} x {height} pixels in {shards} file{'s' if shards > 1 else ''}, as labeled"
 
 
 def check_class_names(subject: Subject) -> str:
-    """Check that dataset, manifest and teacher name the same classes in the same order."""
+    """Check that the dataset, the manifest and the teacher have the same class names in the same order."""
     subject.condensed.require_rows()
     names = subject.condensed.classifier.class_names
     require_class_names("the teacher", names, subject.manifest)
@@ -116,7 +116,7 @@ def check_soft_labels(subject: Subject) -> str | None:
     subject.condensed.require_rows()
     epochs, N = subject.manifest.epochs, subject.manifest.num_images
     if epochs == 0:
-        return "none stored: the teacher labels during training"
+        return "none are stored: the teacher computes labels during training"
     step = max(1, LOGITS_PER_STEP // subject.manifest.num_classes)
     for epoch in tqdm(range(epochs), "soft labels", unit="epoch", dynamic_ncols=True, leave=False):
         subject.labels.views(epoch)
@@ -127,11 +127,11 @@ def check_soft_labels(subject: Subject) -> str | None:
             if not logits.isfinite().all():
                 row = int(rows[(~logits.isfinite().all(1)).nonzero()[0, 0]])
                 raise UserError(f"epoch {epoch}: the logits of image {row} are not finite")
-    return "every file as the manifest says; crops, partners and order in range; all logits finite"
+    return "every file matches the manifest; crops, partners and order are in range; all logits are finite"
 
 
 def check_teacher(subject: Subject) -> str:
-    """Check that the teacher has the manifest's sha256, and its image processor the manifest's settings."""
+    """Check that the teacher's sha256 and the settings of its image processor match the manifest."""
     classifier, manifest = subject.condensed.classifier, subject.manifest
     for name, expected, value in (
         ("mean", manifest.mean, classifier.mean),
@@ -139,7 +139,9 @@ def check_teacher(subject: Subject) -> str:
         ("image size", manifest.image_size, classifier.size),
     ):
         if tuple(expected) != tuple(value):
-            raise UserError(f"{name} is {list(value)} in its image processor, {list(expected)} in the manifest")
+            raise UserError(
+                f"{name} is {list(value)} in the teacher's image processor, but {list(expected)} in the manifest"
+            )
     parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
     members = len(subject.condensed.classifiers) - 1  # whose digests were compared as they were loaded
     committee = f", and a committee of {members} more" if members else ""
@@ -147,7 +149,7 @@ def check_teacher(subject: Subject) -> str:
 
 
 def check_accuracy(subject: Subject) -> str:
-    """Check that the teacher's accuracy on the stored images is the manifest's, and better than chance."""
+    """Check that the teacher's accuracy on the stored images matches the manifest and is better than chance."""
     classifier, condensed, device = subject.condensed.classifier, subject.condensed, fastest_device()
     predicted = []
     for logits in predictions(classifier.model.to(device), condensed.pixels, classifier.table(device)):
@@ -158,14 +160,16 @@ def check_accuracy(subject: Subject) -> str:
     claimed, chance = subject.manifest.teacher.accuracy, 1 / subject.manifest.num_classes
     if accuracy < claimed - ACCURACY_MARGIN:
         raise UserError(
-            f"the teacher's accuracy on the stored images is {accuracy:.1%}, the manifest says {claimed:.1%}"
+            f"the teacher's accuracy on the stored images is {accuracy:.1%}, but the manifest says {claimed:.1%}"
         )
     least = chance + BETTER_THAN_CHANCE * (1 - chance)
     if accuracy <= least:
-        raise UserError(f"the teacher's accuracy on the stored images is {accuracy:.1%}; must be more than {least:.1%}")
+        raise UserError(
+            f"the teacher's accuracy on the stored images is {accuracy:.1%}; it must be more than {least:.1%}"
+        )
     return f"the teacher's accuracy on the stored images is {accuracy:.1%} (manifest: {claimed:.1%})"
 
 
 def fastest_device() -> torch.device:
-    """Return the GPU if there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Condensed datasets as torch sees them: images, labels replayed epoch by epoch, and the teacher.
+"""Condensed datasets for torch: images, labels replayed epoch by epoch, and the teacher.
 
     condensed = load_condensed("org/srel-in1k-ipc50", epochs=300, revision="v1.0")
     for epoch in condensed:                        # a torch Dataset per epoch; the next one downloads meanwhile
@@ -46,7 +46,7 @@ class Condensed:
     """A condensed dataset, opened by `load_condensed`. Iterating over it yields its training epochs.
 
     Attributes:
-        manifest: What soft_labels/manifest.json says about the images and the labels.
+        manifest: The content of soft_labels/manifest.json, which describes the images and the labels.
         epochs: How many epochs to train. If fewer are stored, they are used repeatedly.
 
     Examples:
@@ -74,12 +74,12 @@ class Condensed:
         return [self._store.fetch(name) for name in data_files(self._store, self.manifest)]
 
     def require_rows(self) -> None:
-        """Compare the parquet files' columns, class names and number of rows with the manifest; read no row.
+        """Check that columns, class names and number of rows match the manifest, without reading rows.
 
-        `load_condensed` has done this.
+        `load_condensed` already runs this check.
 
         Raises:
-            UserError: With the first difference.
+            UserError: If anything differs. The message describes the first difference.
 
         Examples:
             >>> from srel_hub import load_condensed
@@ -100,17 +100,17 @@ class Condensed:
         if rows != manifest.num_images or any(len(n) != manifest.num_classes for n in names):
             raise UserError(
                 f"{self._store}: the labels are for {manifest.num_images} images of {manifest.num_classes} classes, "
-                f"but the dataset has {rows} images of {len(names[0])} classes; it is not the one that was labeled"
+                f"but the dataset has {rows} images of {len(names[0])} classes; it is not the dataset that was labeled"
             )
         for file_names in names:
             require_class_names(f"{self._store}, the dataset", file_names, manifest)
 
     @cached_property
     def images(self) -> datasets.DatasetDict:
-        """The images and their classes as `datasets.load_dataset` returns them, with the split `train`.
+        """The images and their classes, as returned by `datasets.load_dataset`, with the split `train`.
 
         Raises:
-            UserError: If they are not those that were labeled.
+            UserError: If the images are not those that were labeled.
 
         Examples:
             >>> from srel_hub import load_condensed
@@ -124,7 +124,7 @@ class Condensed:
 
     @cached_property
     def _decoded(self) -> tuple[Tensor, Tensor]:
-        """Pixels and labels, read from the files: `datasets` caches by file name and date, so it may be outdated."""
+        """Pixels and labels, read from the files, because the cache of `datasets` may be outdated."""
         self.require_rows()
         labels = torch.empty(self.manifest.num_images, dtype=torch.int64)
         try:
@@ -134,12 +134,12 @@ class Condensed:
         return pixels, labels
 
     def _pictures(self, labels: Tensor) -> Iterator[Picture]:
-        """Yield every row's number and picture, and write its class into `labels`."""
+        """Yield the number and the picture of every row, and write the row's class into `labels`."""
         rows = (row for file in self._parquet for row in read_parquet(file))
         for index, (content, row_label) in enumerate(rows):
             where = f"{self._store}: image {index}"
             if row_label is None or not 0 <= row_label < self.manifest.num_classes:
-                raise UserError(f"{where}: its class is {row_label}; must be in [0, {self.manifest.num_classes})")
+                raise UserError(f"{where}: its class is {row_label}; it must be in [0, {self.manifest.num_classes})")
             labels[index] = row_label
             yield index, decode_untrusted(content, self.manifest.image_size, where).permute(1, 2, 0).numpy()
 
@@ -150,7 +150,7 @@ class Condensed:
         They are mapped from a temporary file if they would take more than a quarter of the machine's memory.
 
         Raises:
-            UserError: If an image has another size or file format than the manifest says.
+            UserError: If the size or file format of an image differs from the manifest.
 
         Examples:
             >>> from srel_hub import load_condensed
@@ -164,7 +164,7 @@ class Condensed:
         """The class of every image, int64 [N]; read on first use.
 
         Raises:
-            UserError: As `pixels`, and for a row without a class.
+            UserError: See `pixels`; also if an image has no class.
 
         Examples:
             >>> from srel_hub import load_condensed
@@ -179,7 +179,7 @@ class Condensed:
         It is a transformers model: it maps pixel values float32 [B, 3, H, W] to an output with `logits` [B, K].
 
         Raises:
-            UserError: If the teacher is missing, or its files are not those that the manifest names.
+            UserError: If the teacher is missing, or its files differ from the manifest.
 
         Examples:
             >>> import torch
@@ -214,13 +214,13 @@ class Condensed:
             file, expected = store.fetch(f"{folder}{name}"), digests.get(name)
             if expected is not None and sha256(file) != expected:
                 raise UserError(
-                    f"{store}: not the teacher that labeled this dataset (the sha256 of {folder}{name} differs)"
+                    f"{store}: this is not the teacher that labeled this dataset (the sha256 of {folder}{name} differs)"
                 )
         return load(place, CPU)
 
     @cached_property
     def labeller(self) -> Labeller:
-        """The function that computes labels: views uint8 [B, 3, H, W] to logits float32 [B, K], on the CPU."""
+        """The function that computes logits float32 [B, K] from views uint8 [B, 3, H, W], on the CPU."""
         return make_labeller(self.classifiers, FLOAT32, CPU, self.manifest.group_size)
 
     def __len__(self) -> int:
@@ -232,7 +232,7 @@ class Condensed:
 
         Raises:
             IndexError: If there is no such epoch.
-            UserError: If a label file is not what the manifest says.
+            UserError: If a label file differs from the manifest.
 
         Examples:
             >>> from srel_hub import load_condensed
@@ -241,7 +241,7 @@ class Condensed:
             (300, 50)
         """
         if not 0 <= epoch < self.epochs:
-            raise IndexError(f"epoch {epoch} of {self.epochs}")
+            raise IndexError(f"epoch {epoch} is out of range: there are {self.epochs} epochs")
         manifest = self.manifest
         if manifest.epochs == 0:
             return sampled_epoch(self.pixels, self.labeller, manifest.augment, manifest.seed, epoch)
@@ -272,11 +272,11 @@ class Condensed:
 
 
 def require_class_names(owner: str, names: Sequence[str], manifest: Manifest) -> None:
-    """Compare class names and their order with the manifest's.
+    """Check that class names and their order match the manifest.
 
     Raises:
-        UserError: With the first class that differs; `owner` says whose names they are.
+        UserError: If a name differs. The message describes the first difference and names the `owner` of the names.
     """
     for index, (name, expected) in enumerate(itertools.zip_longest(names, manifest.class_names)):
         if name != expected:
-            raise UserError(f"class {index} is {name!r} in {owner}, {expected!r} in the manifest")
+            raise UserError(f"class {index} is {name!r} in {owner}, but {expected!r} in the manifest")

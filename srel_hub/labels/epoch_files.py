@@ -29,12 +29,12 @@ VIEW_TENSORS = ("boxes", "flips", "partners", "mix_boxes", "mix_weights")  # the
 
 
 def epoch_parts(num_images: int, encoding: Encoding, mix: str, file_bytes: int = FILE_BYTES) -> list[range]:
-    """Return the rows of each file of an epoch, so that no file is larger than `file_bytes`."""
+    """Split the rows of an epoch into files, so that no file is larger than `file_bytes`."""
     return blocks(num_images, max(2, (file_bytes - HEADER_BYTES) // row_bytes(encoding, mix)))
 
 
 def row_bytes(encoding: Encoding, mix: str) -> int:
-    """Return the bytes of one image's labels and view in one epoch."""
+    """Return the number of bytes that one image's labels and view take in one epoch."""
     return sum(itemsize(code) * math.prod(shape) for code, shape in epoch_layout(1, encoding, mix).values())
 
 
@@ -51,7 +51,8 @@ def epoch_file_bytes(epoch: int, rows: range, encoding: Encoding, mix: str) -> i
 def epoch_metadata(epoch: int, rows: range) -> dict[str, str]:
     """Return the metadata of a label file.
 
-    It is one key with sorted JSON, because the order of several metadata keys in a safetensors file is random.
+    The metadata is one key with sorted JSON, because the order of several metadata keys in a safetensors file is
+    random.
     """
     return {"srel": canonical({"format": FORMAT, "version": VERSION, "epoch": epoch, "rows": [rows.start, rows.stop]})}
 
@@ -86,7 +87,7 @@ def write_epoch_file(
     """Create one file of an epoch with its views and order, and yield a function that writes logits into it.
 
     The function takes images int64 [B] and their logits float32 [B, K]. It may be called with the images in any order
-    until every row of the file is written, and ignores images of other rows.
+    until every row of the file is written, and ignores images that are not in `rows`.
 
     Args:
         path: The file to create.
@@ -97,8 +98,8 @@ def write_epoch_file(
         encoding: How the logits are stored.
 
     Raises:
-        UserError: If a logit is NaN, infinite or too large for float16; it names the image.
-        ValueError: If rows were not written when the block ends.
+        UserError: If a logit is NaN, infinite or too large for float16. The message names the image.
+        ValueError: If rows are missing when the `with` block ends.
     """
     mix = "none" if views.partners is None else "cutmix" if views.mix_boxes is not None else "mixup"
     with create_safetensors(path, epoch_layout(len(rows), encoding, mix), epoch_metadata(epoch, rows)) as put:

@@ -23,19 +23,20 @@ class Epoch(Dataset[dict[str, Tensor]]):
     """One training epoch: every image in its view of this epoch, with the teacher's logits on that view.
 
     Items are `{"pixel_values": float32 [3, H, W], "logits": float32 [K]}`. Logits are stored before the softmax, so
-    that a student chooses its own temperature. Use an epoch with any `DataLoader`: a label belongs to the view of its
-    image, so batch size, order and number of workers are free.
+    that each student can use its own temperature. Use an epoch with any `DataLoader`: a label belongs to the view of
+    its image, so any batch size, order and number of workers can be used.
 
     Args:
         images: uint8 [N, 3, H, W].
         views: The crop, flip and mix of each image.
         table: The normalization, float32 [3, 256].
-        logits: Returns float32 [B, K] for indices int64 [B] and their rendered views uint8 [B, 3, H, W].
-        groups: The images that were labeled together with BatchNorm statistics of their own; None if each image was
-            labeled alone.
+        logits: A function that returns logits float32 [B, K] for indices int64 [B] and their rendered views uint8 [B,
+            3, H, W].
+        groups: Groups of images whose labels were computed with the group's BatchNorm statistics; None if labels do not
+            depend on other images.
 
     Attributes:
-        groups: The same. `DataLoader(epoch, batch_sampler=epoch.groups)` trains on the groups.
+        groups: The argument `groups`. `DataLoader(epoch, batch_sampler=epoch.groups)` trains on the groups.
 
     Examples:
         >>> from torch.utils.data import DataLoader
@@ -64,7 +65,7 @@ class Epoch(Dataset[dict[str, Tensor]]):
         return len(self.images)
 
     def render(self, indices: Tensor) -> Tensor:
-        """Return the views of the images `indices`, int64 [B], as uint8 [B, 3, H, W].
+        """Render the images at `indices` (int64 [B]) in this epoch's views. Returns uint8 [B, 3, H, W].
 
         Examples:
             >>> import torch
@@ -76,7 +77,7 @@ class Epoch(Dataset[dict[str, Tensor]]):
         return render(self.images, self.views, indices)
 
     def pixel_values(self, indices: Tensor) -> Tensor:
-        """Return the same views normalized, float32 [B, 3, H, W], on the device of `table`.
+        """Render the images at `indices` (int64 [B]) and normalize them. Returns float32 [B, 3, H, W].
 
         Examples:
             >>> import torch
@@ -114,7 +115,7 @@ class Epoch(Dataset[dict[str, Tensor]]):
             IndexError: If the index is not in [-N, N).
         """
         if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+            raise IndexError(f"image {index} is out of range: there are {len(self)} images")
         return self.__getitems__([index % len(self)])[0]
 
 
@@ -148,7 +149,7 @@ def stored_epoch(images: Tensor, table: Tensor, labels: SoftLabels, epoch: int) 
     """Return the stored epoch `epoch` on `images`, uint8 [N, 3, H, W], normalized by `table`, float32 [3, 256].
 
     Raises:
-        UserError: If its label files are not what the manifest says.
+        UserError: If a label file of the epoch differs from the manifest.
     """
     size = labels.manifest.group_size
     groups = None if size is None else [group.tolist() for group in groups_of(labels.order(epoch), size)]
@@ -175,7 +176,7 @@ def _computed_logits(labeller: Labeller, _: Tensor, views: Tensor) -> Tensor:
 
 
 class EpochLogits:
-    """A labeller's logits on a whole epoch, computed when the first is used.
+    """A labeller's logits on a whole epoch, computed on first use.
 
     A labeller with batch statistics needs whole groups, which a batch of a student may not contain.
     """

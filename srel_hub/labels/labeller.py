@@ -1,8 +1,8 @@
 """Labellers: one network, or the mean of several, in eval mode or with BatchNorm statistics of groups of images.
 
 In eval mode a label depends on its image alone. With batch statistics (FKD with a teacher in train mode, as SRe2L++
-and FADRM use it) it depends on the images that share its pass. Here those are groups: consecutive runs of an epoch's
-order.
+and FADRM use it) it depends on the images in the same forward pass. Here these images form groups, which are
+consecutive runs of an epoch's order.
 """
 
 import copy
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # importing it imports transformers and accelerate, which a r
 
 @dataclass(frozen=True)
 class Labeller:
-    """A function from views to logits. It can be pickled for another process.
+    """A function from views to logits, which can be pickled for another process.
 
     Attributes:
         members: Each network with the normalization of its images, float32 [3, 256], on the network's device.
@@ -50,12 +50,12 @@ class Labeller:
 def make_labeller(
     classifiers: Sequence["Classifier"], engine: Engine, device: torch.device, group_size: int | None
 ) -> Labeller:
-    """Return the labeller that averages these classifiers, the first of which is the teacher.
+    """Return the labeller that averages the logits of `classifiers`, the teacher first.
 
     Args:
         classifiers: The networks; they are moved to the device.
-        engine: The precision that they compute in.
-        device: Where they compute.
+        engine: The precision in which the networks compute.
+        device: The device on which the networks compute.
         group_size: How many images share BatchNorm statistics; None for eval mode.
     """
     models = [c.model if group_size is None else by_groups(c.model, group_size) for c in classifiers]
@@ -64,9 +64,9 @@ def make_labeller(
 
 
 class GroupBatchNorm(nn.Module):
-    """BatchNorm with the statistics of each run of `size` images of a batch, as in training, without updating any.
+    """BatchNorm that normalizes each group of `size` consecutive images with the group's own statistics.
 
-    A batch whose length is not a multiple of `size` is one group.
+    The running statistics stay unchanged. A batch whose length is not a multiple of `size` is one group.
     """
 
     def __init__(self, layer: Any, size: int) -> None:
@@ -107,8 +107,8 @@ def groups_of(order: Tensor, size: int) -> list[Tensor]:
 def passes(order: Tensor, rows: range, group_size: int | None, batch_size: int) -> list[Tensor]:
     """Return the images, int64 [B], of each forward pass that labels these rows of an epoch.
 
-    With groups, a pass holds as many whole groups as fit `batch_size`, at least one. Groups that contain a row are
-    complete, so images of other rows can occur.
+    With groups, a pass holds as many whole groups as fit into `batch_size`, at least one. A group is always complete,
+    so it may also contain images of rows that were not requested.
     """
     if group_size is None:
         return [torch.arange(rows.start + b.start, rows.start + b.stop) for b in blocks(len(rows), batch_size)]

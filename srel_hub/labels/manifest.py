@@ -1,7 +1,7 @@
 """The manifest of a condensed dataset: soft_labels/manifest.json, its fields, and how it is read and checked.
 
-A manifest may come from anyone. `read_manifest` returns only one whose names stay inside the repository and whose
-numbers agree with each other.
+A manifest may come from anyone. `read_manifest` rejects a manifest with names outside the repository or with numbers
+that contradict each other.
 """
 
 import json
@@ -86,7 +86,7 @@ class OtherFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What soft_labels/manifest.json says about a condensed dataset.
+    """The content of soft_labels/manifest.json, which describes a condensed dataset.
 
     Attributes:
         num_images: N, the rows of the split `train`.
@@ -101,13 +101,14 @@ class Manifest:
             eval mode.
         mean, std: The normalization, per RGB channel.
         class_names: The K names, by class index.
-        teacher: The network that labeled.
+        teacher: The network that computed the labels.
         precision: The floating-point type that the labels were computed in.
         device, torch: The device and the version of torch that computed them.
         image_table_sha256: The digest of all pixels and classes (`condensed_table.image_table_sha256`).
         files: The label files.
-        others: All files of the repository but the labels, README.md and the manifest; empty before it is assembled.
-        top_k, top_values: For the encoding 'topk': how many logits of a row are stored, and as what.
+        others: All files of the repository except the labels, README.md and the manifest; empty before the repository
+            is assembled.
+        top_k, top_values: For the encoding 'topk': how many logits of a row are stored, and their data type.
         pool: How a training of more epochs than are stored uses them: 'cycle' or 'draw' (`pool_epoch`).
         committee: Further networks whose logits were averaged with the teacher's.
         kl_error: Mean KL(softmax(z / T) || softmax(z' / T)) of the teacher's logits z and the stored z', by T.
@@ -147,7 +148,7 @@ class Manifest:
 
     @property
     def losses(self) -> list[tuple[int, float]]:
-        """The encoding's KL error by rising temperature; empty if it was not measured."""
+        """The KL error of the encoding, by increasing temperature; empty if it was not measured."""
         return sorted((int(T), value) for T, value in (self.kl_error or {}).items())
 
     def pool_epoch(self, epoch: int) -> int:
@@ -175,11 +176,11 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
     Raises:
-        UserError: For another format, an unsupported version or encoding, a field of the wrong type, or fields that
-            contradict each other. It lists up to 10 problems.
+        UserError: For an unknown format, an unsupported version or encoding, a field of the wrong type, or fields that
+            contradict each other. The message lists up to 10 problems.
     """
     if path.stat().st_size > LARGEST_TEXT:
-        raise UserError(f"{path}: {path.stat().st_size} bytes; a manifest has at most {LARGEST_TEXT}")
+        raise UserError(f"{path}: the file has {path.stat().st_size} bytes; a manifest has at most {LARGEST_TEXT}")
     try:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -205,7 +206,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _require_valid_entries(mapping: Mapping[str, Any], path: Path) -> None:
-    """Check the long lists entry by entry, up to the first problem: a million problems would not fit into memory."""
+    """Check long lists entry by entry and stop at the first problem: a million problems would not fit into memory."""
     for key, kind in (("files", LabelFile), ("others", OtherFile), ("committee", Member), ("class_names", str)):
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         entries = mapping.get(key, [])
@@ -220,7 +221,7 @@ def _require_valid_entries(mapping: Mapping[str, Any], path: Path) -> None:
 
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
-    """Yield what cannot be true in a manifest, one line each."""
+    """Yield one line for each field of a manifest that contradicts another or is out of range."""
     N, K = manifest.num_images, manifest.num_classes
     # First what the other checks allocate memory by.
     if not 1 <= N <= LARGEST_COUNT or not 1 <= K <= LARGEST_COUNT or not 0 <= manifest.epochs <= LARGEST_COUNT:
@@ -308,7 +309,7 @@ def _wrong_files(manifest: Manifest) -> Iterator[str]:
 
 
 def _covers(parts: Sequence[tuple[int, int]], count: int) -> bool:
-    """Return whether ranges [start, stop), in order, hold every row of [0, count) exactly once."""
+    """Return whether the ranges [start, stop), taken in order, cover every row of [0, count) exactly once."""
     expected = 0
     for start, stop in parts:
         if start != expected:

@@ -18,6 +18,9 @@ from srel_hub.labels.manifest import LabelFile, Manifest
 from srel_hub.storage.files import sha256
 
 
+REPAIR = "delete it and download it again, or run relabel again"
+
+
 class SoftLabels:
     """Stored labels, read by epoch and by row.
 
@@ -25,9 +28,9 @@ class SoftLabels:
     ranges are checked.
 
     Args:
-        manifest: What is stored.
-        fetch: Returns the local path of a file of the folder `soft_labels` by its name. It may be called from another
-            thread.
+        manifest: The description of the labels.
+        fetch: A function that returns the local path of a file in the folder `soft_labels`, by its name. It may be
+            called from another thread.
     """
 
     def __init__(self, manifest: Manifest, fetch: Callable[[str], Path]) -> None:
@@ -42,7 +45,7 @@ class SoftLabels:
         """Download and check the files of an epoch.
 
         Raises:
-            UserError: If a file is not what the manifest says.
+            UserError: If a file differs from the manifest.
         """
         for file in self._files(epoch):
             self._path(file)
@@ -51,7 +54,7 @@ class SoftLabels:
         """Return the crop, flip and mix of every image in this epoch.
 
         Raises:
-            UserError: If a file is not what the manifest says, or a value is out of range; it names the image.
+            UserError: If a file differs from the manifest, or a value is out of range. The message names the image.
         """
         parts = [self._read_views(file) for file in self._files(epoch)]
         names = parts[0].keys() & set(VIEW_TENSORS)
@@ -63,26 +66,26 @@ class SoftLabels:
         """Return the visiting order of the epoch, int64 [N], a permutation of the images.
 
         Raises:
-            UserError: If a file is not what the manifest says, or the order is not a permutation.
+            UserError: If a file differs from the manifest, or the order is not a permutation.
         """
         order = torch.cat([self._read_views(file)["order"] for file in self._files(epoch)]).long()
         if not torch.equal(order.sort().values, torch.arange(len(order))):
-            raise UserError(f"epoch {epoch}: its order is not a permutation of the images")
+            raise UserError(f"epoch {epoch}: the stored order is not a permutation of the images; run relabel again")
         return order
 
     def logits(self, epoch: int, indices: Tensor) -> Tensor:
         """Return the teacher's logits, float32 [B, K], on the views of the images `indices`, int64 [B].
 
         Raises:
-            UserError: If a file is not what the manifest says, or stored class indices are not classes.
+            UserError: If a file differs from the manifest, or stored class indices are not classes.
         """
         return decode(self.stored(epoch, indices), self.manifest.coding)
 
     def stored(self, epoch: int, indices: Tensor) -> dict[str, Tensor]:
-        """Return the tensors that encode those logits, by name, with one row per image.
+        """Return the tensors that encode the logits of the images `indices`, int64 [B], by name; a row per image.
 
         Raises:
-            UserError: As `logits`.
+            UserError: See `logits`.
         """
         encoding, tensors = self.manifest.coding, dict[str, Tensor]()
         for file in self._files(epoch):
@@ -94,7 +97,10 @@ class SoftLabels:
                         rows = opened.get_tensor(name)[indices[inside] - start]
                         tensors.setdefault(name, rows.new_empty(len(indices), *rows.shape[1:]))[inside] = rows
         if not has_true_indices(tensors, encoding):
-            raise UserError(f"epoch {epoch}: indices of labels must be classes, increasing in each row")
+            raise UserError(
+                f"epoch {epoch}: the stored class indices of an image must be classes, in increasing order; run "
+                "relabel again"
+            )
         return tensors
 
     def _files(self, epoch: int) -> Sequence[LabelFile]:
@@ -121,18 +127,20 @@ def _require_file(path: Path, file: LabelFile, manifest: Manifest) -> None:
     """Reject a label file that differs from the manifest in size, sha256 or tensors."""
     size = path.stat().st_size
     if size != file.bytes:
-        raise UserError(f"{path}: {size} bytes, but the manifest says {file.bytes}; the file is damaged")
+        raise UserError(
+            f"{path}: the file has {size} bytes, but the manifest says {file.bytes}; it is damaged; {REPAIR}"
+        )
     if sha256(path) != file.sha256:
-        raise UserError(f"{path}: its sha256 differs from the manifest's; the file was changed")
+        raise UserError(f"{path}: its sha256 differs from the manifest's; the file was changed; {REPAIR}")
     expected = epoch_layout(file.rows[1] - file.rows[0], manifest.coding, manifest.augment.mix)
     try:
         with safe_open(path, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             tensors = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except SafetensorError as error:
-        raise UserError(f"{path}: not a safetensors file: {error}") from None
+        raise UserError(f"{path}: this is not a safetensors file: {error}") from None
     if tensors != expected:
-        raise UserError(f"{path}: holds {_describe(tensors)}; must hold {_describe(expected)}")
+        raise UserError(f"{path}: the file has the tensors {_describe(tensors)}; it must have {_describe(expected)}")
 
 
 def _describe(layout: Layout) -> str:
@@ -153,11 +161,11 @@ def _require_ranges(views: Views, manifest: Manifest, where: str) -> None:
     for name, valid in checks.items():
         if not valid.all():
             row = int((~valid).nonzero()[0, 0])
-            raise UserError(f"{where}: {name} of image {row} is {getattr(views, name)[row].tolist()}: out of range")
+            raise UserError(f"{where}: {name} of image {row} is {getattr(views, name)[row].tolist()}, out of range")
 
 
 def _are_boxes_inside(boxes: Tensor, low: tuple[int, int], high: tuple[int, int]) -> Tensor:
-    """Return bool [N]: which boxes (top, left, height, width) have at least one pixel and lie in [low, high)."""
+    """Return bool [N], whether each box (top, left, height, width) has a pixel and is inside [low, high)."""
     top, left, height, width = boxes.long().unbind(1)  # int64, since int16 sums overflow
     inside = (top >= low[0]) & (left >= low[1]) & (top + height <= high[0]) & (left + width <= high[1])
     return inside & (height >= 1) & (width >= 1)

@@ -19,13 +19,13 @@ FLOAT16_STEP = 2.0**-10  # relative: two roundings to float16, each by at most 2
 def replay(subject: Subject) -> str | None:
     """Check that the teacher's logits on a sample of replayed views are the stored labels.
 
-    The sample is random, so that nobody can prepare a dataset for it.
+    The sample is random, so that a dataset cannot be prepared for it.
     """
     epochs = subject.manifest.epochs
     if subject.fast:
         return None
     if epochs == 0:
-        return "no stored labels to compare with"
+        return "there are no stored labels to compare with"
     subject.condensed.require_rows()
     draw = torch.Generator()
     draw.seed()
@@ -87,7 +87,7 @@ def _require_close(subject: Subject, computed: Tensor, rows: Tensor, epoch: int)
         worst = float((stored - expected)[row].abs().max())
         raise UserError(
             f"epoch {epoch}, image {int(rows[row])}: the stored logits differ from the teacher's by up to {worst:.3g} "
-            f"({int(wrong.sum())} of {len(rows)} sampled rows; labels were computed in {subject.manifest.precision})"
+            f"({int(wrong.sum())} of {len(rows)} sampled images; labels were computed in {subject.manifest.precision})"
         )
 
 
@@ -100,7 +100,7 @@ def _float32_tolerance(expected: Tensor, group_size: int | None) -> Tensor:
 
 
 def _wrong_in_low_precision(stored: Tensor, expected: Tensor, allowed: Tensor) -> Tensor:
-    """Return bool [B]: rows with an L2 error above `allowed` [B], or another predicted class.
+    """Return bool [B], whether a row has an L2 error above `allowed` [B], or a different predicted class.
 
     The class may differ if the two largest logits are closer to each other than that error.
     """

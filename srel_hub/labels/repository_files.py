@@ -1,4 +1,4 @@
-"""Where the files of a condensed dataset are: its images, its labels, its teacher, and what is still to download."""
+"""The places of a condensed dataset's files: images, labels, teacher, and the files that are still to be downloaded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +18,17 @@ def open_dataset(path: str | Path, revision: str | None) -> Store:
     """
     store = open_store(path, "dataset", revision or None, MANIFEST)
     if isinstance(store, Folder) and (store.path / "dataset" / "data").is_dir():
-        raise UserError(f"{path} is a run; the dataset in it is {store.path / 'dataset'}")
+        raise UserError(f"{path} is a run; the dataset in it is {store.path / 'dataset'}; pass that path instead")
     return store
 
 
 def data_files(store: Store, manifest: Manifest) -> list[str]:
     """Return the parquet files of the split `train`, in order, by their paths in the repository.
 
-    The list is the manifest's. A cache may lack files of it, and a folder may hold others.
+    The list comes from the manifest, because a cache may lack files and a folder may have further ones.
 
     Raises:
-        UserError: If there are none, or one of several is missing.
+        UserError: If the manifest lists no parquet file, or not all of them.
     """
     names = sorted(
         other.name

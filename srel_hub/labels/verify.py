@@ -1,4 +1,4 @@
-"""Verify a condensed dataset: is this folder or Hub repository what its manifest and card say?
+"""Verify that a condensed dataset, in a folder or on the Hub, matches its manifest and card.
 
     srel-hub verify org/srel-in1k-ipc50 --revision v1.0
     srel-hub verify runs/quickstart/dataset --fast
@@ -29,7 +29,7 @@ class Check:
     Attributes:
         name: The name of the check, such as 'files' or 'replay'.
         passed: Whether it passed; None if it was skipped.
-        message: What was checked, or why it failed.
+        message: The facts that were checked, or the reason for the failure.
     """
 
     name: str
@@ -77,10 +77,11 @@ class Verification:
 
 
 def verify_dataset(path: str | Path, revision: str | None = None, *, fast: bool = False) -> Verification:
-    """Check whether a condensed dataset is what its manifest and card say.
+    """Check whether a condensed dataset matches its manifest and card.
 
-    The checks compare sizes and sha256 of all files, image sizes, pixels, class names, label ranges, the teacher's
-    accuracy on the images, and a random sample of stored labels with the teacher's logits on the same views.
+    The checks compare the sizes and sha256 of all files, image sizes, pixels, class names, label ranges and the
+    teacher's accuracy on the images with the manifest. They also compare a random sample of the stored labels with the
+    teacher's logits on the same views.
 
     Args:
         path: A dataset on the Hub, `namespace/name`, or a folder such as `runs/quickstart/dataset`.
@@ -106,10 +107,10 @@ def verify_dataset(path: str | Path, revision: str | None = None, *, fast: bool 
 
 
 def verify(path: str | Path, revision: str | None = None, fast: bool = False) -> Iterator[Check]:
-    """Yield the result of one check after another; only the first if the manifest cannot be read.
+    """Yield the result of each check; only the first result if the manifest cannot be read.
 
     Raises:
-        UserError, UnavailableError: As `verify_dataset`.
+        UserError, UnavailableError: See `verify_dataset`.
     """
     store = open_dataset(path, revision)
     try:

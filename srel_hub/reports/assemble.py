@@ -1,4 +1,4 @@
-"""Assemble the two repositories of a run, byte for byte as the Hub gets them: `dataset/` and `teacher_repo/`."""
+"""Assemble the two repositories of a run, byte for byte as they are pushed: `dataset/` and `teacher_repo/`."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def assemble(run_folder: Path, recipe: Recipe, target: Path) -> tuple[Path, Path
     Args:
         run_folder: The run directory.
         recipe: Its recipe.
-        target: Gets `dataset/` and `teacher_repo/`.
+        target: The folder in which `dataset/` and `teacher_repo/` are created.
 
     Returns:
         The dataset's folder and the teacher's folder.
@@ -41,7 +41,9 @@ def assemble(run_folder: Path, recipe: Recipe, target: Path) -> tuple[Path, Path
     parts = (*recipe.label_folders, "images", "soft_labels", "evaluate")
     missing = [name for name in parts if not (run_folder / name).is_dir()]
     if missing:
-        raise UserError(f"{run_folder}: {', '.join(missing)} missing; run condense on it first")
+        raise UserError(
+            f"{run_folder}: the run has no {', '.join(missing)}; run `srel-hub condense {run_folder}` first"
+        )
     teacher_repo, dataset = target / "teacher_repo", target / "dataset"
     with atomic_write(teacher_repo) as tree:
         assemble_teacher(run_folder, recipe, tree)
@@ -51,13 +53,13 @@ def assemble(run_folder: Path, recipe: Recipe, target: Path) -> tuple[Path, Path
 
 
 def ensure_assembled(run: Run) -> tuple[Path, Path]:
-    """Assemble both repositories in the run directory, unless those of the present results exist.
+    """Assemble both repositories in the run directory, unless they already exist for the current results.
 
     Returns:
         The dataset's folder and the teacher's folder.
 
     Raises:
-        UserError: As `assemble`.
+        UserError: See `assemble`.
     """
     folders = run.path("dataset"), run.path("teacher_repo")
     unit = assembly_of(run)
@@ -75,7 +77,7 @@ def ensure_assembled(run: Run) -> tuple[Path, Path]:
 
 
 def assembly_of(run: Run) -> str:
-    """Return the name of the unit of work that assembles the present results with this recipe and version."""
+    """Return the name of the unit of work that assembles the current results with this recipe and version."""
     recipe = as_dict(replace(run.recipe, run=RunSettings()))  # how a run computes is not on the cards
     results = [run.marks.digests("relabel", "manifest"), read_json(run.path("evaluate", "summary.json"))]
     results.append(run.marks.digests("pictures", drawing_of(run)))
@@ -83,7 +85,7 @@ def assembly_of(run: Run) -> str:
 
 
 def assemble_teacher(run_folder: Path, recipe: Recipe, tree: Path) -> None:
-    """Write the complete repository of the labeling teacher to the folder `tree`, with the run's other teachers."""
+    """Write the complete teacher repository to the folder `tree`: the labeling teacher and the run's other teachers."""
     _link_tree(run_folder / recipe.label_folder, tree)
     if recipe.relabel.teacher is not None:
         _link_tree(run_folder / "teacher", tree / "recover")

@@ -57,7 +57,7 @@ class ClassRow:
         index: The label.
         name: The name of the class.
         real: Real training images of the class; None if the training split was not opened.
-        random: How many of them a random real subset takes; None as `real`.
+        random: Images of the class in a random real subset; None if `real` is None.
         condensed: Condensed images of the class.
     """
 
@@ -71,7 +71,7 @@ class ClassRow:
 def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
     """Return the card of the dataset repository that is assembled in the folder `tree`.
 
-    The sizes on the card are those of the files in `tree`; all else comes from the run directory.
+    The sizes on the card are those of the files in `tree`. All other facts come from the run directory.
     """
     facts = card_facts(run_folder, recipe)
     sizes = {
@@ -127,7 +127,7 @@ def teacher_card(run_folder: Path, recipe: Recipe) -> str:
 
 
 def _render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
-    """Return YAML front matter and a rendered body; a missing fact raises an error, not an empty string."""
+    """Return YAML front matter and a rendered body. A missing fact raises an error instead of rendering as ''."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CARDS),
         undefined=jinja2.StrictUndefined,
@@ -147,7 +147,7 @@ def _render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
 
 
 def card_facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """Return what both templates may use, by the name that they use; read from the files of the run."""
+    """Read the facts for both templates from the files of the run, and return them by their name in the templates."""
     manifest = read_manifest(run_folder / "soft_labels" / "manifest.json")
     squeezed, *matched = (_teacher_facts(run_folder / folder) for folder in recipe.recover_folders)
     teacher, *committee = (_teacher_facts(run_folder / folder) for folder in recipe.label_folders)
@@ -178,7 +178,7 @@ def card_facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def _teacher_facts(folder: Path) -> dict[str, Any]:
-    """Return what squeeze measured for a teacher."""
+    """Return the metrics that squeeze measured for a teacher."""
     return read_json(folder / "metrics.json")  # type: ignore[no-any-return]
 
 
@@ -191,7 +191,7 @@ def class_table(manifest: Manifest, recipe: Recipe, real: Sequence[int] | None) 
     """Return one row per class, in the order of the labels.
 
     Args:
-        manifest: The manifest of the soft labels, which has the names.
+        manifest: The manifest of the soft labels, which has the class names.
         recipe: The recipe of the run.
         real: Real training images per class; None if the training split was not opened.
     """
@@ -226,7 +226,7 @@ def stage_flops(
     Args:
         recipe: The recipe of the run.
         manifest: The manifest of the soft labels.
-        matched: Metrics of the teachers that the images are recovered from, the squeezed one first.
+        matched: Metrics of the teachers that the images are recovered from, squeeze's teacher first.
         labelers: Metrics of the teachers that label the images.
     """
     count, squeezed, spec = manifest.num_images, matched[0], recipe.recover
@@ -243,7 +243,7 @@ def stage_flops(
 
 
 def dataset_info(data: Path) -> datasets.DatasetInfo:
-    """Return what `load_dataset` reads from the parquet files in `data`: features, split sizes and bytes."""
+    """Return the `dataset_info` of the parquet files in `data`: features, split sizes and bytes."""
     # In a temporary cache, so that no second copy of the images stays in the user's.
     with tempfile.TemporaryDirectory() as cache, hide_progress_bars():
         files = sorted(str(file) for file in data.glob("*.parquet"))
@@ -261,7 +261,7 @@ def dataset_info(data: Path) -> datasets.DatasetInfo:
 
 
 def _hub_ids(*names: str | None) -> list[str]:
-    """Return those of the names that are repositories on the Hub, not local folders."""
+    """Return the names that are repositories on the Hub, without local folders."""
     return [name for name in names if name is not None and _is_hub_id(name)]
 
 
@@ -277,10 +277,10 @@ def _cell(text: str) -> str:
 
 
 def _bibtex(text: str) -> str:
-    """Remove the characters with a meaning in BibTeX."""
+    """Remove the characters that have a meaning in BibTeX."""
     return re.sub(r"([\\{}$&%#_^~])", "", text)
 
 
 def _amount(value: float) -> str:
-    """Format a count: '24,202', or '1.45e+15' for what is too large to read in digits."""
+    """Format a count: '24,202', or '1.45e+15' if it has too many digits to read."""
     return f"{value:,.0f}" if value < 1e6 else f"{value:.2e}"

@@ -2,8 +2,8 @@
 
     srel-hub compare runs/one runs/two org/srel-three --csv results.csv --plot results.png
 
-A protocol is everything that decides how a student is trained and scored, whatever its name. Results of different
-protocols never share a column or a panel, because the protocol changes accuracy more than most methods do.
+A protocol is the set of all settings that affect how a student is trained and scored, whatever its name. Results of
+different protocols never share a column or a panel, because the protocol changes accuracy more than most methods do.
 """
 
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ class Result:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is read of one compared dataset."""
+    """The facts that are read from one compared dataset."""
 
     path: str
     recipe: Recipe
@@ -75,10 +75,10 @@ def results(paths: Sequence[str]) -> list[Result]:
     """Return every result of the given runs, dataset folders and Hub datasets.
 
     Raises:
-        UserError: If a path is given twice, is none of these, or has no results.
+        UserError: If a path occurs twice, is not a run or dataset, or has no results.
     """
     if len(set(paths)) != len(paths):
-        raise UserError("the same run is given twice; give each path once")
+        raise UserError(f"{' '.join(paths)}: the same path occurs twice; pass each path once")
     datasets = [_read(path) for path in paths]
     titles = _titles([dataset.recipe for dataset in datasets])
     names = [dataset.recipe.name for dataset in datasets]
@@ -118,10 +118,10 @@ def _read(path: str) -> _Measured:
     names = store.names()
     file = next((name for name in SUMMARIES if name in names), None)
     if file is None:
-        raise UserError(f"{store}: holds no results; run evaluate on it first")
+        raise UserError(f"{store}: there are no results; run `srel-hub evaluate` on this run first")
     summary = read_json(store.fetch(file))
     if not summary["measured"]:
-        raise UserError(f"{store}: its students were not measured (source.eval_split is null)")
+        raise UserError(f"{store}: no students were evaluated, because source.eval_split is null")
     manifest_file = store.fetch(MANIFEST)
     manifest = read_manifest(manifest_file)
     size = manifest_file.stat().st_size + sum(file.bytes for file in manifest.files)
@@ -132,7 +132,7 @@ def _recipe(store: Store) -> Recipe:
     try:
         return load_recipe(store.fetch("recipe.yaml"))
     except UserError as error:
-        raise UserError(f"{store}: this version cannot read its recipe: {error}") from None
+        raise UserError(f"{store}: this version of srel_hub cannot read the recipe: {error}") from None
 
 
 def _is_hard(recipe: Recipe, row: str) -> bool:
@@ -145,7 +145,7 @@ def _key(recipe: Recipe) -> str:
 
 
 def _titles(recipes: Sequence[Recipe]) -> dict[str, str]:
-    """Return a title for each protocol, by its fingerprint; equal titles of different protocols get a number."""
+    """Return a title for each protocol, by its fingerprint. If different protocols have equal titles, add a number."""
     titles: dict[str, str] = {}
     for recipe in recipes:
         titles.setdefault(_key(recipe), protocol_title(recipe))

@@ -75,7 +75,7 @@ def torchvision_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], str]:
     """Return a ResNet's weights under torchvision's names, and DD-Ranking's name for the network.
 
     Raises:
-        UserError: If the model is another network.
+        UserError: If the model is not such a ResNet.
     """
     config: Any = model.config
     depth = DEPTHS.get(tuple(getattr(config, "depths", ())))
@@ -91,7 +91,7 @@ def torchvision_state(model: nn.Module) -> tuple[dict[str, torch.Tensor], str]:
 def configuration(condensed: Condensed, recipe: Recipe, dataset: str, model: str) -> dict[str, Any]:
     """Return config.yaml of DD-Ranking's LabelRobustScoreSoft.
 
-    It uses soft_label_mode M, in which the teacher computes the labels during training.
+    It sets soft_label_mode M: the teacher computes the labels during training.
     """
     manifest, spec = condensed.manifest, recipe.evaluate
     (height, width), alpha = manifest.image_size, manifest.augment.mix_alpha
@@ -148,19 +148,20 @@ def export_dataset(source: Path, layout: str, target: Path, dataset: str | None 
         source: The folder of the dataset.
         layout: 'rethinkdc' or 'ddranking'.
         target: The folder to write; it must not exist.
-        dataset: DD-Ranking's name of the real dataset, one of DDRANKING; needed for that layout only.
+        dataset: DD-Ranking's name of the real dataset, one of DDRANKING. Required only for `ddranking`.
 
     Raises:
-        UserError: If `target` exists, `source` is not the folder of a dataset, or the layout cannot hold it.
+        UserError: If `target` exists, `source` is not the folder of a dataset, or the layout does not support the
+            dataset.
     """
     if target.exists():
-        raise UserError(f"{target}: already exists; name another folder")
+        raise UserError(f"{target}: this path already exists; choose another folder")
     if not source.is_dir():
-        raise UserError(f"{source}: not a folder; name the folder of a dataset, such as runs/quickstart/dataset")
-    if layout == "ddranking" and dataset is None:
         raise UserError(
-            f"--dataset: missing; ddranking supports {', '.join(DDRANKING)}: name the one that was condensed"
+            f"{source}: this is not a folder; pass the folder of a dataset, such as runs/quickstart/dataset"
         )
+    if layout == "ddranking" and dataset is None:
+        raise UserError(f"--dataset is missing; set it to the real dataset that was condensed: {', '.join(DDRANKING)}")
     condensed = load_condensed(source, epochs=1)
     target.parent.mkdir(parents=True, exist_ok=True)
     if layout == "rethinkdc":

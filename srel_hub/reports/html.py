@@ -4,8 +4,8 @@
     srel-hub report my-name/srel-digits-ipc10 --out digits.html
 
 The page shows results with their baselines, images by class with crops and soft labels, pictures, sizes, the recipe
-and the provenance. Its subject is a run, a dataset's folder or a dataset on the Hub. Of a large dataset it shows as
-many classes and images as fit into MOST_BYTES.
+and the provenance. The page can be written for a run, a dataset's folder or a dataset on the Hub. For a large dataset,
+the page shows as many classes and images as fit into MOST_BYTES.
 """
 
 import base64
@@ -53,7 +53,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Crop:
-    """What a student sees of an image in one epoch.
+    """The view of an image that a student trains on in one epoch.
 
     Attributes:
         image: The pixels as a data URI.
@@ -85,7 +85,7 @@ class ClassImages:
 
 @dataclass(frozen=True)
 class Bar:
-    """A result of a student.
+    """The result of a student on one training set.
 
     Attributes:
         trained_on: The title of the training set.
@@ -111,7 +111,7 @@ def report(path: str, revision: str | None = None) -> str:
         revision: A branch, tag or commit on the Hub.
 
     Raises:
-        UserError: If `path` is none of these, or its dataset is incomplete.
+        UserError: If `path` is not a run or dataset, or the dataset is incomplete.
     """
     dataset = _dataset_of(path)
     condensed = load_condensed(dataset, revision=revision, epochs=CROPS)
@@ -132,15 +132,15 @@ def write_report(path: str, revision: str | None = None, out: Path | None = None
     """Write the page, by default to report.html in the run, or in the current folder for a dataset.
 
     Args:
-        path: As for `report`.
-        revision: As for `report`.
+        path: A run, a dataset's folder, or the id of a dataset on the Hub.
+        revision: A branch, tag or commit on the Hub.
         out: The file to write.
 
     Returns:
         The file.
 
     Raises:
-        UserError: As `report`, and if the folder of `out` does not exist.
+        UserError: See `report`; also if the folder of `out` does not exist.
     """
     page = report(path, revision)
     file = out or (Path(path) / "report.html" if (Path(path) / "units").is_dir() else Path("report.html"))
@@ -155,13 +155,13 @@ def _dataset_of(path: str) -> str:
     folder = Path(path).expanduser()
     if (folder / "recipe.yaml").is_file() and (folder / "units").is_dir():
         if not (folder / "dataset" / MANIFEST).is_file():
-            raise UserError(f"{path}: has no dataset yet; run condense on it first")
+            raise UserError(f"{path}: this run has no dataset yet; run `srel-hub condense {path}` first")
         return str(folder / "dataset")
     return path
 
 
 def page_facts(condensed: Condensed, store: Store, recipe: Recipe, dataset: str) -> dict[str, Any]:
-    """Return what the template uses, by the name that it uses."""
+    """Return the facts for the template, by their name in the template."""
     classes = list(images_by_class(condensed))
     parts = {"images": "data/", "soft labels": "soft_labels/", "pictures": "assets/"}
     blobs = {name: store.blob(name) for name in store.names()}
@@ -190,10 +190,10 @@ def results_of(summary: Any, titles: Mapping[str, str], store: Store) -> list[tu
     Args:
         summary: The content of `metrics.json`.
         titles: The title of each training set.
-        store: Where the summary comes from.
+        store: The folder or repository of the summary, for messages.
 
     Raises:
-        UserError: If the summary has another form, which a dataset from elsewhere may have.
+        UserError: If the summary is not in the form that srel_hub writes, as in a dataset made by another program.
     """
     try:
         return [
@@ -256,7 +256,7 @@ def _crops(epoch: Epoch, rows: Tensor, condensed: Condensed) -> list[Crop]:
 
 
 def _labels(shares: Tensor, names: Sequence[str]) -> Iterator[Label]:
-    """Yield the largest of the probabilities float32 [K]."""
+    """Yield the classes with the largest probabilities; `shares` is float32 [K]."""
     top = shares.topk(min(TOP, len(names)))
     for share, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
         if share >= SMALLEST_SHARE:

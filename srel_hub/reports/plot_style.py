@@ -31,7 +31,7 @@ MOST_BYTES = 1_000_000  # per picture; a card shows up to eight
 
 @contextmanager
 def panels(file: Path, rows: int, columns: int, width: float, height: float) -> Iterator[Any]:
-    """Create a figure with [rows, columns] panels, and write it to `file` when the block ends.
+    """Create a figure with [rows, columns] panels, and write it to `file` when the `with` block ends.
 
     Equal plots are equal files, because neither the time nor a version is stored. The resolution is 150 dpi, or less
     if the file would exceed MOST_BYTES.

@@ -27,7 +27,7 @@ class Caption:
 
     Attributes:
         title: The heading.
-        alt: What the picture shows, for readers who cannot see it.
+        alt: A description of the picture for readers who cannot see it.
         reading: How to read the picture.
     """
 
@@ -112,7 +112,7 @@ def draw_terms(iterations: Sequence[int], terms: Mapping[str, Tensor], file: Pat
 
     Args:
         iterations: Iterations [M] at which the terms were recorded.
-        terms: float32 [U, M] for 'cross_entropy' and 'bn': the mean over each of U units of work.
+        terms: float32 [U, M] for 'cross_entropy' and 'bn', the mean over the images of each of U units of work.
         file: Where to write the picture.
     """
     titles = {"cross_entropy": "cross-entropy", "bn": "BatchNorm term"}
@@ -126,14 +126,14 @@ def draw_terms(iterations: Sequence[int], terms: Mapping[str, Tensor], file: Pat
 
 
 def draw_recovery(frames: Mapping[int, Tensor], names: Sequence[str], file: Path, rows: int = 5, most: int = 8) -> None:
-    """Draw images while they are optimized, one class per row and one moment per column.
+    """Draw images at several iterations of recover, one class per row and one iteration per column.
 
     Args:
         frames: Images uint8 [n, 3, H, W] of n classes, by iteration.
         names: Class names, at least n.
         file: Where to write the picture.
         rows: Classes to draw at most.
-        most: Moments to draw at most; spread evenly over the frames, always with the first and the last.
+        most: Moments to draw at most. They are spread evenly over the frames and include the first and the last.
     """
     moments = list(frames)
     if len(moments) > most:
@@ -148,7 +148,7 @@ def draw_real(real: Tensor, condensed: Tensor, names: Sequence[str], file: Path)
 
     Args:
         real: Images uint8 [classes, n, 3, H, W].
-        condensed: As `real`.
+        condensed: Condensed images uint8 [classes, n, 3, H, W].
         names: Class names, at least as many as classes.
         file: Where to write the picture.
     """
@@ -190,7 +190,7 @@ def animate(frames: Iterable[Tensor], file: Path) -> None:
 
 
 def _strip(images: Tensor, side: int) -> Image.Image:
-    """Return the images in a row, each resized to a height of `side` pixels, with white gaps."""
+    """Return the images side by side, each resized to a height of `side` pixels, with white gaps."""
     width = max(1, round(side * images.shape[3] / images.shape[2]))
     strip = Image.new("RGB", (len(images) * (width + GAP) - GAP, side), "white")
     for index, image in enumerate(images):

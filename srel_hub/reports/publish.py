@@ -3,8 +3,8 @@
     srel-hub publish runs/quickstart publish.repo_id=my-name/my-dataset publish.dry_run=true
     srel-hub publish runs/quickstart publish.repo_id=my-name/my-dataset
 
-`dataset/` and `teacher_repo/` in the run directory are byte for byte what the Hub gets. Without `publish.repo_id` they
-are assembled, and nothing is pushed.
+`dataset/` and `teacher_repo/` in the run directory are pushed byte for byte. Without `publish.repo_id` both folders are
+assembled, but nothing is pushed.
 """
 
 import tempfile
@@ -35,8 +35,8 @@ def publish(run: Run) -> tuple[Path, Path]:
         The dataset's folder and the teacher's folder.
 
     Raises:
-        UserError: As `assemble` and `share`.
-        UnavailableError: As `share`.
+        UserError: See `assemble` and `share`.
+        UnavailableError: See `share`.
     """
     spec = run.recipe.publish
     if spec.dry_run:
@@ -48,7 +48,7 @@ def publish(run: Run) -> tuple[Path, Path]:
     require_permission(spec, add_builtin_metadata(run.recipe.source).license)
     run.begin()  # stores settings that the cards show, such as source.terms
     dataset, teacher_repo = ensure_assembled(run)
-    run.print(f"publish: {dataset} and {teacher_repo} are complete")
+    run.print(f"publish: {dataset} and {teacher_repo} are assembled")
     if spec.repo_id is None:
         run.print("publish: publish.repo_id is not set, so nothing is pushed")
     share(run, dataset, teacher_repo)
@@ -64,7 +64,7 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
         teacher_repo: The teacher's folder.
 
     Raises:
-        UserError: If the push is impossible, the Hub refuses it, or the Hub returns other bytes than were sent.
+        UserError: If the push is impossible, the Hub refuses it, or the Hub returns bytes that differ from those sent.
         UnavailableError: If the Hub cannot be reached; the same command resumes the push.
     """
     spec = run.recipe.publish
@@ -91,14 +91,16 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
 
 
 def _plan(run: Run, dataset: Path, teacher_repo: Path) -> list[Plan]:
-    """Return and print what a push of the teacher and of the dataset would do.
+    """Print and return the plans of pushing the teacher and the dataset.
 
     Raises:
-        UserError: If the push is impossible, with all reasons.
+        UserError: If the push is impossible. The message lists all reasons.
     """
     spec = run.recipe.publish
     if spec.repo_id is None or spec.teacher is None:
-        raise UserError("publish.dry_run=true: publish.repo_id is not set, so there is nothing to plan; set it")
+        raise UserError(
+            "publish.dry_run=true: publish.repo_id is not set, so there is nothing to plan; set publish.repo_id"
+        )
     parts = (
         part_of(spec.teacher, "model", teacher_repo, run.progress),
         part_of(spec.repo_id, "dataset", dataset, run.progress),
@@ -110,7 +112,7 @@ def _plan(run: Run, dataset: Path, teacher_repo: Path) -> list[Plan]:
 
 
 def _require(run: Run, plans: Sequence[Plan]) -> None:
-    """Raise all reasons together for which the Hub would refuse the plans."""
+    """Raise one error with all reasons for which the Hub would refuse the plans."""
     spec = run.recipe.publish
     collector = ErrorCollector()
     with collector.collect():

@@ -2,8 +2,9 @@
 
     srel-hub pictures runs/quickstart
 
-The pictures are written to `pictures/`. `condense` draws them before it assembles the dataset, whose `assets/` get
-them. They need matplotlib and scikit-learn. Real images are shown only if the license of the source allows it.
+The pictures are written to `pictures/`. `condense` draws them before it assembles the dataset, and copies them to the
+dataset's `assets/`. Drawing requires matplotlib and scikit-learn. Real images are shown only if the license of the
+source allows it.
 """
 
 import json
@@ -56,11 +57,11 @@ def can_draw() -> bool:
 
 
 def draw(run: Run, source: Source | None = None) -> Path | None:
-    """Draw the pictures of a run, unless those of its present results exist.
+    """Draw the pictures of a run, unless they already exist for the current results.
 
     Args:
         run: The run, with all stages up to evaluate complete.
-        source: The real dataset; opened if it is needed and not given.
+        source: The real dataset; None: opened if a picture needs it.
 
     Returns:
         The folder of the pictures; None if the recipe sets `pictures: false` or a library is missing.
@@ -89,16 +90,19 @@ def draw_and_print(run: Run) -> None:
     """Draw the pictures of a run, and print their titles.
 
     Raises:
-        UserError: If the recipe or a missing library does not allow it.
+        UserError: If the recipe sets `pictures: false`, or a library is missing.
     """
     if not can_draw():
-        raise UserError("matplotlib or scikit-learn, which draw the pictures, is missing; pip install 'srel_hub[viz]'")
+        raise UserError(
+            "the pictures need matplotlib and scikit-learn, and one of them is not installed; run pip install "
+            "'srel_hub[viz]'"
+        )
     if not run.recipe.pictures:
         raise UserError("pictures=false: the recipe skips pictures; pass pictures=true")
     folder = draw(run)
     if run.is_main and folder is not None:
         titles = [f"{file.name}: {plots.CAPTIONS[file.name].title}" for file in sorted(folder.iterdir())]
-        print("\n".join([*titles, f"in {folder}; condense puts them on the card"]))
+        print("\n".join([*titles, f"the pictures are in {folder}; condense puts them on the card"]))
 
 
 def _draw_all(run: Run, source: Source, target: Path) -> None:
@@ -111,7 +115,7 @@ def _draw_all(run: Run, source: Source, target: Path) -> None:
 
 
 def drawing_of(run: Run) -> str:
-    """Return the name of the unit of work that draws the pictures of the present results."""
+    """Return the name of the unit of work that draws the pictures of the current results."""
     keys = [run.stage_key(stage) for stage in ("squeeze", "recover", "relabel", "evaluate")]
     license = add_builtin_metadata(run.recipe.source).license  # decides whether real images are shown
     results = [run.marks.digests("relabel", "manifest"), read_json(run.path("evaluate", "summary.json"))]
@@ -124,10 +128,10 @@ class Album:
     Args:
         run_folder: The run directory.
         recipe: Its recipe.
-        device: Where the teacher computes features.
+        device: The device on which the teacher computes features.
         source: The real dataset.
         condensed: The condensed images, uint8.
-        read: Decodes rows of a split of `source`.
+        read: A function that decodes rows of a split of `source`.
     """
 
     def __init__(
@@ -142,7 +146,7 @@ class Album:
         self._legend = plots.legend_of(hard=recipe.evaluate.loss == "hard")
 
     def draw(self, target: Path) -> Iterator[str]:
-        """Draw the pictures that this run has data for into the folder `target`.
+        """Draw every picture for which the run has data, in the folder `target`.
 
         Yields:
             The name of each file once it is written.
@@ -263,12 +267,12 @@ def png_bytes(pixels: Tensor) -> int:
 
 @torch.no_grad()
 def features(classifier: Classifier, pixels: Tensor, device: torch.device) -> Tensor | None:
-    """Return the inputs of the network's last linear layer.
+    """Compute the inputs of the network's last linear layer.
 
     Args:
         classifier: The teacher.
         pixels: Images uint8 [N, 3, H, W].
-        device: Where to compute.
+        device: The device to compute on.
 
     Returns:
         float32 [N, D] on the CPU; None if no linear layer has as many outputs as there are classes.

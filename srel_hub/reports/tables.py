@@ -34,7 +34,8 @@ def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     r"""Write a CSV file in UTF-8 with a header line; `None` becomes an empty cell.
 
     Lines end in `\n` on every system, so that equal tables are equal files. The file is written in place: inside a
-    run, call this within `storage.files.atomic_write`. A command's `--csv` may then also name a pipe or `/dev/stdout`.
+    run, call this within `storage.files.atomic_write`. Because it is written in place, the `--csv` of a command may
+    also be a pipe or `/dev/stdout`.
     """
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""A training's state on disk, so that a killed training resumes and ends with the same bits."""
+"""The state of a training on disk, so that a killed training resumes and gives the same bits."""
 
 import hashlib
 import io
@@ -19,12 +19,13 @@ EVERY = 10.0  # seconds between two checkpoints; a kill costs one epoch, or this
 class Checkpoint:
     """Network, optimizer and learning curve after an epoch.
 
-    Nothing else decides how a training continues: the random state of an epoch follows from its seed.
+    This is the complete state of a training, because the random state of an epoch follows from its seed.
 
     Args:
-        file: Where it is stored. It begins with the sha256 of the rest, so that a damaged file is not used.
-        model: Is saved and restored in place.
-        optimizer: Likewise.
+        file: The file of the checkpoint. It begins with the sha256 of the remaining bytes, so that a damaged file is
+            not used.
+        model: The network, which is restored in place.
+        optimizer: The optimizer, which is restored in place.
 
     Attributes:
         curve: One entry for every finished epoch.
@@ -41,7 +42,7 @@ class Checkpoint:
         return len(self.curve)
 
     def restore(self) -> None:
-        """Load the last checkpoint, if there is an intact one."""
+        """Load the last checkpoint, if it exists and is intact."""
         if not self._file.is_file():
             return
         content = self._file.read_bytes()
@@ -57,7 +58,7 @@ class Checkpoint:
         """Add a finished epoch to the curve, and save if the last save was long enough ago.
 
         Args:
-            writes: Whether this process is the one that saves.
+            writes: Whether this process writes the file.
             point: Values of the curve at this epoch.
         """
         self.curve.append(point)
@@ -79,5 +80,5 @@ class Checkpoint:
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> None:
-    """Seed torch's global generator, which dropout draws from, as this epoch always begins."""
+    """Seed torch's global generator, which dropout uses, for one epoch and process."""
     torch.manual_seed(derive_seed(seed, "epoch", epoch, rank))

@@ -40,7 +40,7 @@ def release(claim: Path) -> bool:
     """Release a claim of this process.
 
     Returns:
-        Whether this process still held it. If not, another process took it over.
+        Whether this process still held the claim. If not, another process had taken it over.
     """
     if _read(claim) != process_name():
         return False
@@ -49,7 +49,7 @@ def release(claim: Path) -> bool:
 
 
 def remove_dead_claims(folder: Path) -> None:
-    """Remove the claims of processes of a run directory that no longer live."""
+    """Remove the claims of processes of a run directory that have ended."""
     own = folder / "processes" / f"{process_name()}.json"
     for claim in (folder / "units").rglob("*.claim"):
         holder = _read(claim)
@@ -77,7 +77,7 @@ def _read(claim: Path) -> str | None:
 
 
 def _displace(claim: Path, holder: str, name: str) -> bool:
-    """Take a dead holder's claim away. Of several processes that try, one succeeds."""
+    """Remove the claim of a dead process. If several processes try, exactly one succeeds."""
     aside = claim.with_name(f".{claim.name}.{name}.tmp")
     try:
         os.rename(claim, aside)

@@ -1,7 +1,8 @@
 """Completion marks: which units of work are done, and whether their files are still the same.
 
 The mark of a unit is `units/STAGE/UNIT.json`. It lists size, modification time and sha256 of every file of the unit. A
-file whose size and time agree is trusted. If only the time differs, as in a copied directory, the digest decides.
+file whose size and modification time match is trusted. If only the time differs, as in a copied directory, the digest
+is compared.
 """
 
 import json
@@ -39,7 +40,7 @@ class Marks:
 
     Args:
         folder: The run directory.
-        full: Compare the digest of every file once, whatever its time says (`run.check=full`).
+        full: Compare the digest of every file once, even if its modification time is unchanged (`run.check=full`).
 
     Attributes:
         compared: Number of digests that were computed and agreed.
@@ -63,7 +64,7 @@ class Marks:
         return {file.stem for file in (self.folder / "units" / stage).glob("*.json")}
 
     def digests(self, stage: str, unit: str) -> dict[str, str] | None:
-        """Return the sha256 of each of the unit's files when it was marked; None without a mark."""
+        """Return the sha256 that each of the unit's files had when the unit was marked; None without a mark."""
         stamps = _read_stamps(self.file(stage, unit))
         return None if stamps is None else {name: digest for name, (_, _, digest) in stamps.items()}
 
@@ -102,7 +103,8 @@ class Marks:
             stage: Name of the stage.
             unit: Name of the unit.
             files: The unit's files, inside the run directory.
-            known: Digests by file name that need no reading; '' for a file that is cheaper to redo than to hash.
+            known: Known digests by file name, so that these files are not read again. '' means: do not hash this file,
+                because it is cheaper to recompute.
         """
         stamps = {}
         for file in files:
@@ -120,7 +122,7 @@ class Marks:
 
 
 def _read_stamps(mark: Path) -> dict[str, Stamp] | None:
-    """Read a mark. A missing or damaged one marks nothing."""
+    """Read a mark. A missing or damaged mark counts as no mark."""
     try:
         stamps = json.loads(mark.read_text(encoding="utf-8"))
         return {str(name): (int(size), int(time), str(digest)) for name, (size, time, digest) in stamps.items()}

@@ -20,11 +20,11 @@ def source_images(run: Run, split: Split, frame: Frame | None, rows: Tensor | No
     Args:
         run: The run, after `begin`.
         split: A split of the source.
-        frame: How an image is brought to the dataset's size; None leaves it as it is.
+        frame: How an image is resized to the dataset's size; None leaves it unchanged.
         rows: int64, the rows of the split to decode; None for all.
 
     Raises:
-        UserError: As `Split.images`, for example for a damaged image.
+        UserError: See `Split.images`, for example for a damaged image.
     """
     if split.fingerprint is None:  # a built-in split is in memory already
         return split.images(frame, rows)
@@ -52,7 +52,7 @@ def _decode(run: Run, shards: Path, file: Path, count: int) -> None:
 
 
 def _write_once(run: Run, file: Path, write: Callable[[], object]) -> None:
-    """Have this process or another write a file. Its mark has no digest: decoding again is cheaper than hashing."""
+    """Write a file in one process. Its mark has no digest, because decoding again is cheaper than hashing."""
     if not run.is_done("cache", file.name):
         with run.locked(file.name):
             if not run.is_done("cache", file.name):

@@ -1,7 +1,7 @@
 """Which processes work in a run directory: a file for each process, whose modification time is its heartbeat.
 
-Several processes, on one machine or many, work on one directory without talking to each other. Each keeps a file in
-`processes/` and touches it every BEAT seconds. A process that misses MISSED beats counts as dead.
+Several processes, on one machine or many, work on one directory without communicating with each other. Each keeps a
+file in `processes/` and touches it every BEAT seconds. A process that misses MISSED beats counts as dead.
 """
 
 import contextlib
@@ -45,19 +45,19 @@ class Heartbeat:
         self.stop = weakref.finalize(self, _stop, self.file, stopped)  # also at the interpreter's exit
 
     def report(self, now: dict[str, Any]) -> None:
-        """Write what this process is working on, for `srel-hub status`. Counts as a beat."""
+        """Write the current work of this process for `srel-hub status`. This counts as a beat."""
         write_json(self.file, {**self._about, "now": now})
 
 
 def other_processes(folder: Path) -> list[dict[str, Any]]:
-    """Return the descriptions of all living processes of a run directory except this one."""
+    """Return the descriptions of all other processes that are alive in a run directory."""
     own = folder / "processes" / f"{process_name()}.json"
     files = [file for file in sorted((folder / "processes").glob("*.json")) if file != own]
     return [about for file in files if is_alive(file, own) and (about := _read_about(file))]
 
 
 def remove_dead_processes(folder: Path) -> None:
-    """Remove the files of processes that no longer live."""
+    """Remove the files of processes that have ended."""
     own = folder / "processes" / f"{process_name()}.json"
     for file in (folder / "processes").glob("*.json"):
         if file != own and not is_alive(file, own):
@@ -65,13 +65,14 @@ def remove_dead_processes(folder: Path) -> None:
 
 
 def is_alive(file: Path, own: Path) -> bool:
-    """Return whether the process that wrote this file lives.
+    """Return whether the process that wrote this file is alive.
 
-    A process of this machine is looked up by its number and start time. For other machines the age of the last beat
-    decides. Ages are differences between times of the same file system, so clocks of machines need not agree.
+    A process of this machine is looked up by its number and start time. For other machines, the age of the last beat
+    decides. An age is the difference between two times of the same file system, so the clocks of the machines need not
+    agree.
 
     Args:
-        file: The file of the process in question.
+        file: The file of the process to check.
         own: The file of this process, which need not exist.
     """
     about = _read_about(file)

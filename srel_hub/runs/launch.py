@@ -20,15 +20,15 @@ COLLECTIVE_TIMEOUT = timedelta(days=30)
 
 
 def make_accelerator(trackers: Sequence[str] = (), place: str = ".") -> Accelerator:
-    """Build the Accelerator. No other place does.
+    """Build the Accelerator of this process. This is the only place that builds one.
 
     Args:
         trackers: Names of experiment trackers.
         place: Folder for the trackers' files.
 
     Raises:
-        UserError: If the launcher dropped processes, started more than there are devices, or was given options that
-            the recipe decides; or if a tracker's package is missing.
+        UserError: If the launcher dropped processes, started more processes than devices, or received options that are
+            set in the recipe; or if a tracker's package is missing.
     """
     _require_launch(os.environ)
     _require_trackers(trackers)
@@ -52,7 +52,7 @@ def make_accelerator(trackers: Sequence[str] = (), place: str = ".") -> Accelera
     if world != accelerator.num_processes:
         raise UserError(
             f"WORLD_SIZE={world}, but Accelerate sees {accelerator.num_processes}: each process would run as if it "
-            f"were alone; start them with: {COMMAND.format(count=world)}"
+            f"were alone; start the processes with: {COMMAND.format(count=world)}"
         )
     return accelerator
 
@@ -73,8 +73,8 @@ def _require_launch(environment: "os._Environ[str]") -> None:
     local = local_processes()
     if torch.cuda.is_available() and local > torch.cuda.device_count():
         raise UserError(
-            f"{local} processes on this machine, which has {torch.cuda.device_count()} GPUs; start one per GPU: "
-            + COMMAND.format(count=torch.cuda.device_count())
+            f"{local} processes run on this machine, which has {torch.cuda.device_count()} GPUs; start one process "
+            "per GPU: " + COMMAND.format(count=torch.cuda.device_count())
         )
 
 
@@ -83,4 +83,6 @@ def _require_trackers(trackers: Sequence[str]) -> None:
         try:
             import_module(name)
         except ImportError as error:  # Accelerate itself would silently continue without it
-            raise UserError(f"run.trackers={name}: cannot be imported ({error}); run `pip install {name}`") from None
+            raise UserError(
+                f"run.trackers={name}: the package {name} cannot be imported ({error}); run `pip install {name}`"
+            ) from None

@@ -15,11 +15,11 @@ from srel_hub.storage.files import process_name
 
 
 class RunLog:
-    """Writes what happens in a run directory, which must exist before the first line.
+    """The log of a run directory, which must exist before the first line is written.
 
     Args:
         folder: The run directory.
-        accelerator: Of this launch; it holds the trackers and knows the main process.
+        accelerator: Accelerate's view of this launch, with the trackers and the number of the process.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
@@ -38,7 +38,7 @@ class RunLog:
         self.info(message)
 
     def record(self, stage: str, **values: Any) -> None:
-        """Append one line to metrics.jsonl. Numbers of the main process also go to the trackers."""
+        """Append one line to metrics.jsonl. The main process also sends its numbers to the trackers."""
         line = {"stage": stage, "time": round(time.time(), 3), "process": process_name(), **values}
         with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

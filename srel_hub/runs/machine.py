@@ -39,7 +39,7 @@ def total_memory() -> int:
 
 
 def peak_resident() -> int:
-    """Return the largest number of bytes that this process had in memory."""
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux starts a process's ru_maxrss at that of its parent
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
@@ -52,12 +52,12 @@ def peak_resident() -> int:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions that cards name."""
+    """Return the library versions that cards list."""
     return {"srel_hub": __version__} | {name: version(name) for name in LIBRARIES}
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """Return what a measurement was taken on: device, cores, threads, versions and commit."""
+    """Return the conditions of a measurement: device, cores, threads, versions and commit."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": cores(),
@@ -68,7 +68,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the processor's name, and which of the instructions that decide speed it has."""
+    """Return the processor's name and its instruction sets that matter for speed."""
     known = Path("/proc/cpuinfo")
     if not known.is_file():
         return platform.processor()
@@ -79,7 +79,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that contains this package; None if it was installed without one."""
+    """Return the commit of the checkout that contains this package; None if the package is not in a git checkout."""
     if not (CHECKOUT / ".git").exists():  # git would answer for an unrelated repository further up
         return None
     command = ["git", "-C", str(CHECKOUT), "rev-parse", "--short", "HEAD"]

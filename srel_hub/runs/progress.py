@@ -15,8 +15,8 @@ class Bar:
     Args:
         total: Number of steps; None if it is not known.
         title: Text before the bar.
-        unit: What a step is called.
-        hidden: Do not show it, because another process of this machine does.
+        unit: The name of a step, such as 'it'.
+        hidden: Whether to hide the bar, because another process of this machine shows it.
         log: Called with the bar's text every ten seconds and at the end.
     """
 

@@ -1,4 +1,4 @@
-"""How a recipe meets an existing run directory: what was resolved there is kept, and changes are found."""
+"""Compare a recipe with an existing run directory: values that were resolved there are kept, and changes are listed."""
 
 import os
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ TEACHER_FIELDS = ("relabel.teacher", "relabel.committee")
 
 @dataclass(frozen=True)
 class Change:
-    """A field whose value differs from the run's: its dotted name, the value there and the requested one."""
+    """A field whose value differs from the run's: its dotted name, the run's value and the requested value."""
 
     field: str
     before: Any
@@ -39,7 +39,7 @@ class Resolved:
 
     Attributes:
         recipe: The resolved recipe.
-        outdated: Stages whose results belong to another recipe: the first that changed and all that depend on it.
+        outdated: Stages whose results belong to another recipe: the first stage that changed and all stages after it.
         changes: The fields that changed.
     """
 
@@ -49,7 +49,7 @@ class Resolved:
 
     @property
     def only_reencodes(self) -> bool:
-        """Whether stored labels stay valid and only have to be stored in another way."""
+        """Whether the stored labels stay valid and only their encoding changes."""
         names = [change.field for change in self.changes]
         return "relabel" in self.outdated and all(
             name in STORAGE_FIELDS or name.startswith("evaluate.") for name in names
@@ -57,7 +57,7 @@ class Resolved:
 
     @property
     def keeps_label_teachers(self) -> bool:
-        """Whether the networks that label stay the same."""
+        """Whether the networks that compute the soft labels stay the same."""
         is_first = self.outdated[:1] == ("relabel",)
         return is_first and not any(change.field.startswith(TEACHER_FIELDS) for change in self.changes)
 
@@ -71,7 +71,7 @@ def run_folder(recipe: Recipe) -> Path:
     """Return the run directory of a recipe.
 
     Raises:
-        UserError: If it cannot be created or written.
+        UserError: If the directory cannot be created or written.
     """
     try:
         folder = Path(recipe.run.root).expanduser() / recipe.name
@@ -79,9 +79,7 @@ def run_folder(recipe: Recipe) -> Path:
         raise UserError(f"run.root={recipe.run.root}: {error}") from None
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise UserError(
-            f"run.root: {existing} is a file, so {folder} cannot be created; set run.root or name to another place"
-        )
+        raise UserError(f"run.root: {existing} is a file, so {folder} cannot be created; change run.root or name")
     if not os.access(existing, os.W_OK) and not (folder / "dataset").is_dir():  # a finished run may be an archive
         raise UserError(f"run.root: {existing} is not writable; set run.root to another place")
     return folder
@@ -90,12 +88,12 @@ def run_folder(recipe: Recipe) -> Path:
 def resolve(recipe: Recipe, folder: Path, has_begun: bool) -> Resolved:
     """Resolve machine-dependent values, and compare the recipe with that of the run directory.
 
-    `run.cpu_threads`, `precision` and `recover.stack` decide bits, so a run keeps the values it began with.
+    `run.cpu_threads`, `precision` and `recover.stack` affect the results bit by bit, so a run keeps its first values.
 
     Args:
         recipe: The requested recipe.
         folder: The run directory.
-        has_begun: Whether the directory holds anything that its recipe.yaml describes.
+        has_begun: Whether the directory already has results that belong to its recipe.yaml.
 
     Raises:
         UserError: If stages are outdated and `run.overwrite` does not allow redoing them.
@@ -127,7 +125,7 @@ def _with_machine_values(recipe: Recipe, threads: int, precision: Precision) -> 
 
 
 def fields_that_decide(recipe: Recipe) -> dict[str, Any]:
-    """Return the part of a recipe that decides results, as plain values."""
+    """Return the part of a recipe that affects the results, as plain values."""
     plain = as_dict(recipe)
     del plain["publish"], plain["source"]["streaming"], plain["protocol"], plain["pictures"]
     plain["run"] = {name: plain["run"][name] for name in ("cpu_threads", "compile")}
@@ -139,9 +137,9 @@ def fields_that_decide(recipe: Recipe) -> dict[str, Any]:
 
 
 def _outdated_stages(names: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stage of the first section that changed and all after it.
+    """Return the stage of the first section that changed and all later stages.
 
-    Fields that belong to no stage, such as the seed, outdate the first.
+    Fields that belong to no stage, such as the seed, affect all stages.
     """
     sections = {name.split(".")[0] for name in names}
     first = min((STAGES.index(name) if name in STAGES else 0 for name in sections), default=len(STAGES))
@@ -161,6 +159,6 @@ def _refusal(folder: Path, outdated: Sequence[Stage], changes: Sequence[Change])
 
 
 def to_store(recipe: Recipe) -> Recipe:
-    """Return the recipe as its run directory stores it, without settings that hold for one command only."""
+    """Return the recipe as its run directory stores it, without settings that apply to one command only."""
     run = RunSettings(root=recipe.run.root, cpu_threads=recipe.run.cpu_threads, compile=recipe.run.compile)
     return replace(recipe, publish=replace(recipe.publish, dry_run=False), run=run)

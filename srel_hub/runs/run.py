@@ -46,21 +46,22 @@ class Run:
     Construction reads and writes nothing in the directory; `begin` creates it and registers this process.
 
     Args:
-        recipe: The requested recipe. Values of `auto` are resolved as the directory has them.
+        recipe: The requested recipe. Values of `auto` are replaced by those that the directory stores.
 
     Attributes:
         folder: The run directory.
-        recipe: The resolved recipe. Only the entry points of stages read it; everything below gets its own section.
+        recipe: The resolved recipe. Only the entry points of stages read it; functions below them receive their own
+            section.
         marks: Completion marks of all units.
         outdated: Stages whose results belong to another recipe.
         accelerator: Accelerate's view of this launch.
         launch: An id that all processes of this launch share.
         log: Writes log.txt and metrics.jsonl.
-        heartbeat: Of this process, between `begin` and `close`.
+        heartbeat: The heartbeat of this process, between `begin` and `close`.
 
     Raises:
-        UserError: If the directory holds results of another recipe, another launch works in it, or the launcher's
-            options contradict what it started.
+        UserError: If the directory holds results of another recipe, another launch is working in the directory, or the
+            launcher's options contradict the processes that it started.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -83,7 +84,7 @@ class Run:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that talks to the user and does what is done once."""
+        """Whether this is the main process, which prints messages and does the work that must be done once."""
         return bool(self.accelerator.is_main_process)
 
     @property
@@ -120,7 +121,7 @@ class Run:
     def bar(self, total: int | None, title: str, unit: str) -> Bar:
         """Return a progress bar that the first process of each machine shows and the main process logs.
 
-        Nothing is logged before `begin`, so that a refused command leaves nothing behind.
+        Nothing is logged before `begin`, so that a refused command writes no files.
         """
         return Bar(total, title, unit, not self.accelerator.is_local_main_process, self._log_progress)
 
@@ -139,10 +140,10 @@ class Run:
     # Beginning and ending
 
     def begin(self) -> None:
-        """Create the directory, remove what is outdated, and store the recipe. Call it after all cheap checks.
+        """Create the directory, remove outdated results, and store the recipe. Call this after all cheap checks.
 
-        Where to publish, and the root of the directory, stay as they were when the run began: a later command's values
-        hold for that command. All processes of a launch call this together.
+        The directory keeps the `publish` section and `run.root` of the command that began the run. A later command may
+        use other values, but these are not stored. All processes of a launch call this together.
         """
         if self.is_main:
             is_new = self.heartbeat is None
@@ -159,7 +160,7 @@ class Run:
             self._adopt(resolve(self._requested, self.folder, has_begun=True))
 
     def close(self) -> None:
-        """Leave the directory to others."""
+        """Remove this process from the directory, so that other launches may work in it."""
         if self.accelerator.trackers:
             self.accelerator.end_training()
         if self.heartbeat is not None:
@@ -168,7 +169,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Exclude all other processes of the directory from the block of this name."""
+        """Hold the lock `name`: only one process of the run at a time executes the `with` block."""
         assert self.heartbeat is not None, "begin() comes first"
         claim = self.path("units", f"{name}.claim")
         while not claims.take(claim, self.heartbeat):
@@ -180,7 +181,7 @@ class Run:
             claims.release(claim)
 
     def store_recipe(self, recipe: Recipe) -> None:
-        """Make this the run's recipe: a value was resolved. The main process writes it into the directory."""
+        """Replace the run's recipe after a value was resolved. The main process writes it to the directory."""
         self.recipe = recipe
         if self.is_main:
             self._write_recipe()
@@ -215,17 +216,20 @@ class Run:
         return fingerprint(getattr(self.recipe, stage))
 
     def require(self, part: str, stage: Stage) -> None:
-        """Check that an earlier stage has left all of its results.
+        """Check that all results of an earlier stage exist.
 
         Raises:
-            UserError: Naming the stage to run first.
+            UserError: If results are missing. The message names the stage to run first.
         """
         if not self.path(part).is_dir():
-            raise UserError(f"{self.path(part)}: this folder does not exist yet; run {stage} first")
+            raise UserError(f"{self.path(part)}: this folder does not exist yet; run `srel-hub {stage}` first")
         units = self.path("units", f"{stage}.json")
         missing = set(read_json(units)["units"]) - self.marks.units(stage) if units.is_file() else set()
         if missing:
-            raise UserError(f"{self.path(part)}: {len(missing)} units of {stage} are missing; finish {stage} first")
+            raise UserError(
+                f"{stage} is not complete ({len(missing)} parts are missing in {self.path(part)}); run `srel-hub "
+                f"{stage}` first"
+            )
 
     # Private
 
@@ -252,7 +256,7 @@ class Run:
             )
 
     def _require_no_results_in_use(self) -> None:
-        """Refuse to replace the results of a launch that is still working."""
+        """Raise an error if another launch is still working on the results that would be replaced."""
         if self.outdated and (others := self._other_launches()):
             raise UserError(
                 f"run.overwrite=true: {others[0]['host']}, process {others[0]['pid']} is working in {self.folder} with "
@@ -264,7 +268,7 @@ class Run:
             self.heartbeat = Heartbeat(self.folder, {"launch": self.launch, "rank": self.accelerator.process_index})
 
     def _require_shared_folder(self) -> None:
-        """Refuse a run directory that is not the one of the launch's main process."""
+        """Raise an error if the launch's main process works in a different run directory."""
         until = time.monotonic() + SHARED_WITHIN
         while not any(process.get("launch") == self.launch for process in other_processes(self.folder)):
             if time.monotonic() > until:
@@ -300,7 +304,7 @@ class Run:
             self.outdated = ()
 
     def _outdated_results(self, stage: Stage) -> Iterator[str]:
-        """Yield what exists of a stage whose recipe changed. Label teachers stay if the same ones are requested."""
+        """Yield the existing results of a stage whose recipe changed. Label teachers are kept if they stay the same."""
         keeps_teachers = self._resolved.keeps_label_teachers
         for pattern in (*RESULTS[stage], f"units/{stage}.json", f"units/{stage}/*"):
             for place in sorted(self.folder.glob(pattern)):
@@ -318,6 +322,6 @@ class Run:
 
 
 def _flatten(plain: dict[str, Any]) -> dict[str, str]:
-    """Return the recipe as trackers take it: one level, values as text."""
+    """Return the recipe in the form that trackers accept: one level, with values as text."""
     sections = ((name, value) for name, value in plain.items() if isinstance(value, dict))
     return {f"{name}.{key}": str(value) for name, section in sections for key, value in section.items()}

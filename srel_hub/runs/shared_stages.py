@@ -1,4 +1,4 @@
-"""Reuse of finished stages: they are linked from one run directory into another whose recipe gives the same results."""
+"""Reuse finished stages: link them from one run directory into another whose recipe gives the same results."""
 
 import contextlib
 import itertools
@@ -18,12 +18,12 @@ LENT = "lent.json"  # in a run directory: the stages that it took from others, w
 
 
 def borrow(recipe: Recipe, folder: Path, others: Iterable[Path]) -> None:
-    """Link finished stages that a run has not begun, from the run that offers most of them.
+    """Link finished stages from another run into a run that has not begun them.
 
     Args:
-        recipe: The recipe of the run that borrows.
+        recipe: The recipe of the run to link into.
         folder: Its run directory.
-        others: Run directories that may lend.
+        others: Run directories to link from; the one with the most usable stages is selected.
     """
     missing = [stage for stage in STAGES if not any((folder / "units" / stage).glob("*.json"))]
     offers = {other: lendable(other, recipe) for other in sorted(others) if other != folder}
@@ -38,9 +38,9 @@ def borrow(recipe: Recipe, folder: Path, others: Iterable[Path]) -> None:
 
 
 def lendable(folder: Path, recipe: Recipe) -> tuple[Stage, ...]:
-    """Return the leading stages of a run that are finished and have the results that this recipe would give.
+    """Return the leading stages of a run that are finished and whose results equal those of `recipe`.
 
-    Evaluate is never shared, because its results bear the name of the run.
+    Evaluate is never shared, because its results contain the name of the run.
     """
     if not (folder / "recipe.yaml").is_file():
         return ()
@@ -51,7 +51,7 @@ def lendable(folder: Path, recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def is_finished(folder: Path, stage: Stage) -> bool:
-    """Return whether a stage of a run directory is complete, by the recipe that the directory has."""
+    """Return whether a stage of a run directory is complete for the recipe in that directory."""
     try:
         units = read_json(folder / "units" / f"{stage}.json")["units"]
     except (FileNotFoundError, ValueError, KeyError):
@@ -77,7 +77,7 @@ def _ignore_claims(_: str, names: list[str]) -> list[str]:
 
 
 def _link_file(source: str | Path, target: str | Path) -> None:
-    """Link a file where the file system can, else copy it. A run replaces files and never changes one in place."""
+    """Hard-link a file if possible, else copy it. Links are safe, because a run never changes a file in place."""
     with contextlib.suppress(FileExistsError):
         try:
             os.link(source, target)

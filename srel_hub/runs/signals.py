@@ -33,7 +33,7 @@ def _receive(number: int, _: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Handle both signals as described inside the block, and restore the previous handlers after it.
+    """Handle SIGTERM and Ctrl-C as described above inside the `with` block, and restore the handlers after it.
 
     Only the main thread may set handlers. In another one, such as a notebook's worker, signals stay as they are.
     """
@@ -68,7 +68,7 @@ def step_ends() -> None:
     """Stop here if a signal arrived during the step.
 
     Raises:
-        Stopped: If it did.
+        Stopped: If a signal arrived.
     """
     if _received:
         raise Stopped(_received)

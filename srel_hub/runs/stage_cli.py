@@ -1,4 +1,4 @@
-"""What every command on a run shares: `RECIPE_OR_RUN [section.key=value ...]`, messages, and exit statuses.
+"""The common part of all commands on a run: `RECIPE_OR_RUN [section.key=value ...]`, messages, and exit statuses.
 
 Exit status 0: done. 1: the machine, disk or Hub failed, and the same command can be repeated. 2: the user's mistake.
 130 and 143: stopped by Ctrl-C or SIGTERM.
@@ -26,8 +26,8 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
     """Run a stage as a program: load the recipe, open the run, call the stage, exit with a status.
 
     Args:
-        stage: Works on the run.
-        argv: The arguments; those of the process by default.
+        stage: A function of the run.
+        argv: The arguments; None: the arguments of the process.
 
     Raises:
         SystemExit: With a status other than 0 if anything went wrong.
@@ -52,7 +52,7 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
 
 
 def named(path: str, overrides: Sequence[str]) -> Recipe:
-    """Load the recipe that a command line names. A run directory is used where it is.
+    """Load the recipe that a command line names. A run directory is used in place.
 
     Args:
         path: A recipe file, the name of a shipped recipe, or a run directory.

@@ -26,10 +26,10 @@ class StageStatus:
         name: The stage.
         units: Number of units; None if the stage has not started.
         units_done: Number of finished units.
-        share: Share of its steps that are done, in [0, 1].
+        share: Share of the stage's steps that are done, in [0, 1].
         rate: Steps per second of all processes together; None if it is not known.
         seconds_left: Remaining time at this rate.
-        bytes: Size of its results.
+        bytes: Size of the stage's results.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Status:
 
     Attributes:
         run: The run directory.
-        stages: In their order.
-        processes: What the living processes report about themselves.
+        stages: The stages, in the order in which they run.
+        processes: The reports of the processes that are alive.
         assembled: Whether the dataset and the teacher's repository are assembled.
         done_twice: Number of units that two processes computed.
         bytes: Size of the run directory.
-        error: The message that the run stopped with; None if it was resumed since.
+        error: The error message of the last stop; None if the run was resumed since.
     """
 
     run: str
@@ -68,7 +68,7 @@ def status(folder: Path) -> Status:
     """Read the status of a run directory.
 
     Raises:
-        UserError: If there is no run.
+        UserError: If the folder is not a run directory.
     """
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{folder}: there is no run here (a run has a recipe.yaml); pass a folder inside run.root")
@@ -113,7 +113,7 @@ def _stage(folder: Path, name: Stage, lines: Sequence[dict[str, Any]], living: S
 
 
 def _rate(lines: Sequence[Record], steps: dict[str, int], now: Sequence[Record]) -> float | None:
-    """Return the steps per second of the last units, or of the current ones if none is done."""
+    """Return the steps per second of the last units, or of the current units if none is done."""
     recent = lines[-RECENT:]
     if recent:
         span = max(line["time"] for line in recent) - min(line["time"] - line["seconds"] for line in recent)

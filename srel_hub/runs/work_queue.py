@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 
 class WorkQueue:
-    """The units of a stage that this process gets, one after the other, under one progress bar for the whole stage.
+    """An iterator over the units of a stage that this process claims, with one progress bar for the whole stage.
 
         with WorkQueue(run, "recover", {"unit-0": 1000, "unit-1": 1000}, "it") as work:
             for unit in work:                       # claimed; ends when all units are done, by any process
@@ -32,8 +32,8 @@ class WorkQueue:
         run: The run, after `begin`.
         stage: Name of the stage, or of a part of one such as 'patches'.
         units: Number of steps of every unit.
-        step_name: What a step is called on the progress bar.
-        last: A unit that depends on all others and starts when they are done.
+        step_name: The name of a step on the progress bar.
+        last: The name of a unit that depends on all others and starts when they are done.
     """
 
     def __init__(self, run: Run, stage: str, units: Mapping[str, int], step_name: str, last: str | None = None) -> None:
@@ -70,7 +70,7 @@ class WorkQueue:
         self._bar.reach(self._done_steps())
 
     def _claimed(self, names: Sequence[str]) -> Iterator[str]:
-        """Yield the units that this process gets; end when all are done."""
+        """Yield the units that this process claims; end when all units are done."""
         while names:
             waiting = []
             for name in names:
@@ -89,7 +89,7 @@ class WorkQueue:
             names = waiting
 
     def _claim(self, name: str) -> bool:
-        """Claim a unit that is not done; return whether this process got it."""
+        """Claim a unit that is not done; return whether the claim succeeded."""
         run = self._run
         assert run.heartbeat is not None, "begin() comes first"
         if not claims.take(run.marks.claim(self._stage, name), run.heartbeat):
@@ -100,7 +100,7 @@ class WorkQueue:
         self._require_same_recipe()
         if run.marks.file(self._stage, name).is_file():
             self._bar.extend(self._units.get(name, 0))
-            run.print(f"{self._stage}: files of {name} changed since this unit was completed; redoing it")
+            run.print(f"{self._stage}: files of {name} changed since this part was completed; redoing it")
         return True
 
     def steps(self, items: Iterable[Item], done: int = 0) -> Iterator[Item]:
@@ -108,7 +108,7 @@ class WorkQueue:
 
         Args:
             items: The remaining steps.
-            done: Number of steps that were made before.
+            done: Number of steps that were already made.
         """
         self._bar.skip(done)
         with signals.in_steps():
@@ -143,7 +143,7 @@ class WorkQueue:
             self._invalidate_dependents(name)
 
     def _invalidate_dependents(self, name: str) -> None:
-        """Unmark what depends on a unit whose result differs from the one before."""
+        """Remove the marks of all units that depend on a unit whose result changed."""
         if self._last is not None:
             self._run.marks.file(self._stage, self._last).unlink(missing_ok=True)
         if self._stage in STAGES:
@@ -160,7 +160,7 @@ class WorkQueue:
         return claims.release(self._run.marks.claim(self._stage, name))
 
     def _look(self, made: int) -> None:
-        """Advance the bar to what all processes did, and report this process's progress.
+        """Advance the bar to the steps of all processes, and report this process's progress.
 
         Args:
             made: Steps of the current unit.
@@ -178,7 +178,10 @@ class WorkQueue:
         if self._stage in STAGES:
             recipe = read_json(self._run.path("units", f"{self._stage}.json"))["recipe"]
             if recipe != self._run.stage_key(self._stage):
-                raise UserError(f"{self._run.folder}: {self._stage} was restarted with another recipe meanwhile")
+                raise UserError(
+                    f"{self._run.folder}: another process restarted {self._stage} with a different recipe, so this "
+                    "process stops; pass the run directory as the recipe to work with the new one"
+                )
 
     def _report(self, name: str, made: int) -> None:
         assert self._run.heartbeat is not None

@@ -1,4 +1,4 @@
-"""What the stages of a run work on: the real dataset and the pretrained teachers, as preflight found them."""
+"""The inputs of a run's stages: the real dataset and the pretrained teachers, as opened by preflight."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class Adopted:
 
     Attributes:
         classifier: The network, on the CPU.
-        origin: Where it came from, for the card.
+        origin: The source of the network, for the card.
     """
 
     classifier: Classifier
@@ -31,13 +31,13 @@ class Adopted:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the stages work on.
+    """The inputs of the stages.
 
     Attributes:
         source: The real dataset.
         class_names: Names of the condensed dataset's classes, in its order.
-        frame: How a real image is brought to the dataset's size; None leaves images as they are.
-        adopted: Pretrained teachers by their folder in the run, without those that the run already holds.
+        frame: How a real image is resized to the dataset's size; None leaves images unchanged.
+        adopted: Pretrained teachers by their folder in the run, except those that the run already has.
     """
 
     source: Source
@@ -52,7 +52,7 @@ class Inputs:
 
 
 def image_size(source: Source, frame: Frame | None) -> tuple[int, int]:
-    """Return height and width of the frame, or of the first image where there is no frame."""
+    """Return (height, width) of the frame, or of the first image if `frame` is None."""
     if frame is not None:
         return frame.size
     split = source.train or source.eval
@@ -61,10 +61,11 @@ def image_size(source: Source, frame: Frame | None) -> tuple[int, int]:
 
 
 def teacher_specs(recipe: Recipe) -> dict[str, tuple[Pretrained | None, str]]:
-    """Return every folder of the run that holds a teacher.
+    """Return every folder of the run that contains a teacher.
 
     Returns:
-        By folder: the pretrained network to adopt (None: it is trained), and the field of the recipe that names it.
+        For each folder, the pretrained network to adopt (None if the teacher is trained), and the recipe's field for
+        it.
     """
     specs = {"teacher": (recipe.squeeze.pretrained, "squeeze.pretrained")}
     for index, spec in enumerate(recipe.recover.teachers):
@@ -77,22 +78,22 @@ def teacher_specs(recipe: Recipe) -> dict[str, tuple[Pretrained | None, str]]:
 
 
 def stage_of(folder: str) -> Stage:
-    """Return the stage whose results a teacher's folder belongs to, so that a change of that stage replaces it."""
+    """Return the stage to whose results a teacher's folder belongs. A change of that stage replaces the folder."""
     if folder == "teacher":
         return "squeeze"
     return "recover" if folder.startswith("recover_") else "relabel"
 
 
 def require_same_data(teacher: Path, source: Source, class_names: tuple[str, ...]) -> None:
-    """Check that the dataset is the one that the run began with. Otherwise labels would be counted as other classes.
+    """Check that the dataset has not changed since the run began. Otherwise labels could belong to other classes.
 
     Args:
-        teacher: The run's folder `teacher`, whose metrics.json has the counts of the beginning.
-        source: The dataset as it is now.
+        teacher: The run's folder `teacher`, whose metrics.json has the image counts from the beginning of the run.
+        source: The current dataset.
         class_names: The run's classes.
 
     Raises:
-        UserError: Saying what changed.
+        UserError: If the dataset changed. The message lists the changes.
     """
     before = read_json(teacher / "metrics.json")
     changes = []
@@ -102,11 +103,11 @@ def require_same_data(teacher: Path, source: Source, class_names: tuple[str, ...
     counts = before["class_images"]  # None if the training split was not opened
     train = source.train
     if not changes and counts and train is not None and _class_counts(train.labels, class_names) != counts:
-        changes.append("the training split has another number of images of some classes")
+        changes.append("the number of training images of some classes has changed")
     if not changes and before["eval_images"] and source.eval is not None:
         count = len(source.eval.labels)
         if count != before["eval_images"]:
-            changes.append(f"the eval split has {count} images, it had {before['eval_images']}")
+            changes.append(f"the eval split has {count} images, but had {before['eval_images']}")
     if changes:
         raise UserError(
             f"source: the data changed since the run {teacher.parent} began: {'; '.join(changes)}. Restore the data, "

@@ -15,16 +15,18 @@ from srel_hub.runs.run import Run
 from srel_hub.stages import relabel as relabel_stage
 from srel_hub.stages import squeeze as squeeze_stage
 from srel_hub.stages.evaluate import stage as evaluate_stage
+from srel_hub.stages.evaluate.summary import results_table
 from srel_hub.stages.inputs import Inputs, require_same_data, stage_of, teacher_specs
 from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.stages.recover import stage as recover_stage
 from srel_hub.stages.recover.units import stack_of
+from srel_hub.storage.files import read_json
 from srel_hub.teachers import classifier as classifiers
 from srel_hub.teachers.classifier import Classifier
 
 
 def squeeze(run: Run, inputs: Inputs | None = None) -> Path:
-    """Train or adopt the teachers; return the folder of the one that images are recovered from."""
+    """Train or adopt the teachers; return the folder of the teacher that images are recovered from."""
     recipe = run.recipe
     if run.broadcast(all(run.is_done(stage_of(folder), folder) for folder in teacher_specs(recipe))):
         return run.path("teacher")
@@ -86,6 +88,13 @@ def evaluate(run: Run, source: Source | None = None) -> Path:
     return evaluate_stage.evaluate(recipe.evaluate, teachers, manifest, source, run)
 
 
+def evaluate_and_print(run: Run) -> None:
+    """Train and score students, and print the results."""
+    folder = evaluate(run)
+    if run.is_main:
+        print("\n".join(results_table(read_json(folder / "summary.json"))))
+
+
 def _open_source(run: Run) -> Source:
     with run.accelerator.main_process_first():
         return open_source(run.recipe.source, run.progress, run.recipe.opens_train)
@@ -96,7 +105,7 @@ def _label_teachers(recipe: Recipe, run: Run) -> dict[str, Classifier]:
 
 
 def _resolve_stack(recipe: Recipe, classifier: Classifier, run: Run) -> Recipe:
-    """Resolve `recover.stack: auto` once, and store it: it decides the order of floating-point sums."""
+    """Resolve `recover.stack: auto` once and store the value, which affects the order of floating-point sums."""
     spec = recipe.recover
     if spec.stack == "auto":
         stack = stack_of(spec, len(classifier.class_names), classifier.size)

@@ -52,12 +52,12 @@ class LabelPart:
 
 @dataclass(frozen=True)
 class LabelTeacher:
-    """A network that labels.
+    """A network that computes soft labels.
 
     Attributes:
         folder: Its folder in the run.
         classifier: The network.
-        sha256: Digests of the files that decide its logits.
+        sha256: Digests of the files that determine its logits.
     """
 
     folder: str
@@ -66,13 +66,14 @@ class LabelTeacher:
 
 
 class Labelling:
-    """The labels to make: which views of which images, and where the logits come from.
+    """The labels to compute: the images, their views, and the source of the logits.
 
     Args:
         spec: The recipe's section.
         teachers: The networks that label, the main one first.
         images: The condensed images.
-        stored: Labels with the same logits in float16, which are then read instead of running the teachers.
+        stored: Labels with the same logits in float16, to read instead of running the teachers; None to run the
+            teachers.
         run: The run.
     """
 
@@ -95,7 +96,7 @@ class Labelling:
         return sample_epoch(self.spec.augment, self._pixels, self._seed, epoch)
 
     def logits(self, epoch: int, rows: range, views: Views, order: Tensor) -> Batches:
-        """Yield the logits of these rows, one forward pass at a time.
+        """Yield the logits of the images in `rows`, one forward pass at a time.
 
         With groups, a pass includes all images of the groups that the rows belong to.
         """
@@ -105,7 +106,7 @@ class Labelling:
         return label(self._labeller, self._pixels, views, batches)
 
     def steps(self, rows: range) -> int:
-        """Return about how many passes `logits` makes."""
+        """Return the approximate number of forward passes of `logits`."""
         return len(blocks(len(rows), self.spec.batch_size))
 
 
@@ -150,7 +151,7 @@ def _why_replaced(labelling: Labelling) -> str:
 
 
 def label_parts(spec: config.Relabel, num_images: int, num_classes: int) -> dict[str, LabelPart]:
-    """Return all files of labels, by name."""
+    """Return all label files, by name."""
     if spec.encoding == "none":
         return {}
     row_blocks = epoch_parts(num_images, recipe_encoding(spec, num_classes), spec.augment.mix)
@@ -163,10 +164,12 @@ def label_parts(spec: config.Relabel, num_images: int, num_classes: int) -> dict
 
 
 class BackgroundWriter:
-    """Calls a function in a thread, one call after the other, while the caller continues. At most one call waits.
+    """A thread that calls a function, one call after the other, while the caller continues.
+
+    At most one call waits.
 
     Raises:
-        Exception: What a call raised, at the next `put` or at the end of the block.
+        Exception: The exception of a call, at the next `put` or at the end of the `with` block.
     """
 
     def __init__(self, call: Callable[[Tensor, Tensor], object]) -> None:
@@ -205,7 +208,7 @@ def _write_part(labelling: Labelling, part: LabelPart, folder: Path, work: WorkQ
 def labels_to_reencode(
     spec: config.Relabel, teachers: Sequence[LabelTeacher], images: Images, run: Run
 ) -> SoftLabels | None:
-    """Return labels that were set aside, if they hold these teachers' logits on the same views in float16."""
+    """Return labels that were set aside, if they contain the same teachers' logits on the same views in float16."""
     folder = run.path(SET_ASIDE)
     if spec.encoding == "none" or not (folder / "manifest.json").is_file():
         return None
@@ -226,7 +229,7 @@ def labels_to_reencode(
 
 
 def describe(labelling: Labelling, files: Iterable[LabelFile], repo_id: str | None, run: Run) -> Manifest:
-    """Return the manifest of the stored labels. The teacher is scored on the whole stored images for it."""
+    """Score the teacher on the whole stored images, and return the manifest of the stored labels."""
     spec, images, stored = labelling.spec, labelling.images, labelling.stored
     teacher, pixels, labels = labelling.teachers[0], images.pixels, images.labels
     classifier = teacher.classifier
@@ -266,10 +269,10 @@ def describe(labelling: Labelling, files: Iterable[LabelFile], repo_id: str | No
 
 
 def kl_error(labelling: Labelling) -> dict[str, float]:
-    """Measure what the encoding loses, on images of the first epoch.
+    """Measure the KL error of the encoding, on images of the first epoch.
 
     Returns:
-        By temperature T, the mean KL(softmax(z / T) || softmax(z' / T)) of the logits z and the stored z'.
+        For each temperature T, the mean KL(softmax(z / T) || softmax(z' / T)) of the logits z and the stored z'.
     """
     views, order = labelling.views(0)
     total, count = dict.fromkeys(TEMPERATURES, 0.0), 0
@@ -286,20 +289,20 @@ def kl_error(labelling: Labelling) -> dict[str, float]:
 
 
 def committee(teachers: Sequence[LabelTeacher]) -> tuple[Member, ...]:
-    """Return the further networks that label, as the manifest names them."""
+    """Return the manifest's entries of the further networks that compute soft labels."""
     return tuple(Member(folder=member.folder.removeprefix("label_"), sha256=member.sha256) for member in teachers[1:])
 
 
 def teacher_digests(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each of a classifier's files that decide its logits."""
+    """Return the sha256 of each file of a classifier that affects its logits."""
     return {name: sha256(folder / name) for name in TEACHER_FILES}
 
 
 def summary(manifest: Manifest, labelling: Labelling) -> str:
-    """Return what was stored and what its encoding loses, in one line."""
+    """Return a line that describes the stored labels and the KL error of their encoding."""
     teacher = f"the teacher's top-1 on the {manifest.num_images} images is {manifest.teacher.accuracy:.1%}"
     if manifest.kl_error is None:
-        return f"no labels are stored, students run the teacher; {teacher}"
+        return f"no labels are stored, so students run the teacher; {teacher}"
     size = format_bytes(sum(file.bytes for file in manifest.files))
     loss = ", ".join(f"{value:.3g} at T={T}" for T, value in manifest.losses)
     if labelling.stored is not None:

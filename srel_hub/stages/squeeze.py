@@ -51,7 +51,7 @@ Facts = dict[str, Any]  # what metrics.json says about where a teacher came from
 
 
 class Order(enum.Enum):
-    """What the main process tells the other processes of a launch to do next."""
+    """A command of the main process to the other processes of a launch."""
 
     TRAIN = "train the teacher together with the main process"
     FINISH = "go on to the next stage"
@@ -59,11 +59,11 @@ class Order(enum.Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of a training after one batch.
+    """Training progress after a batch.
 
     Attributes:
         epoch: The epoch, counted from 0.
-        last: Whether this batch ends the epoch.
+        last: Whether this batch is the last one of the epoch.
         lr: The learning rate.
         loss: Mean training loss of the epoch so far, on the device.
     """
@@ -75,7 +75,7 @@ class Step:
 
 
 def squeeze(spec: config.Squeeze, inputs: Inputs, run: Run) -> Path:
-    """Train or adopt the teacher, measure it and save it, unless that is done already.
+    """Train or adopt the teacher, measure it and save it, unless it already exists.
 
     Args:
         spec: The recipe's section.
@@ -111,7 +111,7 @@ def squeeze(spec: config.Squeeze, inputs: Inputs, run: Run) -> Path:
 
 
 def few_images(inputs: Inputs, ipc: int) -> list[str]:
-    """Return a remark if classes have fewer training images than condensed ones."""
+    """Return a remark if classes have fewer training images than condensed images."""
     if inputs.source.train is None:
         return []
     counts = inputs.source.train.labels.bincount(minlength=len(inputs.class_names)).tolist()
@@ -119,7 +119,10 @@ def few_images(inputs: Inputs, ipc: int) -> list[str]:
     if not few:
         return []
     names = ", ".join(first_few(few))
-    return [f"fewer training images than recover.ipc={ipc}: {names}; the teacher may not learn these classes well"]
+    return [
+        f"some classes have fewer training images than recover.ipc={ipc}: {names}; the teacher may not learn these "
+        "classes well"
+    ]
 
 
 def save_further_teachers(inputs: Inputs, test: Images | None, run: Run) -> None:
@@ -135,13 +138,13 @@ def save_further_teachers(inputs: Inputs, test: Images | None, run: Run) -> None
 
 
 def _eval_images(inputs: Inputs, run: Run) -> Images | None:
-    """Decode the eval split before the training, so that a damaged image is found first."""
+    """Decode the eval split before the training, so that a damaged image is reported first."""
     split = inputs.source.eval
     return None if split is None else source_images(run, split, inputs.frame)
 
 
 def adopt(inputs: Inputs, folder: str) -> tuple[Classifier, Facts]:
-    """Return a pretrained teacher, and where it came from."""
+    """Return a pretrained teacher and the facts about its source."""
     train, adopted, counts = inputs.source.train, inputs.adopted[folder], None
     if train is not None:
         require_every_class(train.labels, inputs.class_names)
@@ -162,7 +165,7 @@ def train_teacher(spec: config.Squeeze, inputs: Inputs, run: Run, work: WorkQueu
     """Train the teacher on the training split, by all processes of the launch, from where a checkpoint ended.
 
     Returns:
-        The teacher, and what it was trained on.
+        The teacher, and the facts about its training data.
     """
     split = inputs.source.train
     assert split is not None, "a recipe that trains names its training split"
@@ -200,14 +203,14 @@ def save_teacher(
 
     Args:
         classifier: The teacher.
-        facts: Where it came from.
-        test: Images to score it on; None without an eval split.
+        facts: The facts about its source.
+        test: Images to score the teacher on; None without an eval split.
         folder: Its folder in the run.
-        title: How the log calls it.
+        title: The name of the teacher in the log.
         run: The run.
 
     Returns:
-        Its files.
+        The files of the teacher.
     """
     classifier = replace(classifier, model=classifier.model.to(run.device))
     metrics = {"architecture": type(classifier.model).__name__, **facts, **measure(classifier, test)}
@@ -228,18 +231,19 @@ def train(
     accelerator: Accelerator | None,
     engine: Engine = FLOAT32,
 ) -> Iterator[Step]:
-    """Train a classifier in place from where its checkpoint ended. Each process takes its share of every batch.
+    """Train a classifier in place from where its checkpoint ended. Each process trains on its share of every batch.
 
     BatchNorm sees the share of its own process; running statistics are averaged over processes after each epoch.
     (SyncBatchNorm refuses to run on CPUs.)
 
     Args:
         classifier: The network, its normalization and class names.
-        checkpoint: Its optimizer and curve.
+        checkpoint: The optimizer and the learning curve.
         images: The training images.
         spec: Epochs, batch size, optimizer and augmentation.
-        seed: Of views and batches.
-        accelerator: Of the processes that train together; None trains in this process, where the network is.
+        seed: The seed of views and batches.
+        accelerator: Accelerate's view of the processes that train together; None trains in this process, on the
+            network's device.
         engine: How the network computes.
 
     Yields:
@@ -290,8 +294,8 @@ def measure(classifier: Classifier, test: Images | None) -> dict[str, float | in
     """Measure a teacher.
 
     Args:
-        classifier: The network, where it computes.
-        test: The images to score it on; None without an eval split.
+        classifier: The network, on the device to compute on.
+        test: The images to score the network on; None without an eval split.
 
     Returns:
         Number of parameters, FLOPs of a forward pass on one image, number of eval images, and top-1 and top-5

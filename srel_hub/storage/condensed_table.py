@@ -42,9 +42,9 @@ def decode_image(content: bytes) -> Tensor:
 
 
 def decode_untrusted(content: bytes | None, size: tuple[int, int], where: str) -> Tensor:
-    """Decode bytes of unknown origin, if they are an RGB PNG of the expected size.
+    """Decode bytes of unknown origin, which must be an RGB PNG of the expected size.
 
-    Anything else is refused before its pixels are unpacked, so a small file cannot fill the memory.
+    Any other file is rejected before its pixels are decompressed, so a small file cannot fill the memory.
 
     Args:
         content: bytes of the image, or None if the row has none.
@@ -64,7 +64,7 @@ def decode_untrusted(content: bytes | None, size: tuple[int, int], where: str) -
             actual = f"a PNG of {image.width} x {image.height} pixels, mode {image.mode}"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         actual = f"unreadable: {first_line(error)}"
-    raise UserError(f"{where}: must be an RGB PNG of {size[1]} x {size[0]} pixels, is {actual}")
+    raise UserError(f"{where}: must be an RGB PNG of {size[1]} x {size[0]} pixels, but is {actual}")
 
 
 def table_features(class_names: Sequence[str]) -> datasets.Features:
@@ -76,7 +76,7 @@ def write_parquet(path: Path, images: Iterable[bytes], labels: Iterable[int], cl
     """Write one parquet file with small row groups that `load_dataset` reads.
 
     Args:
-        path: of the file.
+        path: path of the file.
         images: PNG bytes, row by row.
         labels: index of the class of each row.
         class_names: names of all classes.
@@ -90,7 +90,7 @@ def write_parquet(path: Path, images: Iterable[bytes], labels: Iterable[int], cl
 
 @contextlib.contextmanager
 def hide_progress_bars() -> Iterator[None]:
-    """Hide the progress bars of `datasets` in a block that takes a second or two."""
+    """Hide the progress bars of `datasets` inside the `with` block, which takes only a second or two."""
     enabled = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
@@ -101,7 +101,7 @@ def hide_progress_bars() -> Iterator[None]:
 
 
 def read_parquet(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Yield the PNG bytes and label of every row of a file. 64 rows at a time are in memory."""
+    """Yield the PNG bytes and label of every row of a file, with 64 rows in memory at a time."""
     with pyarrow.parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
         for batch in file.iter_batches(batch_size=64, columns=["image", "label"]):
             for row in batch.to_pylist():
@@ -161,7 +161,7 @@ def _stacks(folder: Path) -> list[list[Path]]:
 def _shards(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.parquet"))
     if not files:
-        raise UserError(f"{folder}: there are no condensed images yet; run recover first")
+        raise UserError(f"{folder}: there are no condensed images yet; run `srel-hub recover` first")
     return files
 
 
@@ -172,7 +172,8 @@ def _labels(file: Path) -> list[int]:
 def image_table_sha256(pixels: Tensor, labels: Tensor) -> str:
     """Return the sha256 of the image table: for every row its label (little-endian int32), then its H x W x 3 pixels.
 
-    It covers what the soft labels were computed from. It does not change if PNG or parquet files are encoded again.
+    The digest covers exactly the pixels and classes that were labeled. It does not change if PNG or parquet files are
+    encoded again.
 
     Args:
         pixels: uint8 [N, 3, H, W].
@@ -215,7 +216,8 @@ def class_grid(rows: Iterable[tuple[bytes, int]], columns: int, count: int, widt
         rows: PNG bytes and label of each image; read only as far as needed.
         columns: number of classes.
         count: images per class.
-        width: of one image in the grid, in pixels. Smaller images are enlarged by the largest whole factor that fits.
+        width: width of one image in the grid, in pixels. Smaller images are enlarged by the largest whole factor that
+            fits.
     """
     by_class: dict[int, list[Tensor]] = {label: [] for label in range(columns)}
     for png, label in rows:
@@ -238,7 +240,7 @@ def class_grid(rows: Iterable[tuple[bytes, int]], columns: int, count: int, widt
 def thumbnail(image: Tensor, size: tuple[int, int]) -> Image.Image:
     """Resize uint8 [3, H, W] to a picture of `size` (height, width).
 
-    Pixels are repeated to enlarge it, so that each stays visible, and averaged to reduce it.
+    To enlarge the image, pixels are repeated, so that each stays visible. To reduce it, pixels are averaged.
     """
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     rule = Image.Resampling.NEAREST if size[0] >= picture.height else Image.Resampling.BOX

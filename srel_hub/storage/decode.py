@@ -18,7 +18,7 @@ BILINEAR = int(Image.Resampling.BILINEAR)
 
 @dataclass(frozen=True)
 class Frame:
-    """How an image is brought to one size. An image that already has this size is left unchanged.
+    """How an image is resized to a given size. An image that already has this size stays unchanged.
 
     Attributes:
         size: (height, width) in pixels.
@@ -37,7 +37,7 @@ def read_picture(value: Any, frame: Frame | None, where: str) -> np.ndarray[Any,
 
     Args:
         value: what `datasets.Image(decode=False)` returns: the `bytes` of the image, or the `path` or URL of a file.
-        frame: the size to bring it to; None keeps its own.
+        frame: the size to resize the image to; None keeps its own size.
         where: the dataset and row, which begin the message.
 
     Returns:

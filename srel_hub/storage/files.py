@@ -33,9 +33,9 @@ def process_name() -> str:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Write a file or a folder so that `path` either has all of its content or does not exist.
+    """Write a file or a folder so that `path` either has its complete content or does not exist.
 
-    All files of a run are written through here. On an error nothing is left behind.
+    All files of a run are written with this function. On an error, no temporary files remain.
 
     Args:
         path: replaced if it exists. Its folder is created if needed, but not the folders above: if a run directory
@@ -123,7 +123,7 @@ def sha256(path: Path) -> str:
 
 
 def total_bytes(folder: Path) -> int:
-    """Return the size of all files below a folder. A file that is removed meanwhile counts 0."""
+    """Return the size of all files below a folder. A file that is removed in the meantime counts as 0."""
     total = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):

@@ -26,7 +26,7 @@ def write_pixels(path: Path, count: int, images: Iterable[Picture]) -> None:
     """Write images of one size to a safetensors file with one tensor, `pixels` uint8 [count, 3, H, W].
 
     Args:
-        path: of the file.
+        path: path of the file.
         count: number of images.
         images: (row, pixels uint8 [H, W, 3]) of each image, in any order.
     """
@@ -40,7 +40,7 @@ def write_pixels(path: Path, count: int, images: Iterable[Picture]) -> None:
 
 
 def in_memory(count: int, images: Iterable[Picture]) -> Tensor:
-    """As `write_pixels`, to memory: uint8 [count, 3, H, W]."""
+    """Return images of one size in memory, as uint8 [count, 3, H, W] (see `write_pixels`)."""
     arrived = iter(images)
     first = next(arrived)
     height, width, _ = first[1].shape
@@ -60,14 +60,14 @@ def map_pixels(path: Path) -> Tensor:
 def in_memory_or_mapped(count: int, size: tuple[int, int], images: Iterable[Picture]) -> Tensor:
     """Return `count` images of `size` (height, width) as uint8 [count, 3, H, W].
 
-    They are mapped from a temporary file if they would take more than a quarter of the machine's memory.
+    The images are mapped from a temporary file if they would take more than a quarter of the machine's memory.
     """
     small = count * 3 * size[0] * size[1] <= MOST_OF_MEMORY * psutil.virtual_memory().total
     return in_memory(count, images) if small else map_temporary(count, size, images)
 
 
 def map_temporary(count: int, size: tuple[int, int], images: Iterable[Picture]) -> Tensor:
-    """Return the same, mapped from a file that the operating system deletes together with the tensor.
+    """Return `count` images as a tensor mapped from a file that the operating system deletes with the tensor.
 
     A `TemporaryFile` has no name on POSIX and is deleted on its last close on Windows. Deleting a named file, as a
     `TemporaryDirectory` would, fails on Windows as long as it is mapped.
@@ -86,7 +86,7 @@ def map_temporary(count: int, size: tuple[int, int], images: Iterable[Picture]) 
 def to_device_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
     """Return the images on `device`, unless they would take more than half of a GPU's free memory.
 
-    In that case they are returned as they are, and the caller moves each batch.
+    In that case the images are returned unchanged, and the caller moves each batch.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

@@ -1,4 +1,4 @@
-"""Write safetensors files row by row, so that no tensor is ever complete in memory."""
+"""Write safetensors files row by row, without holding a complete tensor in memory."""
 
 import contextlib
 import json

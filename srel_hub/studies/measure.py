@@ -3,8 +3,8 @@
     srel-hub measure
     srel-hub measure resnet18:0.5 mobilenet_v2 --size 32 --batch 10 --classes 10 --json cost.json
 
-Networks have random weights; otherwise the iteration is the one that recover runs. On a CPU peak memory is that of the
-process, so each network is measured in its own process.
+Networks have random weights; otherwise the iteration is the one that recover runs. On a CPU, peak memory is measured
+for the whole process, so each network is measured in its own process.
 """
 
 import json
@@ -59,7 +59,7 @@ KILLED = (-9, 137)  # exit status after the kernel ended a process for lack of m
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """The networks to measure, and the settings of the measurement.
 
     Attributes:
         networks: MODEL[:WIDTH] for each network: a model as in a recipe, or a Hub id.
@@ -111,10 +111,10 @@ def parse_network(text: str, side: int) -> Network:
 
 
 def check(settings: Settings) -> list[tuple[Network, nn.Module]]:
-    """Return the networks to measure, each also on the meta device.
+    """Check the settings, and return the networks to measure, each also on the meta device.
 
     Raises:
-        UserError: With all problems, before anything is measured.
+        UserError: If the settings are not valid. The message lists all problems.
     """
     errors, networks = ErrorCollector(), []
     for option, least in (("size", 1), ("batch", 2), ("classes", 2), ("iterations", 1)):
@@ -145,7 +145,7 @@ def measure_all(settings: Settings) -> Figures:
         and image, `peak_bytes`, the plan's `forecast_bytes`, and the `paper` figures or None.
 
     Raises:
-        UserError: If something cannot be measured.
+        UserError: If a network cannot be measured.
         OSError: If a measuring process failed.
     """
     networks, device = check(settings), make_accelerator().device
@@ -165,7 +165,7 @@ def measure_all(settings: Settings) -> Figures:
 
 
 def paper_figures(network: Network, size: int, batch: int) -> dict[str, float] | None:
-    """Return the paper's figures of a network; None if it has none for the network, image size and batch."""
+    """Return the paper's figures of a network; None if the paper has none for this network, image size and batch."""
     return PAPER.get(network.title) if (size, batch) == (PAPER_SIZE, PAPER_BATCH) else None
 
 
@@ -240,10 +240,10 @@ def _time_iterations(classifier: Classifier, title: str, settings: Settings, dev
 
 
 def report_lines(figures: Figures) -> Iterator[str]:
-    """Yield a report as Markdown: the table, and what it was measured on.
+    """Yield a report as Markdown: the table, and the conditions of the measurement.
 
     Args:
-        figures: As `measure_all` returns them.
+        figures: The result of `measure_all`.
     """
     header = ("network", "parameters", "ms per iteration and image", "peak memory", "forecast")
     yield from markdown_table((*header, "paper: ms", "paper: memory"), map(_cells, figures["results"]))

@@ -1,6 +1,7 @@
-"""Networks to train from scratch: those named here, and the architecture of any image classifier on the Hub.
+"""Networks to train from scratch: the named networks, and the architecture of any image classifier on the Hub.
 
-At width 1 they have their published sizes. For images below 224 pixels, vision transformers get smaller patches.
+At width 1 the networks have their published sizes. For images below 224 pixels, vision transformers get smaller
+patches.
 """
 
 import copy
@@ -49,10 +50,10 @@ def build(network: Network, class_names: Sequence[str], size: tuple[int, int], s
     """Return a network with random weights.
 
     Args:
-        network: the recipe's section; names an architecture.
-        class_names: by index.
+        network: the recipe's section, which names an architecture.
+        class_names: the class names, by index.
         size: (height, width) of the images, in pixels.
-        seed: of the weights.
+        seed: the seed of the weights.
 
     Raises:
         UserError: if no such classifier exists on the Hub or on disk, or its config.json cannot be built.
@@ -135,7 +136,7 @@ def _vit(name: str, width: float, size: tuple[int, int]) -> PreTrainedConfig:
 
 
 def _config_from_elsewhere(network: Network, size: tuple[int, int]) -> PreTrainedConfig:
-    """Return the config of a classifier on the Hub or on disk, for images of this size."""
+    """Return the config of a classifier on the Hub or on disk, for images of `size` (height, width)."""
     config = copy.deepcopy(_read_config(network.model, network.revision)[0])
     if "image_size" in config.to_dict():
         config.image_size = size[0] if size[0] == size[1] else list(size)
@@ -145,7 +146,7 @@ def _config_from_elsewhere(network: Network, size: tuple[int, int]) -> PreTraine
 def hub_commit(network: Network) -> str | None:
     """Return the commit at which an architecture was read from the Hub.
 
-    None for networks that are named here or read from disk.
+    None for named networks, and for networks that are read from disk.
     """
     return None if network.is_named else _read_config(network.model, network.revision)[1]
 
@@ -164,7 +165,7 @@ def _read_config(path: str, revision: str | None) -> tuple[PreTrainedConfig, str
 
 
 def convnet_depth(size: tuple[int, int]) -> int:
-    """Return the number of ConvNet blocks that reduce an image to about 4 pixels: 3 for 32 pixels, 4 for 64.
+    """Return the number of ConvNet blocks that reduce an image to about 4 x 4 pixels: 3 for 32 pixels, 4 for 64.
 
     These are the depths of the dataset-condensation literature.
     """
@@ -172,15 +173,15 @@ def convnet_depth(size: tuple[int, int]) -> int:
 
 
 def scale_channels(channels: int, width: float, multiple: int = 4) -> int:
-    """Return channels * width, rounded to a multiple: bottlenecks divide channels by 4, others by groups or heads."""
+    """Return channels * width, rounded to a multiple of `multiple`, as bottlenecks, groups and heads require."""
     return max(multiple, round(channels * width / multiple) * multiple)
 
 
 def require_usable(network: nn.Module, num_classes: int, size: tuple[int, int], where: str) -> None:
-    """Require that a network on the meta device can process images, by running it on one.
+    """Check that a network on the meta device can process images, by running it on one image.
 
     Args:
-        network: on the meta device, so that this costs nothing.
+        network: the network on the meta device, where running it is almost free.
         num_classes: K.
         size: (height, width) of the images, in pixels.
         where: the recipe's field, which begins the message.

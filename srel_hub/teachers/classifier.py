@@ -22,13 +22,13 @@ from srel_hub.storage.decode import BILINEAR, Frame
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network with all that is needed to use it.
+    """A network with its class names, normalization and image size.
 
     Attributes:
-        model: from normalized pixel values float [B, 3, H, W] to an output with `logits` [B, K].
-        mean: of each RGB channel, in [0, 1].
-        std: of each RGB channel, in [0, 1].
-        class_names: of the K classes, by index.
+        model: maps normalized pixel values float [B, 3, H, W] to an output with `logits` [B, K].
+        mean: mean of each RGB channel, in [0, 1].
+        std: standard deviation of each RGB channel, in [0, 1].
+        class_names: names of the K classes, by index.
         size: (height, width) of its images, in pixels.
         resize: pixels of the shorter side to which a larger image is resized before its center is cut out
             (decode.Frame), or None.
@@ -45,7 +45,7 @@ class Classifier:
 
     @property
     def frame(self) -> Frame:
-        """Return how an image is brought to the size of the classifier's images."""
+        """Return how an image is resized for the classifier."""
         return Frame(self.size, self.resize, self.resample)
 
     def table(self, device: torch.device) -> Tensor:
@@ -77,9 +77,11 @@ def check_forward(model: nn.Module, image: Tensor, num_classes: int, where: str)
         logits: Tensor = model(image).logits
     except (RuntimeError, ValueError) as error:
         reason = first_line(error)
-        raise UserError(f"{where}: it cannot process images of {width} x {height} pixels: {reason}") from None
+        raise UserError(f"{where}: the network cannot process images of {width} x {height} pixels: {reason}") from None
     if logits.shape != (1, num_classes):
-        raise UserError(f"{where}: it returns logits of shape {list(logits.shape)}, expected [1, {num_classes}]")
+        raise UserError(
+            f"{where}: the network returns logits of shape {list(logits.shape)}, but must return [1, {num_classes}]"
+        )
     return logits
 
 
@@ -117,9 +119,9 @@ def _processor(classifier: Classifier) -> Any:
 
 @contextlib.contextmanager
 def hide_loading_bars() -> Iterator[None]:
-    """Hide the progress bars of transformers and huggingface_hub inside the block; both settings are restored.
+    """Hide the progress bars of transformers and huggingface_hub inside the `with` block, and restore both after it.
 
-    A network loads or saves in a moment, and a bar for its weights would break into the bar of the stage.
+    A network loads or saves in a moment, and a bar for its weights would interrupt the bar of the stage.
     """
     loading, downloading = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     logging.disable_progress_bar()  # of huggingface_hub too
@@ -147,7 +149,7 @@ def load(folder: Path, device: torch.device) -> Classifier:
     """Load a saved classifier in eval mode, in float32, with frozen weights. Code in the folder is never executed.
 
     Raises:
-        UserError: if the folder has no classifier that transformers can load, or not all of its weights.
+        UserError: if the folder has no classifier that transformers can load, or some of its weights are missing.
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""Estimate what a step of a stage costs: run the stage's own code on torch's meta device, and count.
+"""Estimate the cost of a step of a stage: run the stage's own code on torch's meta device, and count.
 
 Tensors on the meta device have shapes but no content, so a step of any size takes no memory and little time.
 """
@@ -70,7 +70,7 @@ def on_meta(network: nn.Module) -> nn.Module:
 
 
 def in_precision(network: nn.Module, precision: str) -> nn.Module:
-    """Return a copy whose weights, and so all it computes, have this precision: autocast has no meta device."""
+    """Return a copy with weights in the given precision, because autocast does not support the meta device."""
     return copy.deepcopy(network).to(DTYPES[precision])
 
 
@@ -86,12 +86,12 @@ def weights_bytes(network: nn.Module) -> int:
 class _CostMode(TorchDispatchMode):
     """Counts FLOPs, and the bytes of live tensors that were created while it is active.
 
-    Tensors on the meta device stand for those on the run's device. Others are on the CPU, and do not count if the
-    device is a GPU.
+    Tensors on the meta device represent those on the run's device. Other tensors are on the CPU, and are not counted if
+    the run's device is a GPU.
 
     Attributes:
-        flops: so far.
-        peaks: most bytes at one time, of tensors on the heap (True) and others (False).
+        flops: the number of FLOPs so far.
+        peaks: peak bytes of tensors on the heap (True) and of other tensors (False).
     """
 
     def __init__(self, kind: str) -> None:
@@ -129,10 +129,11 @@ class _CostMode(TorchDispatchMode):
 def measure_cost(two_steps: Iterable[object], kind: str) -> Cost:
     """Return the cost of one of two equal steps.
 
-    The first step creates the optimizer's state. The second has it, as all later ones do, so the peak is right.
+    The first step creates the optimizer's state. The second step has this state, as all later steps do, so its peak is
+    correct.
 
     Args:
-        two_steps: runs a step for each item.
+        two_steps: an iterable that runs a step for each of its two items.
         kind: of the device, 'cpu' or 'cuda'.
     """
     mode = _CostMode(kind)
@@ -158,7 +159,7 @@ def training_steps(
         augment: the recipe's section.
         batch: images per step.
         size: (height, width) of the images, in pixels.
-        labeller: a teacher on the meta device that labels each batch, as for random real images; None for hard labels.
+        labeller: a teacher on the meta device that computes the labels of each batch; None for hard labels.
 
     Yields:
         None after each step.
@@ -190,7 +191,7 @@ def inference_steps(network: nn.Module, augment: Augment | None, batch: int, siz
 
 
 def _pixel_values(augment: Augment | None, batch: int, size: tuple[int, int]) -> Tensor:
-    """Return normalized images float32 [batch, 3, H, W] on the meta device, augmented as in every stage, or whole."""
+    """Return normalized images float32 [batch, 3, H, W] on the meta device, augmented, or whole without `augment`."""
     images = torch.empty(batch, 3, *size, dtype=torch.uint8, device=META)
     if augment is not None:
         views = sample_views(augment, batch, size, torch.Generator()).to(META)
@@ -218,7 +219,7 @@ def state_bytes(network: nn.Module) -> int:
 
 @functools.cache
 def matmul_tflops(kind: str, precision: str) -> float:
-    """Measure how fast this machine multiplies square matrices, in 10^12 floating-point operations per second.
+    """Measure the speed of square matrix products on this machine, in 10^12 floating-point operations per second.
 
     Args:
         kind: of the device, 'cpu' or 'cuda'.

@@ -1,7 +1,8 @@
 """Pretrained teachers: load them from the Hub or from disk, and convert them to our conventions.
 
-What a teacher's image processor does to colors is measured on three plain images. Its settings are not read, because
-each family names them differently (MobileViT swaps red and blue, EfficientNet divides by the deviation twice).
+The normalization of a teacher's image processor is measured on three plain images. The processor's settings are not
+read, because each family names them differently (MobileViT swaps red and blue, EfficientNet divides by the deviation
+twice).
 """
 
 import difflib
@@ -67,10 +68,10 @@ def load_pretrained(spec: Pretrained, field: str) -> tuple[Classifier, Origin]:
 
     Args:
         spec: the recipe's section.
-        field: its name in the recipe, such as `squeeze.pretrained`, for messages.
+        field: the field's name in the recipe, such as `squeeze.pretrained`, for messages.
 
     Raises:
-        UserError: if there is no such classifier, or it cannot be used.
+        UserError: if the classifier does not exist or cannot be used.
     """
     where = f"{field}={spec.path}"
     path = fetch(spec, where)
@@ -105,12 +106,12 @@ def fetch(spec: Pretrained, where: str, files: Sequence[str] = FILES) -> Path:
         files: patterns of the files to download.
 
     Raises:
-        UserError: if there is none, or it cannot be accessed.
+        UserError: if the teacher does not exist or cannot be accessed.
     """
     path = Path(spec.path).expanduser()
     if path.exists():
         if spec.revision is not None:
-            raise UserError(f"{where}: a local path has no revision {spec.revision}; leave out the revision")
+            raise UserError(f"{where}: a local path has no revision {spec.revision}; remove the revision")
         if path.is_file() and path.suffix != ".safetensors":
             raise UserError(f"{where}: only .safetensors files are read, because a pickled file can run code")
         return path
@@ -120,16 +121,19 @@ def fetch(spec: Pretrained, where: str, files: Sequence[str] = FILES) -> Path:
         with hide_loading_bars():
             return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files)))
     except GatedRepoError:
-        reason = f"gated on the Hub; request access on the model's page, then {LOG_IN}"
+        reason = f"this model is gated on the Hub; request access on the model's page, then {LOG_IN}"
     except RevisionNotFoundError:
         reason = f"the repository on the Hub has no revision {spec.revision}"
     except RepositoryNotFoundError:
-        reason = "not a local folder or file, and not a model on the Hub that you can access; check the spelling; if "
+        reason = (
+            "this is not a local folder or file, and not a model on the Hub that you can access; check the spelling; "
+            "if "
+        )
         reason += f"it is private, {LOG_IN}"
     except LocalEntryNotFoundError:
-        reason = "not a local folder or file, not in the cache, and the Hub cannot be reached"
+        reason = "this is not a local folder or file, it is not in the cache, and the Hub cannot be reached"
     except (HFValidationError, OSError) as error:
-        reason = f"not a local folder or file, and the Hub reports: {first_line(error)}"
+        reason = f"this is not a local folder or file, and the Hub reports: {first_line(error)}"
     raise UserError(f"{where}: {reason}")
 
 
@@ -142,11 +146,11 @@ def _settings(file: Path, where: str) -> dict[str, Any]:
 
 
 def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str) -> Classifier:
-    """Load a ResNet with torchvision's names; normalization and size are those of timm's config.json or ImageNet."""
+    """Load a ResNet with torchvision's names. Normalization and size are from timm's config.json or ImageNet's."""
     try:
         tensors = {name: tensor for file in weights for name, tensor in load_file(file).items()}
     except SafetensorError as error:
-        raise UserError(f"{where}: not a safetensors file: {error}") from None
+        raise UserError(f"{where}: this is not a safetensors file: {error}") from None
     if not is_torchvision_resnet(tensors):
         missing = "its config.json has no" if settings else "there is no config.json with a"
         raise UserError(
@@ -202,7 +206,7 @@ def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
     try:
         mean, std, order = measure_colors(processor)
     except ValueError as error:
-        raise UserError(f"{where}: its preprocessor_config.json: {first_line(error)}") from None
+        raise UserError(f"{where}: its preprocessor_config.json cannot be used: {first_line(error)}") from None
     if not all(0 < deviation < math.inf for deviation in std):
         raise UserError(
             f"{where}: its preprocessor_config.json has the standard deviation {list(std)}; each must be positive and "
@@ -253,7 +257,7 @@ def measure_colors(processor: Any) -> tuple[Color, Color, tuple[int, ...]]:
     """Measure the normalization of an image processor on a black, a white and a red image.
 
     Returns:
-        mean and std of each RGB channel in [0, 1], and for each of the processor's channels the RGB channel in it.
+        mean and std of each RGB channel in [0, 1], and the RGB channel in each channel of the processor's output.
     """
     pictures = [Image.new("RGB", (32, 32), color) for color in (BLACK, WHITE, RED)]
     values = torch.as_tensor(processor(pictures, return_tensors="pt")["pixel_values"]).double()
@@ -274,7 +278,7 @@ def _rounded(values: Tensor, order: tuple[int, ...]) -> Color:
 
 @torch.no_grad()
 def reorder_input(model: nn.Module, order: tuple[int, ...]) -> None:
-    """Make a network with another order of channels take RGB, by permuting the inputs of its first convolution.
+    """Convert a network to RGB input by permuting the input channels of its first convolution.
 
     Args:
         model: changed in place.
@@ -291,24 +295,24 @@ def with_size(classifier: Classifier, side: int) -> Classifier:
 
 
 def require_usable_classifier(classifier: Classifier, where: str) -> None:
-    """Require that a classifier can process images of its size, by running it on an image of zeros.
+    """Check that a classifier can process images of its size, by running it on an image of zeros.
 
     Raises:
-        UserError: if it cannot, returns another number of logits than it has classes, or logits that are not finite.
-            The message begins with `where`.
+        UserError: if the classifier fails, returns a wrong number of logits, or returns logits that are not finite. The
+            message begins with `where`.
     """
     image = torch.zeros(1, 3, *classifier.size)
     logits = check_forward(classifier.model, image, len(classifier.class_names), where)
     if not logits.isfinite().all():
         value = float(logits[~logits.isfinite()][0])
-        raise UserError(f"{where}: its logits of an image of zeros contain {value}; choose another teacher")
+        raise UserError(f"{where}: its logits for an image of zeros contain {value}; choose another teacher")
 
 
 def require_batchnorm(model: nn.Module, where: str) -> None:
-    """Require that a network has BatchNorm2d layers with running statistics, which SRe2L recovers images from.
+    """Check that a network has BatchNorm2d layers with running statistics, from which SRe2L recovers images.
 
     Raises:
-        UserError: naming the architecture and the normalization layers that it has.
+        UserError: if the network has no such layer. The message lists its normalization layers.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if any(layer.running_mean is not None for layer in layers):

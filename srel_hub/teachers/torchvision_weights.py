@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 def is_torchvision_resnet(names: Mapping[str, Any]) -> bool:
-    """Return whether tensors with these names are a torchvision ResNet."""
+    """Return whether tensors with these names belong to a torchvision ResNet."""
     return any(re.match(r"layer1\.0\.(conv|bn)\d\.", name) for name in names)
 
 
@@ -49,11 +49,11 @@ def resnet_config(shapes: Mapping[str, Shape], where: str) -> ResNetConfig:
     """Infer depths, widths and number of classes of a ResNet from its tensors.
 
     Args:
-        shapes: of all tensors, by torchvision's names.
+        shapes: the shapes of all tensors, by torchvision's names.
         where: the file, which begins the message.
 
     Raises:
-        UserError: if a tensor is missing whose shape is needed.
+        UserError: if a required tensor is missing.
     """
 
     def first(pattern: str, example: str) -> Shape:
@@ -76,14 +76,14 @@ def resnet_config(shapes: Mapping[str, Shape], where: str) -> ResNetConfig:
 
 
 def convert(tensors: Mapping[str, Tensor], where: str) -> ResNetForImageClassification:
-    """Return transformers' ResNet with these weights, in float32.
+    """Return transformers' ResNet with the weights `tensors`, in float32.
 
     Args:
-        tensors: by torchvision's names.
+        tensors: the weights, by torchvision's names.
         where: the file, which begins the message.
 
     Raises:
-        UserError: listing every key that is missing, unexpected or has another shape.
+        UserError: if a key is missing, is unexpected or has a different shape. The message lists these keys.
     """
     model = ResNetForImageClassification(resnet_config({name: tuple(t.shape) for name, t in tensors.items()}, where))
     own_tensors = model.state_dict()
@@ -100,7 +100,7 @@ def _check_keys(tensors: Mapping[str, Tensor], expected: Mapping[str, Shape], wh
     """Compare names and shapes of tensors with those expected.
 
     Raises:
-        UserError: listing the first ten differences.
+        UserError: if names or shapes differ. The message lists the first ten differences.
     """
     missing = [name for name in expected if name not in tensors and not name.endswith(OPTIONAL)]
     if missing and all(name in missing for name in expected if name.endswith(("running_mean", "running_var"))):

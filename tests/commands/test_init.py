@@ -108,8 +108,8 @@ def test_a_dataset_without_what_is_needed_gets_an_error(tmp_path: Path, capsys: 
         "empty": "source.path=empty: load_dataset cannot open this folder",
         "one": "no column with class labels, strings or whole numbers",
         "./nowhere": "source.path=./nowhere: there is no such folder",
-        "whole/test": "no split to score students on (splits: train). Put 80 % of each class's images in train/CLASS/",
-        "whole": "whole: no split named train (splits: test); add source.train_split=NAME",
+        "whole/test": "there is no split to score students on (splits: train). Put 80 % of each class's images in",
+        "whole": "whole: there is no split named train (splits: test); add source.train_split=NAME",
     }
     for path, message in errors.items():
         assert message in failure(capsys, "init", path, "--out", "x.yaml"), path
@@ -124,7 +124,7 @@ def test_a_dataset_without_what_is_needed_gets_an_error(tmp_path: Path, capsys: 
         (["--ipc", "-1"], "--ipc=-1: must be above 0"),
         (["recover.ipc=3"], "recover.ipc=3: only source.key=value is taken here"),
         (["source.splitt=x"], "source.splitt"),
-        (["source.train_split=null"], "source.train_split=null: a recipe is chosen by the training images"),
+        (["source.train_split=null"], "source.train_split=null: init chooses a recipe by the training images"),
         (["--out", "no/such/x.yaml"], "--out=no/such/x.yaml: there is no folder no/such"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

@@ -178,7 +178,7 @@ def test_impossible_labels_are_refused(recovered: tuple[Path, Path], tmp_path: P
     manifest = read_json(file)
     manifest["files"][0]["sha256"] = sha256(labels)
     file.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="indices of labels must be classes, increasing in each row"):
+    with pytest.raises(UserError, match="class indices of an image must be classes, in increasing order"):
         stored_labels(run).logits(0, torch.arange(3))
 
 

@@ -207,5 +207,5 @@ def test_classes_with_few_images_or_no_test_image_are_reported(
     test.filter(lambda row: row["label"] != 1).to_parquet(folder / "test.parquet")
     squeeze(Run(small_recipe(write_recipe(tmp_path / "colors.yaml", folder, ipc=3), tmp_path / "runs")))
     output = capsys.readouterr().err
-    assert "split test: no image of green; these classes are not scored" in output
+    assert "split test: there is no image of green, so these classes are not scored" in output
     assert "fewer training images than recover.ipc=3: red (2), green (2), blue (2); the teacher" in output

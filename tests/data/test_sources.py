@@ -94,7 +94,9 @@ def test_images_of_several_sizes_are_refused_or_resized(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     datasets.Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / "data" / "train.parquet")
     spec = Source(path=str(tmp_path / "data"), eval_split=None)
-    with pytest.raises(UserError, match="row 1 has 12 x 9 pixels, the first has 8 x 8; set source.image_size"):
+    with pytest.raises(
+        UserError, match="row 1 has 12 x 9 pixels, but the first image has 8 x 8; set source.image_size"
+    ):
         train_split(spec).images(None)
     fitted = train_split(spec).images(Frame((8, 8)))
     assert fitted.pixels.shape == (2, 3, 8, 8)
@@ -120,7 +122,7 @@ PNG = encode_png(torch.zeros(3, 4, 4, dtype=torch.uint8))
         (
             [encode_png(torch.zeros(3, 1, 1, dtype=torch.uint8))] * 2,
             [0, 1],
-            "images of 1 x 1 pixels; each side must have 2 to 32767; set source.image_size",
+            "the images have 1 x 1 pixels; each side must have 2 to 32767 pixels; set source.image_size",
         ),
     ],
 )

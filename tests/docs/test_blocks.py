@@ -26,14 +26,6 @@ DOCS = ROOT / "docs"
 PAGES = {
     file.relative_to(ROOT).as_posix(): file.read_text() for file in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 }
-LONG = {  # pages of more than a few seconds that repeat what others show
-    "docs/tutorial.md",
-    "docs/guides/bad-results.md",
-    "docs/guides/continual-learning.md",
-    "docs/guides/own-images.md",
-    "docs/guides/performance.md",
-    "docs/guides/sweeps.md",
-}
 GENERATED = {"docs/reference/cli.md"}  # from the help pages, whose examples tests/commands parses
 TEXT = {"text", "math", "bibtex"}  # languages of blocks that are not code
 NOT_RUN = {  # how a command or block begins, or what it has in it: why it does not run here
@@ -52,6 +44,7 @@ squeeze: {network: {width: 0.1}, epochs: 4}
 recover: {iterations: 30}
 relabel: {epochs: 3}
 evaluate: {students: [{model: convnet, width: 0.1}], epochs: 1, seeds: 1}
+run: {cpu_threads: 1}
 """  # a file `quickstart` in the working directory takes the place of the shipped recipe
 SMALL = [
     "pictures=false",
@@ -63,6 +56,7 @@ SMALL = [
     "evaluate.students=[{model: convnet, width: 0.1}]",
     "evaluate.epochs=1",
     "evaluate.seeds=1",
+    "run.cpu_threads=1",
 ]
 SMALLER = {  # how a command begins: what follows it here
     "srel-hub condense cifar10_ipc10": [*SMALL, "source.path=my/flowers"],
@@ -138,10 +132,10 @@ def run_page(page: str, folder: Path) -> str:
     return printed
 
 
-def pages_to_run() -> list[object]:
-    """Return the pages that have code to run, the slow ones marked."""
+def pages_to_run() -> list[str]:
+    """Return the pages that have code to run, but for the two that have a test of their own below."""
     return [
-        pytest.param(page, marks=[pytest.mark.long] if page in LONG else [])
+        page
         for page, text in PAGES.items()
         if page not in GENERATED | {"docs/guides/teachers.md", "docs/tutorial.md"}
         and {"python", "bash"} & {language for language, _ in all_blocks(text)}

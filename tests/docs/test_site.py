@@ -86,7 +86,8 @@ def test_every_page_fits_its_screen_and_loads_nothing_from_elsewhere(
 def test_search_finds_a_page(address: str, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(address + "index.html")
-    page.fill("input.md-search__input", "CutMix")
+    page.click("input.md-search__input")
+    page.keyboard.type("CutMix")  # the search listens to keys
     page.wait_for_selector("li.md-search-result__item", timeout=60_000)
     assert page.locator("li.md-search-result__item").count() >= 1
     page.close()

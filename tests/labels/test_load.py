@@ -218,7 +218,10 @@ def test_nobody_else_reads_what_is_private(
     hub.put("datasets", DATASET, assembled / "dataset", private=True)
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(UserError, match=f"{DATASET}: no local folder, and no dataset on the Hub that you may read"):
+    with pytest.raises(
+        UserError,
+        match=f"{DATASET}: there is no local folder of this name, and no dataset on the Hub that you may read",
+    ):
         load_condensed(DATASET)
 
 

@@ -151,7 +151,9 @@ def test_what_is_no_condensed_dataset_is_refused(recovered: tuple[Path, Path], t
     dataset = publish_unmeasured(run)
     with pytest.raises(UserError, match="is a run; the dataset in it is"):
         load_condensed(run.folder)
-    with pytest.raises(UserError, match="nowhere: no local folder, and no dataset on the Hub that you may read"):
+    with pytest.raises(
+        UserError, match="nowhere: there is no local folder of this name, and no dataset on the Hub that you may read"
+    ):
         load_condensed("nowhere")
     with pytest.raises(UserError, match=r"epochs=0: must be a positive number of epochs to train \(stored: 2\)"):
         load_condensed(dataset, epochs=0)

@@ -78,7 +78,10 @@ def test_all_is_well_with_what_condense_left(own: Path, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     names = ["manifest", "files", "card", "images", "teacher", "class names", "soft labels", "accuracy", "replay"]
     assert [line.split(":")[0].split(maxsplit=1)[1] for line in lines[:-1]] == names
-    assert all(line.startswith("ok ") for line in lines[:-1]) and lines[-1] == "it is what it claims"
+    assert (
+        all(line.startswith("ok ") for line in lines[:-1])
+        and lines[-1] == "all checks passed: the dataset is what it claims to be"
+    )
 
 
 def test_all_is_well_with_what_was_published_and_fast_downloads_no_labels(
@@ -219,8 +222,8 @@ def test_a_bfloat16_label_may_be_off_by_a_share_of_the_typical_one(own: Path, sh
 
 
 TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {
-    wrong_class_order_in_the_data: ("class names", "the dataset, 'red' in the manifest"),
-    wrong_class_order_in_the_teacher: ("class names", "class 0 is 'blue' in the teacher, 'red' in the manifest"),
+    wrong_class_order_in_the_data: ("class names", "the dataset, but 'red' in the manifest"),
+    wrong_class_order_in_the_teacher: ("class names", "class 0 is 'blue' in the teacher, but 'red' in the manifest"),
     swapped_teacher: (
         "teacher",
         "not the teacher that labeled this dataset (the sha256 of model.safetensors differs)",
@@ -230,9 +233,9 @@ TAMPERED: dict[Callable[[Path], None], tuple[str, str]] = {
     a_missing_epoch: ("files", "soft_labels/epoch-00001.safetensors is missing"),
     one_swapped_image: ("images", "sha256 of the image table differs"),
     labels_of_another_view: ("replay", "epoch 0, image"),
-    a_changed_result: ("files", "metrics.json is another file: its sha256 differs from the manifest's"),
+    a_changed_result: ("files", "the sha256 of metrics.json differs from the manifest's"),
     an_image_too_many: ("files", "data/train-extra.parquet is not listed in the manifest"),
-    a_card_with_another_count: ("card", "dataset_info counts [('train', 8)], the manifest has 9 images"),
+    a_card_with_another_count: ("card", "dataset_info counts [('train', 8)], but the manifest has 9 images"),
     classes_swapped_on_the_card: ("card", "dataset_info has the features"),
     logits_beyond_all_numbers: ("replay", "the teacher's logits are not finite"),
 }
@@ -248,7 +251,7 @@ def test_what_was_tampered_with_is_named(
     assert reason in messages.get(check, ""), messages
     assert main(["verify", str(own / "dataset")]) == 1
     said = capsys.readouterr().out
-    assert "FAILED " in said and "NOT what it claims: " in said
+    assert "FAILED " in said and "NOT what it claims to be: " in said
 
 
 def test_rows_swapped_behind_an_unchanged_date_are_noticed(own: Path) -> None:
@@ -418,7 +421,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         "teacher.repo_id '/home/me': must be namespace/name",
     ),
-    "YAML of a wrong type": (card_with("a: !!int ''"), "its metadata is not plain YAML"),
+    "YAML of a wrong type": (card_with("a: !!int ''"), "the metadata of README.md is not plain YAML"),
     "too many images": (manifest_with(num_images=2**40), "out of range"),
     "more images than there are": (manifest_with(num_images=10), "not all of [0, 10)"),
     "images of a gigapixel": (manifest_with(image_size=[32767, 32767]), "must be an RGB PNG of 32767 x 32767"),
@@ -432,23 +435,26 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a nest of lists": (manifest_text("[" * 100_000), "not a manifest: it is not valid JSON"),
     "a YAML bomb": (card_with(BOMB), "its metadata expands to more than 1000000 values"),
     "YAML that holds itself": (card_with("a: &a [*a]"), "its metadata expands to more than 1000000 values"),
-    "YAML that makes objects": (card_with("a: !!python/object/apply:os.getcwd []"), "its metadata is not plain YAML"),
-    "a nest of YAML": (card_with("[" * 100_000), "its metadata is not plain YAML"),
+    "YAML that makes objects": (
+        card_with("a: !!python/object/apply:os.getcwd []"),
+        "the metadata of README.md is not plain YAML",
+    ),
+    "a nest of YAML": (card_with("[" * 100_000), "the metadata of README.md is not plain YAML"),
     "a card too large": (card_with("a: " + "x" * 3_000_000), "more than 2000000: not a card of srel_hub"),
     "no card": (lambda run: change(run / "dataset/README.md", b"# Hello"), "does not begin with metadata"),
-    "a PNG of 60,000 x 60,000": (huge_png, "image 4: must be an RGB PNG of 8 x 8 pixels, is"),
+    "a PNG of 60,000 x 60,000": (huge_png, "image 4: must be an RGB PNG of 8 x 8 pixels, but is"),
     "a cut safetensors file": (cut_safetensors, "epoch-00000.safetensors: not a safetensors file"),
     "a header too large": (a_header_of_an_exabyte, "epoch-00000.safetensors: not a safetensors file"),
     "a shape too large": (a_shape_of_a_petabyte, "epoch-00000.safetensors: not a safetensors file"),
     "logits of more classes": (
         epoch_with(logits=lambda z: np.concatenate([z, z], 1)),
-        "logits F16 [9, 6], order I32 [9]; must hold",
+        "logits F16 [9, 6], order I32 [9]; it must have",
     ),
     "a box beyond the image": (
         epoch_with(boxes=set_row(5, [4, 4, 8, 8])),
-        "boxes of image 5 is [4, 4, 8, 8]: out of range",
+        "boxes of image 5 is [4, 4, 8, 8], out of range",
     ),
-    "a box of nothing": (epoch_with(boxes=set_row(5, [4, 4, 0, 1])), "boxes of image 5 is [4, 4, 0, 1]: out of range"),
+    "a box of nothing": (epoch_with(boxes=set_row(5, [4, 4, 0, 1])), "boxes of image 5 is [4, 4, 0, 1], out of range"),
 }
 
 
@@ -492,7 +498,7 @@ def test_mixes_out_of_range_are_refused(
     dataset, _ = assemble(run.folder, run.recipe, run.folder)
     value = [0, 0, 99, 1] if tensor == "mix_boxes" else value
     epoch_with(**{tensor: set_row(1, value)})(run.folder)
-    with pytest.raises(UserError, match=f"{tensor} of image 1 is .*: out of range"):
+    with pytest.raises(UserError, match=f"{tensor} of image 1 is .*, out of range"):
         load_condensed(dataset)[0]
 
 

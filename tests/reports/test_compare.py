@@ -67,9 +67,9 @@ def test_what_cannot_be_compared_is_refused_with_a_reason(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", str(finished), str(finished)]) == 2
-    assert "the same run is given twice" in capsys.readouterr().err
+    assert "the same path occurs twice" in capsys.readouterr().err
     folder = trial(finished, tmp_path, "none", {})
     (folder / "evaluate" / "summary.json").write_text(json.dumps({"measured": False, "students": []}))
     assert main(["compare", str(folder)]) == 2
-    assert "its students were not measured" in capsys.readouterr().err
+    assert "no students were evaluated" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "nowhere")]) in (1, 2)

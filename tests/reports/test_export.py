@@ -28,7 +28,7 @@ def test_what_ddranking_does_not_take_is_refused(
 ) -> None:
     arguments = [str(finished / "dataset"), "ddranking", str(tmp_path / "no")]
     assert main(["export", *arguments]) == 2
-    assert "--dataset: missing; ddranking supports CIFAR10" in capsys.readouterr().err
+    assert "--dataset is missing; set it to the real dataset that was condensed: CIFAR10" in capsys.readouterr().err
     assert main(["export", *arguments, "--dataset", "CIFAR10"]) == 2
     assert "the teacher is a SrelConvNetForImageClassification; only ResNet" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()

@@ -94,7 +94,7 @@ def test_mistakes_are_reported_and_nothing_is_written(
     (tmp_path / "begun" / "units").mkdir(parents=True)
     shutil.copy(reported / "recipe.yaml", tmp_path / "begun")
     assert main(["report", str(tmp_path / "begun")]) == 2
-    assert "has no dataset yet; run condense on it first" in capsys.readouterr().err
+    assert "this run has no dataset yet; run `srel-hub condense" in capsys.readouterr().err
     assert main(["report", str(reported), "--out", str(tmp_path / "nowhere" / "page.html")]) == 2
     assert "there is no folder" in capsys.readouterr().err
     shutil.copytree(reported / "dataset", tmp_path / "odd")

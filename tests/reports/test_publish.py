@@ -102,7 +102,7 @@ def test_pushing_again_sends_nothing(alice: Hub, own: Path) -> None:
     before = repos(alice)
     alice.faults()
     printed = push(own)
-    assert "everything is already there" in printed and "published: " in printed
+    assert "the repository already has all files" in printed and "published: " in printed
     assert writes(alice) == [] and repos(alice) == before
 
 
@@ -261,12 +261,12 @@ REFUSED = {
     "an organization to read in": (
         "hf_bob",
         ["publish.repo_id=lab/colors"],
-        "bob may only read in lab (role read); ask its owners for write",
+        "bob may only read in lab (role read); ask its owners for the role write",
     ),
     "no license in public": (
         "hf_alice",
         ["publish.private=false", "source.license=unknown"],
-        "source.license is unknown, and a public dataset needs one",
+        "source.license is unknown, and a public dataset needs a license",
     ),
 }
 
@@ -354,7 +354,7 @@ def test_a_push_of_another_user_in_the_meantime_is_not_overwritten(
         alice.put_file("datasets", DATASET, "NOTES.md", b"by another hand", private=True)
 
     monkeypatch.setattr(push_module.client(), "preupload_lfs_files", meanwhile)
-    with pytest.raises(UserError, match="it was changed by someone else in the meantime"):
+    with pytest.raises(UserError, match="someone else changed the repository in the meantime"):
         push(own, "publish.tag=v1.1", "source.terms=Corrected.")
     refs = repos(alice)[f"datasets/{DATASET}"]["refs"]
     assert "NOTES.md" in refs["main"]["files"] and "v1.1" not in refs

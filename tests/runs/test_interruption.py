@@ -268,7 +268,7 @@ def test_altered_files_are_done_again(whole: tuple[Path, Path], tmp_path: Path, 
     file.unlink()  # label files are links to the dataset's
     file.write_bytes(content)
     said = finish(arguments(recipe, tmp_path), tmp_path / "log")
-    assert "changed since this unit was completed; redoing it" in said and bytes_of(run) == bytes_of(reference)
+    assert "changed since this part was completed; redoing it" in said and bytes_of(run) == bytes_of(reference)
     file.unlink()
     file.write_bytes(content)
     os.utime(file, ns=(stamp.st_atime_ns, (reference / file.relative_to(run)).stat().st_mtime_ns))

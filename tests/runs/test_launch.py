@@ -154,5 +154,8 @@ def test_four_processes_train_on_after_a_kill_as_if_there_was_none(tmp_path: Pat
 
 def test_a_tracker_that_is_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, *arguments(world(tmp_path), tmp_path / "runs", "run.trackers=[wandb]"))
-    assert "run.trackers=wandb: cannot be imported (No module named 'wandb'); run `pip install wandb`" in said
+    assert (
+        "run.trackers=wandb: the package wandb cannot be imported (No module named 'wandb'); run `pip install wandb`"
+        in said
+    )
     assert "wandb" not in sys.modules and not (tmp_path / "runs").exists()

@@ -396,6 +396,6 @@ def test_a_teacher_of_all_classes_cannot_teach_step_by_step(
     squeeze(run)
     recover(run)
     run.close()
-    assert "squeeze.pretrained sets one that was trained on all classes" in refusal(
+    assert "squeeze.pretrained sets a teacher that was trained on all classes" in refusal(
         capsys, str(run.folder), "--labels", "step"
     )

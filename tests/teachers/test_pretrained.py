@@ -203,11 +203,11 @@ def test_class_names_that_agree(
         (
             tuple("dabc"),
             tuple("abcd"),
-            "the same class names as the dataset, in another order: class 0 is 'd' there, 'a' in the dataset; class "
-            "1 is 'a' there, 'b' in the dataset; class 2 is 'b' there, 'c' in the dataset. Labels would",
+            "the same class names as the dataset, but in a different order: class 0 is 'd', but 'a' in the dataset; "
+            "class 1 is 'a', but 'b' in the dataset; class 2 is 'b', but 'c' in the dataset. Labels would",
         ),
-        (("x", "b"), ("a", "b"), r"than the dataset \(1 of 2 differ\): class 0 is 'x' there, 'a' in"),
-        (("a", "b", "c"), ("a", "b"), "has 3 classes, the dataset has 2"),
+        (("x", "b"), ("a", "b"), r"those of the dataset \(1 of 2\): class 0 is 'x', but 'a' in"),
+        (("a", "b", "c"), ("a", "b"), "has 3 classes, but the dataset has 2"),
         (("class1", "class2"), ("class2", "class1"), "in another order"),
         (("LABEL_0", "LABEL_1"), None, "set squeeze.pretrained.class_names"),
     ],
@@ -221,7 +221,7 @@ def test_class_names_that_contradict_are_refused_with_the_first_three_difference
 
 def test_trust_overrules_order_but_not_count() -> None:
     assert agree(("b", "a"), ("a", "b"), "squeeze.pretrained=x", trust=True) == (("a", "b"), False)
-    with pytest.raises(UserError, match="has 3 classes, the dataset has 2"):
+    with pytest.raises(UserError, match="has 3 classes, but the dataset has 2"):
         agree(("a", "b", "c"), ("a", "b"), "squeeze.pretrained=x", trust=True)
 
 
@@ -286,6 +286,9 @@ def test_another_teacher_may_label(tmp_path: Path, five: Path) -> None:
     )
     recovered_from = load(run.path("teacher_repo", "recover"), CPU)
     assert type(recovered_from.model).__name__ == "SrelConvNetForImageClassification"
-    assert "They were recovered from another network, the SrelConvNetForImageClassification" in run.path("teacher_repo", "README.md").read_text()
+    assert (
+        "They were recovered from another network, the SrelConvNetForImageClassification"
+        in run.path("teacher_repo", "README.md").read_text()
+    )
     card = run.path("dataset", "README.md").read_text()
     assert "ConvNextForImageClassification from `convnext`" in card and "convnet x 0.1" in card

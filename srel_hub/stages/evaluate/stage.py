@@ -46,13 +46,13 @@ from srel_hub.teachers.classifier import Classifier
 
 @dataclass(frozen=True)
 class Context:
-    """What all trainings of this process share.
+    """The objects that all trainings of this process share.
 
     Attributes:
         spec: The recipe's section.
         classifier: The main teacher, whose class names, frame and normalization students use.
         test: The real eval images.
-        material: What training sets are made from.
+        material: The data and functions that training sets are made from.
     """
 
     spec: config.Evaluate
@@ -64,17 +64,17 @@ class Context:
 def evaluate(
     spec: config.Evaluate, teachers: Sequence[Classifier], manifest: Manifest, source: Source, run: Run
 ) -> Path:
-    """Run every training that is not done yet, then summarize.
+    """Run every training that is not done yet, then summarize the results.
 
     Args:
         spec: The recipe's section.
-        teachers: The networks that label, the main one first.
-        manifest: Of the stored soft labels.
+        teachers: The networks that compute the soft labels, the main teacher first.
+        manifest: The manifest of the stored soft labels.
         source: The real dataset.
         run: The run, after `begin`.
 
     Returns:
-        The folder of results. Without an eval split it holds only a summary that says so.
+        The folder of results. Without an eval split, it contains only a summary without results.
     """
     folder = run.path("evaluate")
     names = training_set_names(spec, source.eval is not None, source.train is not None)
@@ -101,7 +101,7 @@ def evaluate(
 def make_context(
     spec: config.Evaluate, teachers: Sequence[Classifier], manifest: Manifest, source: Source, run: Run
 ) -> Context:
-    """Build what all trainings of this process share. Arguments are those of `evaluate`."""
+    """Build the context of all trainings of this process. For the arguments see `evaluate`."""
     assert source.eval is not None, "without an eval split there are no trainings"
     train, frame = source.train, teachers[0].frame
     size = manifest.num_images, manifest.num_classes, manifest.image_size

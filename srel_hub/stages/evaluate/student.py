@@ -16,11 +16,11 @@ from srel_hub.stages.evaluate.training_sets import TrainingSet
 
 
 class Student:
-    """A network to train, and the moving average of its weights if the protocol scores that.
+    """A network to train, and the moving average of its weights if the protocol scores the average.
 
     Args:
-        model: A transformers classifier, where it computes.
-        spec: The protocol; `ema` is the decay of the average.
+        model: A transformers classifier, on the device of the training.
+        spec: The protocol, whose `ema` is the decay of the average.
     """
 
     def __init__(self, model: nn.Module, spec: config.Evaluate) -> None:
@@ -30,7 +30,7 @@ class Student:
 
     @property
     def state(self) -> nn.Module:
-        """Everything that a checkpoint must hold."""
+        """All networks that a checkpoint must contain."""
         return self.model if self._average is None else nn.ModuleList([self.model, self._average])
 
     @property
@@ -56,10 +56,10 @@ def train_student(
 
     Args:
         student: The student.
-        network: Returns the student's logits [B, K] for pixel values [B, 3, H, W].
-        data: What it trains on.
+        network: A function that returns the student's logits [B, K] for pixel values [B, 3, H, W].
+        data: The training set.
         spec: The protocol.
-        seed: Of batches and dropout.
+        seed: The seed of batches and dropout.
         checkpoint: The optimizer and the curve.
 
     Yields:
@@ -89,7 +89,7 @@ def train_student(
 
 
 def _batches(epoch: Epoch, spec: config.Evaluate, draw: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the images of each optimizer step, in the parts that BatchNorm sees: the whole batch, or teacher groups."""
+    """Yield the images of each optimizer step, divided as BatchNorm needs them: the whole batch, or teacher groups."""
     if not spec.groups:
         for batch in epoch_batches(len(epoch), spec.batch_size, draw):
             yield (batch,)
@@ -122,7 +122,7 @@ def _loss(
 
 
 def _hard_loss(output: Tensor, epoch: Epoch, part: Tensor, labels: Tensor) -> Tensor:
-    """Compute the cross-entropy with the classes of mixed images, weighted by their shares."""
+    """Compute the cross-entropy with the classes of both mixed images, weighted by the images' shares."""
     views = epoch.views.select(part)
     indices = part.to(labels.device)
     partners = indices if views.partners is None else views.partners.to(labels.device).long()

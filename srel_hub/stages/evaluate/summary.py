@@ -23,7 +23,7 @@ class Training:
 
     Attributes:
         student: The network to train.
-        training_set: What it trains on, a key of TRAINING_SETS.
+        training_set: The name of the training set, a key of TRAINING_SETS.
         seed: Number of the training, from 0.
     """
 
@@ -53,7 +53,7 @@ def summarize(folder: Path, spec: config.Evaluate, training_sets: Sequence[str])
     Args:
         folder: The run's folder `evaluate`.
         spec: The recipe's section.
-        training_sets: Names of the training sets; empty if nothing was measured.
+        training_sets: Names of the training sets; empty if no student was trained.
 
     Returns:
         The content of summary.json.

@@ -1,4 +1,4 @@
-"""What students train on: condensed or real images, with soft or hard labels, in augmented or whole views.
+"""The training sets of students: condensed or real images, with soft or hard labels, in augmented or whole views.
 
 All training sets of a protocol see as many epochs of labels, drawn, pooled and encoded alike. Only the images differ.
 """
@@ -31,11 +31,12 @@ class Kind:
     """How a training set is made.
 
     Attributes:
-        images: 'condensed'; 'random', as many real ones, drawn again for every seed; or 'real', all of them.
+        images: 'condensed'; 'random', the same number of real images, drawn again for every seed; or 'real', all real
+            images.
         target: 'soft' trains on logits, 'hard' on classes.
-        whole: Images are not augmented.
-        pooled: Epochs are those of the pool of stored labels.
-        shared: Epochs are kept in memory for other trainings.
+        whole: Whether images are used without augmentation.
+        pooled: Whether epochs are drawn from the pool of stored labels.
+        shared: Whether epochs are kept in memory for other trainings.
     """
 
     images: Literal["condensed", "random", "real"]
@@ -59,11 +60,11 @@ TRAINING_SETS = {
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What one student trains on.
+    """The training set of one student.
 
     Attributes:
         labels: int64 [N], the images' classes.
-        epoch: Returns an epoch by its number.
+        epoch: A function that returns an epoch by its number.
         hard: Whether the classes are the target instead of the logits.
     """
 
@@ -95,11 +96,11 @@ def training_set_names(spec: Evaluate, has_eval: bool, has_real: bool) -> tuple[
 class SharedEpochs:
     """Epochs that several trainings of this process use, rendered and labeled once.
 
-    It keeps those of the condensed images and of the random real images of the last seed.
+    It keeps the epochs of the condensed images, and of the random real images of the last seed.
 
     Args:
-        keeps: False makes every epoch each time. The recipe decides this, because labels computed on demand depend in
-            their last bit on how many images share a batch.
+        keeps: Whether to keep epochs. If False, every epoch is made each time. This follows from the recipe, because
+            labels that are computed on demand depend in their last bit on the number of images in a batch.
     """
 
     def __init__(self, keeps: bool) -> None:
@@ -107,12 +108,12 @@ class SharedEpochs:
         self._kept = dict[str | int, dict[int, KeptEpoch]]()
 
     def epoch(self, key: str | int, index: int, make: Callable[[], Epoch]) -> Epoch:
-        """Return an epoch, made at its first use.
+        """Return an epoch, which is made at its first use.
 
         Args:
             key: 'condensed', or the seed of random real images.
             index: Number of the epoch.
-            make: Makes it.
+            make: A function that makes the epoch.
         """
         if not self._keeps:
             return make()
@@ -124,7 +125,7 @@ class SharedEpochs:
 
 
 def kept_bytes(epochs: int, stored: int, num_images: int, num_classes: int, size: tuple[int, int], real: bool) -> int:
-    """Return the bytes that `SharedEpochs` would keep: rendered images and their logits.
+    """Return the number of bytes that `SharedEpochs` would keep: rendered images and their logits.
 
     Args:
         epochs: Epochs of a training.
@@ -140,18 +141,18 @@ def kept_bytes(epochs: int, stored: int, num_images: int, num_classes: int, size
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What training sets are made from.
+    """The data and functions that training sets are made from.
 
     Attributes:
         spec: The recipe's section.
         seed: The recipe's seed.
         stored: The condensed images' stored labels.
-        labeller: Labels views on demand.
-        condensed: Returns the condensed images.
-        real: Returns these rows of the real training split, or all of it; None if it is not open.
-        real_labels: int64, the classes of the real training split; None if it is not open.
+        labeller: A function that labels views on demand.
+        condensed: A function that returns the condensed images.
+        real: A function that returns some rows of the real training split, or all rows; None if the split is not open.
+        real_labels: int64, the classes of the real training split; None if the split is not open.
         shared: Epochs shared by trainings.
-        device: Where students train.
+        device: The device on which students train.
     """
 
     spec: Evaluate
@@ -178,7 +179,7 @@ def make_training_set(name: str, seed: int, material: Material) -> TrainingSet:
     Args:
         name: A key of TRAINING_SETS.
         seed: Number of the training.
-        material: What it is made from.
+        material: The data and functions that it is made from.
     """
     kind, manifest = TRAINING_SETS[name], material.manifest
     images = _images(kind, seed, material)

@@ -1,1 +1,1 @@
-"""What is gathered and checked before a run starts."""
+"""Preflight: gather and check everything that a run needs before it starts."""

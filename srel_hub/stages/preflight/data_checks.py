@@ -19,22 +19,23 @@ def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: 
     """Find the class names on which a teacher and the dataset agree.
 
     Args:
-        own: The teacher's names; numbers if it has none.
-        names: The dataset's names; None if no split is opened that names them.
-        who: How messages call the teacher.
-        trust: Accept the order even if names contradict each other.
+        own: The teacher's class names; numbers if it has no names.
+        names: The dataset's class names; None if no opened split has class names.
+        who: The name of the teacher in messages.
+        trust: Whether to accept the order even if the names contradict each other.
 
     Returns:
-        The names, and whether the order is only assumed because one side has numbers instead of names.
+        The class names, and whether the order is only assumed, because the teacher or the dataset has numbers instead
+        of names.
 
     Raises:
-        UserError: If they contradict each other, with the first three differences.
+        UserError: If the names contradict each other. The message lists the first three differences.
     """
     if names is None:
         if classes.are_numbered(own):
             field = who.split("=")[0]
             raise UserError(
-                f"{who}: the teacher does not name its classes, and no split is opened that would; set "
+                f"{who}: the teacher does not name its classes, and no opened split names them; set "
                 f"{field}.class_names, or source.eval_split"
             )
         return classes.make_unique(own), False
@@ -53,7 +54,7 @@ def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: 
 
 
 def class_order(gathered: Gathered) -> list[str]:
-    """Check, by its accuracy, that a teacher whose class order is assumed really has the dataset's order."""
+    """Check by its accuracy that a teacher whose class order is only assumed has the dataset's class order."""
     problems = []
     for who, classifier in gathered.unproven.items():
         try:
@@ -69,12 +70,14 @@ def require_accuracy(classifier: Classifier, split: Split | None, who: str, devi
     The score is the mean of the classes' recalls. A network with other classes, or another order, gets about 1 / K.
 
     Raises:
-        UserError: If it scores less than a fifth of the way from chance to perfect, or there is nothing to score on.
+        UserError: If the score is less than a fifth of the way from chance to 100 %, or there are no images to score
+            on.
     """
     if split is None:
         raise UserError(
-            f"{who}: nothing shows that its classes are the dataset's, in the same order. Either it or the dataset has "
-            f"no class names, and there is no eval split to score it on; set source.eval_split; {TRUST}"
+            f"{who}: nothing shows that its classes are the dataset's, in the same order. Either the teacher or the "
+            "dataset has "
+            f"no class names, and there is no eval split to score the teacher on; set source.eval_split; {TRUST}"
         )
     chance = 1 / len(classifier.class_names)
     threshold = chance + BETTER_THAN_CHANCE * (1 - chance)
@@ -85,13 +88,15 @@ def require_accuracy(classifier: Classifier, split: Split | None, who: str, devi
     score = mean_recall(torch.cat([batch.argmax(1) for batch in logits]), images.labels)
     if score < threshold:
         raise UserError(
-            f"{who}: it recognizes {score:.1%} of {len(rows)} eval images (mean over the classes); a teacher of these "
-            f"classes in this order must reach {threshold:.1%}. It has other classes, or another order; {TRUST}"
+            f"{who}: the teacher recognizes {score:.1%} of {len(rows)} eval images (mean over the classes); a teacher "
+            "of these "
+            f"classes in this order must reach {threshold:.1%}. Its classes are different or in a different order; "
+            f"{TRUST}"
         )
 
 
 def mean_recall(predicted: Tensor, labels: Tensor) -> float:
-    """Return the mean recall, in [0, 1], over the classes that occur.
+    """Return the mean recall, in [0, 1], over the classes that occur in `labels`.
 
     Args:
         predicted: int64 [N], the predicted classes.
@@ -103,7 +108,7 @@ def mean_recall(predicted: Tensor, labels: Tensor) -> float:
 
 
 def one_image_size(gathered: Gathered) -> list[str]:
-    """Check that both splits have the same image size where nothing resizes them."""
+    """Check that both splits have the same image size, if images are not resized."""
     source = gathered.inputs.source
     if (
         gathered.inputs.frame is not None
@@ -114,7 +119,8 @@ def one_image_size(gathered: Gathered) -> list[str]:
         return []
     train, evaluation = (f"{width} x {height}" for height, width in (source.train.size, source.eval.size))
     return [
-        f"source: the training images have {train} pixels, the eval images {evaluation}; set source.image_size to "
+        f"source: the training images have {train} pixels, but the eval images have {evaluation}; set "
+        "source.image_size to "
         "resize both"
     ]
 

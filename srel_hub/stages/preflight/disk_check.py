@@ -1,4 +1,4 @@
-"""Check that what a run will write fits on its disk."""
+"""Check that the files of a run will fit on its disk."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from srel_hub.teachers.cost_model import weights_bytes
 
 
 def free_disk(gathered: Gathered) -> list[str]:
-    """Check that what the run will write fits on its disk. PNGs of noise are about as large as the pixels."""
+    """Check that the files of the run will fit on its disk. PNGs of noise are about as large as the pixels."""
     if gathered.folder is None:
         return []
     recipe, relabel = gathered.recipe, gathered.recipe.relabel

@@ -1,4 +1,4 @@
-"""What preflight gathers before it checks."""
+"""The facts that preflight gathers before its checks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from srel_hub.teachers.pretrained import Origin
 
 @dataclass(frozen=True)
 class Opened:
-    """A pretrained teacher as it was loaded.
+    """A loaded pretrained teacher.
 
     Attributes:
         classifier: The network, with its own class names and image size.
-        origin: Where it came from.
-        title: How messages call it: the recipe's field and the teacher's name.
+        origin: The source of the network.
+        title: The name of the teacher in messages: the recipe's field and the teacher's name.
     """
 
     classifier: Classifier
@@ -30,20 +30,20 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """What the checks look at.
+    """The facts that the checks use.
 
     Attributes:
         recipe: The resolved recipe.
         inputs: The source, class names, frame and adopted teachers.
-        opened: Pretrained teachers that the run does not hold yet, by their folder in the run.
-        unproven: Teachers whose class order is only assumed, because one side has no class names; by the recipe's
-            field and the teacher's path.
+        opened: Pretrained teachers that the run does not have yet, by their folder in the run.
+        unproven: Teachers whose class order is only assumed, because the teacher or the dataset has no class names, by
+            the recipe's field and the teacher's path.
         trainable: Networks that the run will train, on the meta device, by the recipe's field and the model's name.
-        network_of: Returns the network of a teacher's folder, on the meta device.
+        network_of: A function that returns the network of a teacher's folder, on the meta device.
         trains_teacher: Whether squeeze still has to train a network.
         folder: The run directory; None if the command writes nothing.
         processes: Number of processes of the launch.
-        device: Where networks run.
+        device: The device on which networks run.
     """
 
     recipe: Recipe

@@ -1,4 +1,4 @@
-"""Preflight: gather what a run needs, check it, and report all mistakes together before anything expensive starts."""
+"""Preflight: gather and check everything that a run needs, and report all mistakes together before it starts."""
 
 import sys
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Inputs:
         writes: Whether the run will write, so that free disk space is checked too.
 
     Raises:
-        UserError: With all mistakes.
+        UserError: If anything is wrong. The message lists all mistakes.
         UnavailableError: If the result is to be pushed and the Hub cannot be reached.
     """
     problems = ErrorCollector()
@@ -68,12 +68,12 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> 
 
     Args:
         recipe: The resolved recipe.
-        run: Where finished teachers are looked up.
+        run: The run, which may already have finished teachers.
         writes: Whether the run will write.
-        problems: Collects what is wrong.
+        problems: The collector of all errors.
 
     Raises:
-        UserError: If so much is missing that nothing can be compared.
+        UserError: If too much is missing for the remaining checks.
     """
     source, opened = _open(recipe, run, problems)
     frame = image_frame(recipe.source, opened.get("teacher"))
@@ -110,7 +110,7 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> 
 
 
 def _open(recipe: Recipe, run: Run, problems: ErrorCollector) -> tuple[Source, dict[str, Opened]]:
-    """Open the source, and the pretrained teachers that the run does not hold yet.
+    """Open the source, and the pretrained teachers that the run does not have yet.
 
     Raises:
         UserError: If the source, or the network to recover from, cannot be opened.
@@ -135,7 +135,7 @@ def _open(recipe: Recipe, run: Run, problems: ErrorCollector) -> tuple[Source, d
 
 
 def image_frame(spec: config.Source, teacher: Opened | None) -> Frame | None:
-    """Return the frame of the recipe's size, else of the pretrained teacher, else None for the images' own size."""
+    """Return the frame for the recipe's image size, else the pretrained teacher's frame, else None (no resizing)."""
     side = spec.image_size
     if teacher is None:
         return None if side is None else Frame((side, side))
@@ -143,7 +143,7 @@ def image_frame(spec: config.Source, teacher: Opened | None) -> Frame | None:
 
 
 def framed(classifier: Classifier, frame: Frame) -> Classifier:
-    """Return the classifier with this frame for its images."""
+    """Return the classifier with `frame` as the frame of its images."""
     return replace(classifier, size=frame.size, resize=frame.resize, resample=frame.resample)
 
 

@@ -1,4 +1,4 @@
-"""Checks of the recipe against the networks and image size that it leads to. Each returns a list of problems."""
+"""Checks of the recipe against the networks and the image size that result from it. Each returns a list of problems."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from srel_hub.teachers.pretrained import require_batchnorm
 
 
 def batchnorm_to_match(recipe: Recipe, opened: Mapping[str, Opened]) -> list[str]:
-    """Check that pretrained networks whose statistics images are to match have BatchNorm layers."""
+    """Check that pretrained networks have BatchNorm layers if images must match their statistics."""
     problems = []
     for folder in recipe.recover_folders:
         if folder in opened:
@@ -28,7 +28,7 @@ def batchnorm_to_match(recipe: Recipe, opened: Mapping[str, Opened]) -> list[str
 
 
 def networks_that_fit(gathered: Gathered) -> list[str]:
-    """Check that networks to be trained accept the images, and that squeeze's has BatchNorm layers."""
+    """Check that networks to be trained accept the images, and that squeeze's network has BatchNorm layers."""
     problems = []
     for name, network in gathered.trainable.items():
         try:
@@ -41,12 +41,12 @@ def networks_that_fit(gathered: Gathered) -> list[str]:
 
 
 def patches_that_divide_images(gathered: Gathered) -> list[str]:
-    """Check that images can be cut into as many patches as are shuffled."""
+    """Check that `augment.patches` divides the height and width of the images."""
     return undivided_patches(gathered.recipe, gathered.size)
 
 
 def undivided_patches(recipe: Recipe, size: tuple[int, int]) -> list[str]:
-    """Return a problem for every section whose patches do not divide images of `size` (height, width)."""
+    """Return a problem for every section whose `augment.patches` does not divide `size` (height, width)."""
     (height, width), problems = size, []
     for section, augment in (("squeeze", recipe.squeeze.augment), ("relabel", recipe.relabel.augment)):
         if height % augment.patches or width % augment.patches:
@@ -58,7 +58,7 @@ def undivided_patches(recipe: Recipe, size: tuple[int, int]) -> list[str]:
 
 
 def groups_with_batchnorm(gathered: Gathered) -> list[str]:
-    """Check that labels by groups come from a teacher whose output depends on the group."""
+    """Check that `relabel.group_size` is set only for a teacher with BatchNorm layers."""
     size, folder = gathered.recipe.relabel.group_size, gathered.recipe.label_folder
     if size is None or folder not in gathered.opened:
         return []
@@ -67,12 +67,12 @@ def groups_with_batchnorm(gathered: Gathered) -> list[str]:
         return []
     return [
         f"relabel.group_size={size}: the teacher {opened.origin.path} has no BatchNorm layer, so its labels do not "
-        "depend on groups; remove the field"
+        "depend on groups; remove relabel.group_size"
     ]
 
 
 def recover_sizes(gathered: Gathered) -> list[str]:
-    """Check that the stages of recover end at the images' size and that every teacher accepts their sizes."""
+    """Check that `recover.sizes` ends at the image size and that every teacher accepts all of its sizes."""
     sides, shorter = gathered.recipe.recover.sizes, min(gathered.size)
     if not sides:
         return []
@@ -95,14 +95,14 @@ def recover_sizes(gathered: Gathered) -> list[str]:
             except (RuntimeError, ValueError) as error:
                 problems.append(
                     f"recover.sizes={list(sides)}: {who} accepts only images of {shorter} pixels "
-                    f"({first_line(error)}); remove the field"
+                    f"({first_line(error)}); remove recover.sizes"
                 )
                 break
     return problems
 
 
 def batches_to_share(gathered: Gathered) -> list[str]:
-    """Check that no process would train on a single image of a batch, which BatchNorm cannot use."""
+    """Check that no process would train on a single image of a batch, because BatchNorm needs two."""
     train = gathered.inputs.source.train
     return [] if train is None else single_images(gathered.recipe.squeeze, len(train.labels), gathered.processes)
 

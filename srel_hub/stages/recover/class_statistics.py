@@ -1,6 +1,6 @@
 """Statistics of each class's real images in a teacher's BatchNorm layers (LPLD, Xiao & He, 2024, section 4.1).
 
-`recover.statistics: class` matches the images of one class to these instead of the layers' running statistics.
+With `recover.statistics: class`, the images of a class match these statistics instead of the running statistics.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,10 +29,10 @@ def of_each_class(classifier: Classifier, pixels: Tensor, members: Sequence[Tens
     Args:
         classifier: The teacher.
         pixels: uint8 [N, 3, H, W].
-        members: int64 of each class, the positions of its images in `pixels`.
+        members: For each class, int64 positions of its images in `pixels`.
 
     Yields:
-        For each class, of each layer, mean and biased variance float64 [2, C] over images and pixels.
+        For each class, a list with the mean and biased variance of each layer, float64 [2, C], over images and pixels.
     """
     model, batch = classifier.model.eval(), prediction_batch(classifier.size)
     device = next(model.parameters()).device
@@ -46,7 +46,7 @@ def of_each_class(classifier: Classifier, pixels: Tensor, members: Sequence[Tens
 
 @contextmanager
 def _moments(layers: Sequence[nn.BatchNorm2d]) -> Iterator[list[tuple[Tensor, Tensor, int]]]:
-    """Sum up the inputs of every layer inside the block: sums and squares, float64 [C], and their number."""
+    """Sum up the inputs of every layer in the `with` block: sum and sum of squares, float64 [C], and their count."""
     sums = [(torch.zeros(()), torch.zeros(()), 0)] * len(layers)
 
     def add(index: int, x: Tensor) -> None:

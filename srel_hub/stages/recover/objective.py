@@ -1,6 +1,6 @@
-"""What recover minimizes, as a function of the pixels: cross-entropy, BatchNorm statistics and image priors.
+"""The objective of recover, a function of the pixels: cross-entropy, BatchNorm statistics and image priors.
 
-With several teachers, one takes its turn in each iteration, or the terms of all of them are averaged.
+With several teachers, each iteration uses one of them in turn, or averages the terms of all.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ class Member:
 
     Args:
         classifier: The teacher.
-        network: Its model with matched BatchNorm layers.
-        space: The classifier whose normalization the pixels have.
+        network: The teacher's model with matched BatchNorm layers.
+        space: The classifier with whose mean and standard deviation the pixels are normalized.
         spec: The recipe's section.
         engine: How the network computes.
-        goals: Of each layer, mean and variance of each class, each [K, C], for groups of one class; None matches the
-            layer's own.
+        goals: For each layer, the mean and variance of each class, each [K, C], for groups of one class; None matches
+            the layer's own statistics.
 
     Attributes:
         weight: a, the weight of the BatchNorm term.
@@ -99,7 +99,7 @@ class Member:
 
 
 class Objective:
-    """What recover minimizes. Use it as a context: it replaces layers of the networks inside the block.
+    """The objective of recover. Use it in a `with` block, inside which it replaces layers of the networks.
 
         L = CE(f(x~), y) + a R_BN(x~) + a_l2 R_l2(x~) + a_tv R_TV(x~),  x~ = roll(flip(crop(x)))
 
@@ -107,11 +107,11 @@ class Objective:
         classifiers: The teachers; pixels have the normalization of the first.
         spec: The recipe's section.
         engine: How networks compute.
-        seed: Of the noise on which `bn_weight: auto` finds each teacher's weight.
+        seed: The seed of the noise on which `bn_weight: auto` finds each teacher's weight.
         goals: With `statistics: class`, the class statistics of every teacher.
 
     Attributes:
-        members: One for every teacher, inside the block.
+        members: One member per teacher, inside the `with` block.
 
     Raises:
         UserError: If a network has no BatchNorm layer to match.
@@ -134,7 +134,10 @@ class Objective:
         with ExitStack() as stack:
             networks = [stack.enter_context(matched(each.model, relative)) for each in self._classifiers]
             if not all(network.layers for network in networks):
-                raise UserError("a teacher has no BatchNorm2d layer; SRe2L recovers images from their statistics")
+                raise UserError(
+                    "a teacher has no BatchNorm2d layer, but SRe2L recovers images from BatchNorm statistics; choose "
+                    "another teacher"
+                )
             self.members = [
                 Member(classifier, network, self.classifier, self.spec, self._engine, goals)
                 for classifier, network, goals in zip(self._classifiers, networks, self._goals, strict=True)
@@ -148,7 +151,7 @@ class Objective:
         self._open.close()
 
     def _find_weights(self) -> None:
-        """Find each teacher's weight, on the same noise in every process."""
+        """Find the BatchNorm weight of each teacher, on the same noise in every process."""
         weight, K = next(self.members[0].model.parameters()), len(self.classifier.class_names)
         labels = torch.arange(min(self.spec.class_block, K))
         if self.spec.statistics == "class":  # groups of one class, at most ten of ten images
@@ -164,8 +167,8 @@ class Objective:
         Args:
             x: Pixels [G, B, 3, H, W].
             labels: int64 [G * B].
-            moves: Of this iteration.
-            t: The iteration, which decides whose turn it is.
+            moves: The moves of this iteration.
+            t: The iteration, which selects the teacher with `turns: cycle`.
 
         Returns:
             The loss [G], and its terms.

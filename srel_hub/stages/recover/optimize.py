@@ -27,7 +27,7 @@ class Stage:
     """Consecutive iterations at one image size (FADRM).
 
     Attributes:
-        iterations: Counted over the whole optimization.
+        iterations: The iterations of this stage, counted over the whole optimization.
         size: (height, width).
     """
 
@@ -37,11 +37,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Step:
-    """The state after an iteration. `terms` stay on the device, so that the reader chooses when to wait for it.
+    """The state after an iteration. `terms` stay on the device, so that the caller decides when to wait for it.
 
     Attributes:
         iteration: 0 for the start, then the number of iterations made.
-        x: Normalized pixels [G, B, 3, H, W] at the stage's size: the live tensor, which the next iteration changes.
+        x: Normalized pixels [G, B, 3, H, W] at the stage's size. The next iteration changes this tensor in place.
         terms: 'cross_entropy' and 'bn', each [G], unweighted; empty for the start.
     """
 
@@ -51,7 +51,7 @@ class Step:
 
 
 def stages(spec: config.Recover, size: tuple[int, int]) -> list[Stage]:
-    """Divide the iterations among the recipe's sizes, as equally as possible; one stage if it names none."""
+    """Divide the iterations among the recipe's sizes, as equally as possible. Without sizes, return one stage."""
     sides = spec.sizes or (min(size),)
     ends = [spec.iterations * k // len(sides) for k in range(len(sides) + 1)]
     return [Stage(range(*ends[k : k + 2]), scale_shorter_side(size, side)) for k, side in enumerate(sides)]
@@ -63,11 +63,11 @@ def synthesize(objective: Objective, unit: Unit, seed: int, patches: Tensor | No
     For t = 0 .. T - 1:  x <- clamp(Adam(x; L, lr_t, betas (0.5, 0.9))),  lr_t = lr_0 / 2 (1 + cos(pi t / T)),
     with pixels clamped to normalized black and white. After each stage, the last one included,
     x <- (1 - r) up(x) + r P, and Adam starts again (FADRM, Cui et al., 2025, section 3; r = 1 - alpha there). The
-    device is that of the network; the loop never waits for it.
+    optimization runs on the network's device, and the loop never waits for it.
 
     Args:
-        objective: What is minimized, inside its block.
-        unit: The images.
+        objective: The objective to minimize, inside its `with` block.
+        unit: The images to optimize.
         seed: The recipe's seed. Every group draws its noise and its moves from its own generator.
         patches: uint8 [ipc, class, 3, H, W] to start from; None starts from noise.
 
@@ -127,7 +127,7 @@ def _start(objective: Objective, unit: Unit, draws: Sequence[torch.Generator], p
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return images [G, B, 3, H, W] at another size, bilinear with antialiasing; a copy if the size is theirs."""
+    """Return images [G, B, 3, H, W] at another size, bilinear with antialiasing; a copy if the size is unchanged."""
     if x.shape[-2:] == size:
         return x.clone()
     flat = F.interpolate(x.flatten(0, 1), size, mode="bilinear", align_corners=False, antialias=True)

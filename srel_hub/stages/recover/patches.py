@@ -1,8 +1,8 @@
 """Real patches to start recover from: square crops of training images that the teacher recognizes best.
 
-RDED (Sun et al., 2024, section 3.2): some images of every class are drawn, some random crops of every image are scored
-by the teacher, and the best are kept, several tiled into one image if the recipe says so. Here a crop is scored at full
-size, as the teacher would see it.
+RDED (Sun et al., 2024, section 3.2): some images of every class are drawn, the teacher scores some random crops of
+every image, and the best crops are kept. The recipe may tile several crops into one image. Here a crop is enlarged to
+full size before it is scored.
 """
 
 import json
@@ -49,7 +49,7 @@ class ClassCandidates:
 
     Attributes:
         pixels: uint8 [M, 3, H, W], of all classes.
-        positions: int64 [n], where in `pixels` this class's images are.
+        positions: int64 [n], the positions of this class's images in `pixels`.
         rows: int64 [n], their rows in the training split.
         label: The class.
     """
@@ -62,10 +62,10 @@ class ClassCandidates:
 
 @dataclass(frozen=True)
 class Patch:
-    """Where a patch is from.
+    """The origin of a patch.
 
     Attributes:
-        row: Row of the training split.
+        row: The row in the training split.
         box: Crop (top, left, height, width) in the image at the dataset's size.
         loss: The teacher's cross-entropy with the class.
     """
@@ -81,10 +81,10 @@ Tile = tuple[Tensor, list[Patch]]  # an image uint8 [3, H, W] made of patches, a
 def choose_patches(
     classifier: Classifier, candidates: Candidates, classes: range, spec: Patches, ipc: int, seed: int
 ) -> Iterator[list[Tile]]:
-    """Choose the patches of these classes.
+    """Choose the patches of several classes.
 
     Yields:
-        For each class `ipc` images, best first.
+        `ipc` images for each class, best first.
     """
     for label in classes:
         members = (candidates.labels == label).nonzero()[:, 0]
@@ -98,7 +98,7 @@ def best_patches(
     """Choose the best patches of one class.
 
     Args:
-        classifier: Scores crops.
+        classifier: The teacher, which scores the crops.
         images: The class's images.
         spec: The recipe's section.
         ipc: Number of images to return.
@@ -118,13 +118,13 @@ def best_patches(
 
 @torch.no_grad()
 def score(classifier: Classifier, pixels: Tensor, rows: Tensor, boxes: Tensor, label: int) -> Tensor:
-    """Compute the teacher's cross-entropy of crops with a class.
+    """Compute the teacher's cross-entropy between crops and a class.
 
     Args:
         classifier: The teacher.
         pixels: uint8 [M, 3, H, W].
         rows: int64 [N], the image of each crop.
-        boxes: [N, 4].
+        boxes: integers [N, 4], the crops (top, left, height, width).
         label: The class.
 
     Returns:
@@ -146,7 +146,7 @@ def ranked(losses: Tensor, keep: str) -> Tensor:
 
     Args:
         losses: [M, C], cross-entropy of C crops of M images with the class.
-        keep: 'easiest' ranks by the least loss; 'median' by closeness of the confidence exp(-loss) to its median.
+        keep: 'easiest' ranks by the lowest loss, 'median' by the distance of the confidence exp(-loss) from its median.
 
     Returns:
         int64 [M * C], positions in the flattened losses.
@@ -167,7 +167,7 @@ def tiled(images: Sequence[Tensor], boxes: Sequence[Sequence[int]], tiles: int) 
 
     Args:
         images: tiles * tiles images uint8 [3, H, W].
-        boxes: A crop of each.
+        boxes: The crop of each image.
         tiles: Crops per side.
 
     Returns:
@@ -186,12 +186,12 @@ def tiled(images: Sequence[Tensor], boxes: Sequence[Sequence[int]], tiles: int) 
 
 
 def unit_name(classes: range) -> str:
-    """Return the name of the unit, and of the files, of these classes."""
+    """Return the name of the unit of `classes`, which is also the name of its files."""
     return f"class-{classes.start:05d}"
 
 
 def save_patches(folder: Path, classes: range, chosen: Sequence[Sequence[Tile]], classifier: Classifier) -> list[Path]:
-    """Write the patches of a block of classes, ipc index by ipc index, and in a second file where they are from."""
+    """Write the patches of a block of classes, ipc index by ipc index, and their origins to a second file."""
     by_index = [tile for index in zip(*chosen, strict=True) for tile in index]
     labels = list(classes) * (len(by_index) // len(classes))
     table, origins = folder / f"{unit_name(classes)}.parquet", folder / f"{unit_name(classes)}.json"

@@ -33,7 +33,7 @@ def recover(spec: config.Recover, teachers: Mapping[str, Classifier], train: Spl
 
     Args:
         spec: The recipe's section, with `stack` resolved.
-        teachers: The networks to match, by their folder in the run; the first is the one that squeeze made.
+        teachers: The networks to match, by their folder in the run, squeeze's teacher first.
         train: The real training split, if the recipe starts from real patches or matches class statistics.
         run: The run, after `begin`.
 
@@ -55,7 +55,10 @@ def recover(spec: config.Recover, teachers: Mapping[str, Classifier], train: Spl
         WorkQueue(run, "recover", dict.fromkeys(units, spec.iterations), "it") as work,
     ):
         if spec.bn_weight == "auto":
-            run.print(f"recover: BatchNorm weight {', '.join(f'{member.weight:.4g}' for member in objective.members)}")
+            run.print(
+                "recover: BatchNorm weight chosen automatically: "
+                f"{', '.join(f'{member.weight:.4g}' for member in objective.members)} (one per teacher)"
+            )
         first = next(iter(units))
         for name in work:
             unit, start = units[name], None
@@ -64,7 +67,7 @@ def recover(spec: config.Recover, teachers: Mapping[str, Classifier], train: Spl
             steps = synthesize(objective, unit, run.seed, start)
             trace = Trace(spec.iterations, frames=name == first)
             step = _record(trace, work, steps, unit, classifier)
-            require_finite(step.x.sum(), f"recover, unit {name}", "recover.lr")
+            require_finite(step.x.sum(), f"recover, part {name}", "recover.lr")
             files = [run.path("images", f"{name}.parquet"), run.path("history", f"{name}.safetensors")]
             save_images(files[0], step.x, unit, classifier)
             trace.save(files[1])
@@ -85,14 +88,14 @@ def _record(trace: Trace, work: WorkQueue, steps: Iterable[Step], unit: Unit, cl
 def cut_patches(
     spec: config.Patches, ipc: int, classifier: Classifier, train: Split, blocks: Sequence[range], run: Run
 ) -> None:
-    """Choose every class's real patches and write them to `patches/`, unless that is done already.
+    """Choose the real patches of every class and write them to `patches/`, unless they already exist.
 
     Args:
         spec: The recipe's section.
         ipc: Images per class.
-        classifier: Scores the candidates.
+        classifier: The teacher, which scores the candidates.
         train: The real training split.
-        blocks: Classes of one file each.
+        blocks: The classes of each file.
         run: The run.
     """
     units = {patches.unit_name(block): block for block in blocks}
@@ -110,7 +113,7 @@ def cut_patches(
 def measure_class_statistics(
     spec: config.Recover, teachers: Mapping[str, Classifier], train: Split, run: Run
 ) -> list[Statistics]:
-    """Measure every teacher's class statistics and write them to `statistics/`, unless that is done already.
+    """Measure every teacher's class statistics and write them to `statistics/`, unless they already exist.
 
     Returns:
         The statistics of every teacher, on the device.
@@ -131,7 +134,7 @@ def measure_class_statistics(
 
 
 def first_images(x: Tensor, unit: Unit, classifier: Classifier) -> Tensor:
-    """Return, of pixels [G, B, 3, H, W], the first image of the first CLASSES classes, uint8 [n, 3, H, W]."""
+    """Return the first image of the first CLASSES classes in pixels [G, B, 3, H, W], as uint8 [n, 3, H, W]."""
     return to_uint8(unit.turned(x)[0, :CLASSES], classifier)
 
 

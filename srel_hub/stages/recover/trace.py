@@ -30,7 +30,7 @@ def frame_iterations(iterations: int) -> list[int]:
 
 
 class Trace:
-    """Records the optimization of one unit. It waits for the device only where it records a frame.
+    """The trace of one unit's optimization. It waits for the device only when it records a frame.
 
     Args:
         iterations: Number of iterations of the unit.
@@ -46,12 +46,12 @@ class Trace:
         self._frames: dict[str, Tensor] = {}
 
     def record(self, iteration: int, terms: Mapping[str, Tensor], image: Callable[[], Tensor]) -> None:
-        """Record the state after an iteration, if it is one of those to record.
+        """Record the state after an iteration, if this iteration is to be recorded.
 
         Args:
             iteration: Number of iterations made.
-            terms: Each [G]; empty before the first iteration.
-            image: Returns the first image of the first classes, uint8 [n, 3, H, W].
+            terms: The loss terms, each [G]; empty before the first iteration.
+            image: A function that returns the first image of the first classes, uint8 [n, 3, H, W].
         """
         if terms and iteration in self._recorded:
             self._iterations.append(iteration)
@@ -60,7 +60,7 @@ class Trace:
             self._frames[f"frame-{iteration:08d}"] = image().contiguous()
 
     def save(self, file: Path) -> None:
-        """Write what was recorded."""
+        """Write the recorded terms and frames."""
         terms = torch.stack(self._terms).cpu()
         curves = {name: terms[:, index].contiguous() for index, name in enumerate(TERMS)}
         file.parent.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ class History:
 
 
 def read_history(folder: Path) -> History | None:
-    """Read the traces in a run's folder; return None if there are none, as in a run whose images were given."""
+    """Read the traces in a run's folder; return None if there are no traces, as in a run with given images."""
     units = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
     if not units:
         return None

@@ -14,7 +14,7 @@ STACKED_PIXELS = 100 * 64 * 64  # `recover.stack: auto` fills a forward pass wit
 
 @dataclass(frozen=True)
 class Unit:
-    """The images of these ipc indices and classes, in groups that share statistics and moves.
+    """The images of some ipc indices and classes, in groups that share statistics and moves.
 
     A group is one ipc index's images of all the unit's classes, or with `by_class` all the unit's images of one class.
 
@@ -40,7 +40,7 @@ class Unit:
         return classes.repeat_interleave(len(self.ipcs)) if self.by_class else classes.repeat(len(self.ipcs))
 
     def draws(self, seed: int) -> list[torch.Generator]:
-        """Return each group's own generator, which no other group's work influences."""
+        """Return the generator of each group, which does not depend on the other groups."""
         if self.by_class:
             return [generator(seed, "recover", "class", label) for label in self.classes]
         return [generator(seed, "recover", ipc, self.classes.start, self.classes.stop) for ipc in self.ipcs]
@@ -69,10 +69,10 @@ def _stacks(count: int, stack: int) -> list[range]:
 
 
 def stack_of(spec: config.Recover, num_classes: int, size: tuple[int, int]) -> int:
-    """Return how many groups share a forward pass: the recipe's number, or as many as fill STACKED_PIXELS.
+    """Return the number of groups per forward pass: the recipe's number, or the number that fills STACKED_PIXELS.
 
-    It follows from the image size and the number of classes alone, never from the machine's memory, because it
-    decides the order of floating-point sums.
+    The number follows from the image size and the number of classes alone, never from the machine's memory, because it
+    affects the order of floating-point sums.
     """
     if spec.stack != "auto":
         return spec.stack

@@ -1,4 +1,4 @@
-"""The protocol of class-incremental learning: which classes arrive when, and what students are trained on."""
+"""The protocol of class-incremental learning: the steps in which classes arrive, and the memories of students."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +23,9 @@ class Setting:
 
     Attributes:
         steps: Number of steps in which the classes arrive, as equal in size as possible.
-        labels: What soft labels know about future classes: 'step' nothing, because a teacher is trained at every step;
-            'seen' uses the run's teacher, only its logits of the classes seen so far; 'all' uses all of its logits.
+        labels: The information about future classes in soft labels. 'step': none, because a teacher is trained at every
+            step. 'seen': the run's teacher with only its logits of the classes seen so far. 'all': the run's teacher
+            with all of its logits.
         seeds: Trainings per memory and step.
         order: Seed of the order of classes. 0 gives the order of the official SRe2L code, which also shuffles with
             numpy's `RandomState`.
@@ -36,7 +37,7 @@ class Setting:
     order: int
 
     def seen(self, num_classes: int) -> list[list[int]]:
-        """Return the classes seen after each step, in the order in which they arrived."""
+        """Return the classes seen after each step, in their order of arrival."""
         classes = np.random.RandomState(self.order).permutation(num_classes).tolist()
         ends = [num_classes * (step + 1) // self.steps for step in range(self.steps)]
         return [classes[:end] for end in ends]
@@ -52,7 +53,7 @@ class Training:
     """The training of one student.
 
     Attributes:
-        step: The step after which it takes place, from 0.
+        step: The step after which the student is trained, from 0.
         memory: The images and labels that it uses (`memory_names`).
         seed: Number of the repetition, from 0.
     """
@@ -80,7 +81,7 @@ class Training:
 def memory_names(spec: Evaluate) -> tuple[str, ...]:
     """Return the names of the memories that students are trained on.
 
-    A protocol whose loss uses class labels only has no variants with `-hard`, because they would be the same.
+    A protocol whose loss uses class labels only has no variants with `-hard`, because these would be duplicates.
     """
     if spec.loss == "hard":
         return "condensed", "random-real"
@@ -93,13 +94,13 @@ def rows_of_classes(labels: Tensor, classes: Tensor) -> Tensor:
 
 
 def select_classes(images: Images, classes: Tensor) -> Images:
-    """Return the images of these classes, int64 [C]."""
+    """Return the images of the classes `classes`, int64 [C]."""
     rows = rows_of_classes(images.labels, classes)
     return Images(images.pixels[rows], images.labels[rows])
 
 
 def remap_labels(images: Images, outputs: Tensor) -> Images:
-    """Return the images with each label replaced by its index in `outputs`, int64 [C], which contains all of them."""
+    """Return the images with each label replaced by its index in `outputs`, int64 [C], which contains all labels."""
     index = torch.full((int(torch.cat([outputs, images.labels]).max()) + 1,), -1)
     index[outputs] = torch.arange(len(outputs))
     labels = index[images.labels]
@@ -108,7 +109,7 @@ def remap_labels(images: Images, outputs: Tensor) -> Images:
 
 
 def restrict_labeller(labeller: Labeller, classes: Tensor) -> Labeller:
-    """Return a labeller whose logits [B, C] are those of `classes`, int64 [C], in this order."""
+    """Return a labeller that returns only the logits [B, C] of `classes`, int64 [C], in the order of `classes`."""
     members = tuple((partial(_select_logits, network, classes), table) for network, table in labeller.members)
     return replace(labeller, members=members)
 

@@ -26,7 +26,7 @@ def summarize(setting: Setting, memories: Sequence[str], folder: Path) -> dict[s
     Args:
         setting: The options of the study.
         memories: Names of the memories.
-        folder: Where the result files of all trainings are.
+        folder: The folder with the result files of all trainings.
 
     Returns:
         `setting`; `classes`, the number of classes seen after each step; and `memories`, which has for each memory its

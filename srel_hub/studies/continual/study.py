@@ -10,7 +10,7 @@ of random real images, each with soft labels or with class labels only. The stor
 their views may be mixed with images of later classes. Soft labels are computed in every epoch instead, on views of the
 memory's own images.
 
-`--labels` sets what the soft labels know about future classes:
+`--labels` sets how much the soft labels reveal about future classes:
 
     step   nothing: at every step a teacher is trained on the real images of the classes seen so far
     seen   the run's teacher, only its logits of the classes seen so far; its features were trained on all classes
@@ -59,7 +59,7 @@ def continual(run: Run, setting: Setting) -> Path:
         The folder of results.
 
     Raises:
-        UserError: If a stage of the run is missing, or the setting does not fit its classes.
+        UserError: If a stage of the run is missing, or the setting does not fit the run's classes.
     """
     _require_options(setting)
     _require_complete(run, run.recipe)
@@ -67,7 +67,9 @@ def continual(run: Run, setting: Setting) -> Path:
         source = open_source(run.recipe.source, run.progress)
     classifiers = load_classifiers([run.path(name) for name in run.recipe.label_folders], run.device)
     if source.eval is None or source.train is None:
-        raise UserError("continual learning needs source.train_split, for random real memories, and source.eval_split")
+        raise UserError(
+            "continual learning needs source.train_split, for random real memories, and source.eval_split; set both"
+        )
     require_same_data(run.path("teacher"), source, classifiers[0].class_names)
     _require_classes(setting, source, classifiers[0].class_names)
     _require_no_teacher_of_all_classes(setting, run.recipe)
@@ -91,10 +93,10 @@ def continual(run: Run, setting: Setting) -> Path:
 
 
 def results_folder(run: Run, setting: Setting) -> Path:
-    """Return the folder of results, named after everything that decides them except the number of seeds.
+    """Return the folder of results. Its name depends on everything that affects them, except the number of seeds.
 
-    That is the recipe, the student, the order of classes, and the files of squeeze and recover. More seeds continue in
-    the same folder.
+    The results are affected by the recipe, the student, the order of classes, and the files of squeeze and recover. A
+    later call with more seeds adds to the same folder.
     """
     recipe = run.recipe
     files = {
@@ -117,9 +119,13 @@ def _clear_cache(run: Run) -> None:
 def _require_complete(run: Run, recipe: Recipe) -> None:
     for folder in recipe.label_folders:
         if not run.is_done(stage_of(folder), folder):
-            raise UserError(f"{run.path(folder)}: missing, or made by another recipe; run squeeze first")
+            raise UserError(
+                f"{run.path(folder)} is missing, or was made with another recipe; run `srel-hub squeeze` first"
+            )
     if "recover" in run.outdated or not is_finished(run.folder, "recover"):
-        raise UserError(f"{run.path('images')}: incomplete, or made by another recipe; run recover first")
+        raise UserError(
+            f"{run.path('images')} is incomplete, or was made with another recipe; run `srel-hub recover` first"
+        )
 
 
 def _require_options(setting: Setting) -> None:
@@ -148,7 +154,7 @@ def _require_classes(setting: Setting, source: Source, class_names: tuple[str, .
 
 
 def _require_no_teacher_of_all_classes(setting: Setting, recipe: Recipe) -> None:
-    """Refuse to train a teacher at every step if the recipe sets a pretrained one."""
+    """Raise an error if `--labels=step` would train teachers although the recipe sets a pretrained teacher."""
     pretrained = {
         "squeeze.pretrained": recipe.squeeze.pretrained,
         "relabel.teacher": recipe.relabel.teacher,
@@ -157,6 +163,6 @@ def _require_no_teacher_of_all_classes(setting: Setting, recipe: Recipe) -> None
     fields = [field for field, value in pretrained.items() if value]
     if setting.labels == "step" and fields:
         raise UserError(
-            f"--labels=step: trains a teacher at every step, but {fields[0]} sets one that was trained on all "
+            f"--labels=step trains a teacher at every step, but {fields[0]} sets a teacher that was trained on all "
             "classes; use --labels=seen or --labels=all"
         )

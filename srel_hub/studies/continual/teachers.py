@@ -28,16 +28,16 @@ NORMALIZATION = "normalization"  # name of a tensor float64 [2, 3], mean and sta
 class StepTeachers:
     """The teachers of all steps, one file each in the folder of results.
 
-    Unlike squeeze, each is trained by one process alone, so that processes work on different steps.
+    Unlike in squeeze, one process alone trains each teacher, so that processes work on different steps.
 
     Args:
-        run: Where checkpoints are kept, and the device and precision of the training.
-        spec: How to train, as in squeeze.
+        run: The run, which keeps the checkpoints and sets the device and precision of the training.
+        spec: The training settings (section `squeeze`).
         seed: The recipe's seed.
-        setting: Which classes arrive when.
+        setting: The options of the study, which set the order of the classes.
         run_teacher: The run's teacher, for the names of all classes and the size of the images.
         split: The real training split.
-        folder: Where the teachers are stored.
+        folder: The folder of the teachers.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StepTeachers:
                 self._train(names[name], name, work)
 
     def load(self, step: int) -> Classifier:
-        """Return a step's teacher in eval mode; its classes are those seen, in the order in which they arrived."""
+        """Return a step's teacher in eval mode. Its classes are the classes seen so far, in their order of arrival."""
         weights = load_file(self._file(step))
         mean, std = weights.pop(NORMALIZATION).tolist()
         teacher = self._untrained(step, mean, std)
@@ -75,7 +75,7 @@ class StepTeachers:
         return teacher
 
     def images(self, step: int) -> Images:
-        """Return the real training images of the classes seen; labels count these in the order of arrival."""
+        """Return the real training images of the classes seen so far. Labels are indices in the order of arrival."""
         rows = rows_of_classes(self._split.labels, self._seen[step])
         return remap_labels(source_images(self._run, self._split, self._frame, rows), self._seen[step])
 

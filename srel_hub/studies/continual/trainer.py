@@ -42,14 +42,14 @@ class ContinualTrainer:
     (`outputs`). Labels of memories and test images are indices of these outputs.
 
     Args:
-        run: Where condensed images are read from and checkpoints are kept, and the device and precision.
+        run: The run, which has the condensed images, keeps the checkpoints and sets the device and precision.
         setting: The options of the study.
         source: The real data, with training and eval split.
-        classifiers: The networks that label in the run, the teacher first.
-        folder: Where results are stored.
+        classifiers: The networks that compute the run's soft labels, the teacher first.
+        folder: The folder of results.
 
     Attributes:
-        run: As above.
+        run: The run.
         teachers: The teachers of all steps; used only with `labels='step'`.
     """
 
@@ -68,14 +68,14 @@ class ContinualTrainer:
         self._cached_labeller: tuple[int, Labeller] | None = None  # of the last step, loaded once for all its memories
 
     def outputs(self, step: int) -> Tensor:
-        """Return the class of each of a student's logits after a step, int64 [C]."""
+        """Return the class of each logit of a student after a step, int64 [C]."""
         return torch.arange(len(self._names)) if self._labels == "all" else self._seen[step]
 
     def train(self, training: Training, work: WorkQueue) -> None:
         """Train one student, evaluate it after the last epoch and write its result file.
 
         Args:
-            training: Which student.
+            training: The training to run.
             work: The queue that assigned the training to this process.
         """
         run, spec, labeller = self.run, self._spec, self.labeller(training.step)
@@ -108,14 +108,14 @@ class ContinualTrainer:
         return build(self._spec.students[0], names, self._frame.size, self._student_seed(training))
 
     def test_images(self, step: int) -> Images:
-        """Return the real eval images of the classes seen; labels are indices of the outputs."""
+        """Return the real eval images of the classes seen so far; labels are indices of the outputs."""
         rows = rows_of_classes(self._eval_split.labels, self._seen[step])
         return remap_labels(source_images(self.run, self._eval_split, self._frame, rows), self.outputs(step))
 
     def memory(self, training: Training) -> Images:
-        """Return the memory of the classes seen; labels are indices of the outputs.
+        """Return the memory of the classes seen so far; labels are indices of the outputs.
 
-        Images of a class that are in the memory at one step are there at all later steps.
+        Images that are in the memory at one step stay in the memory at all later steps.
         """
         images = condensed_images(self.run) if training.is_condensed else self._random_real(training.seed)
         return remap_labels(select_classes(images, self._seen[training.step]), self.outputs(training.step))
@@ -136,7 +136,7 @@ class ContinualTrainer:
         return TrainingSet(images.labels, epoch, hard=training.is_hard or self._spec.loss == "hard")
 
     def labeller(self, step: int) -> Labeller:
-        """Return the labeller of a step, which gives float32 logits [B, C], one per output."""
+        """Return the labeller of a step, which computes float32 logits [B, C], one per output."""
         if self._cached_labeller is None or self._cached_labeller[0] != step:
             classifiers = [self.teachers.load(step)] if self._labels == "step" else self._classifiers
             labeller = make_labeller(classifiers, self.run.engine, self.run.device, self._relabel.group_size)

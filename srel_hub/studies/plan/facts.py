@@ -1,4 +1,4 @@
-"""What a plan is computed from (`Facts`), and what it says (`Plan`)."""
+"""The input (`Facts`) and the result (`Plan`) of planning a run."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Machine:
         estimated: How `tflops` was estimated; None if the user set it.
         kind: 'cpu' or 'cuda'.
         memory: Bytes of memory of the host, or of each GPU.
-        resident: Bytes of that memory that the process holds before a stage begins.
+        resident: Bytes of memory that the process already uses before a stage begins.
     """
 
     devices: int
@@ -33,12 +33,12 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything that decides the cost of a run.
+    """Everything that affects the cost of a run.
 
     Attributes:
         recipe: The resolved recipe.
         num_classes: Number of classes of the condensed dataset.
-        size: (height, width) of its images in pixels.
+        size: (height, width) of the condensed images in pixels.
         train_images: Images of the training split; None if no stage reads it.
         real_images: Images of a random real subset; None if students are not trained on any.
         eval_images: Images of the eval split; None if students are not evaluated.
@@ -67,7 +67,7 @@ class Facts:
 
     @property
     def labellers(self) -> list[nn.Module]:
-        """The networks that label, the teacher first."""
+        """The networks that compute the soft labels, the teacher first."""
         return [self.networks[folder] for folder in self.recipe.label_folders]
 
 
@@ -77,7 +77,7 @@ class StagePlan:
 
     Attributes:
         name: The stage.
-        units: Units of work, each done by one device.
+        units: Number of units of work. One device does each unit.
         flops: Floating-point operations of all units; a multiply-add counts as two.
         memory: Peak bytes of one process, on the host or on its GPU.
         hours: Time on all devices together.
@@ -95,10 +95,10 @@ class Plan:
     """The cost of a run.
 
     Attributes:
-        facts: What the plan was computed from.
+        facts: The facts from which the plan was computed.
         images: Number of condensed images.
-        pixel_bytes: Bytes of these images, decoded.
-        png_bytes: Upper bound of their bytes as PNG.
+        pixel_bytes: Bytes of the condensed images, decoded.
+        png_bytes: Upper bound of the bytes of the condensed images as PNG.
         label_bytes: Exact bytes of all stored soft labels, for each encoding.
         teacher_bytes: Exact bytes of each teacher's `model.safetensors`, by its folder in the run.
         files: Number of files in each folder of the dataset's repository; an upper bound for `data`.
@@ -118,5 +118,5 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """Time of all stages."""
+        """Hours of all stages together."""
         return sum(stage.hours for stage in self.stages)

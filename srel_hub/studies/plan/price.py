@@ -3,7 +3,8 @@
     srel-hub plan recipes/in1k_ipc50.yaml --devices 8 --device-tflops 60
 
 Bytes of labels and teachers are exact: they follow from the layout that the writers use. FLOPs and memory come from
-the stages' own steps on torch's meta device. Hours are FLOPs divided by a speed, and only as accurate as that speed.
+the stages' own steps on torch's meta device. Hours are FLOPs divided by the speed of the device, and are only as
+accurate as that speed.
 """
 
 import math
@@ -48,7 +49,7 @@ def plan(facts: Facts) -> Plan:
 def png_bytes(size: tuple[int, int]) -> int:
     """Return an upper bound of the bytes of one RGB image as PNG.
 
-    Noise does not compress; then the file takes up to 1 % more than the pixels, and 160 bytes of fixed parts.
+    Noise does not compress, so the file takes up to 1 % more than the pixels, plus 160 bytes of fixed parts.
 
     Args:
         size: (height, width) in pixels.

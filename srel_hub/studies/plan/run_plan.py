@@ -1,4 +1,4 @@
-"""Plan a run: gather what decides its cost from the recipe, the opened data and teachers, and the machine."""
+"""Plan a run: gather the facts that affect its cost from the recipe, the data, the teachers and the machine."""
 
 import math
 from dataclasses import replace
@@ -26,10 +26,10 @@ SUSTAINED = 0.3  # assumed share of a matrix product's speed; what convolutions 
 
 
 def describe(run: Run, inputs: Inputs, devices: int | None = None, tflops: float | None = None) -> Plan:
-    """Compute the cost of a run, all stages, including those that are already complete.
+    """Compute the cost of all stages of a run, including those that are already complete.
 
     Args:
-        run: Where teachers of complete stages are read from, and the devices of this launch.
+        run: The run, which has the teachers of complete stages and the devices of this launch.
         inputs: The opened data and pretrained teachers.
         devices: Number of devices that share the work; None: the processes of this launch.
         tflops: 10^12 operations per second that each device sustains; None: estimated on this machine.
@@ -42,7 +42,7 @@ def machine_of(device: torch.device, precision: Precision, devices: int = 1, tfl
     """Describe this machine for a plan.
 
     Args:
-        device: A device of this machine, which stands for all.
+        device: A device of this machine. All devices are assumed to be equal.
         precision: Precision of forward and backward passes.
         devices: Number of devices that share the work.
         tflops: 10^12 operations per second that each device sustains; None: SUSTAINED times the speed of a matrix
@@ -62,12 +62,12 @@ def machine_of(device: torch.device, precision: Precision, devices: int = 1, tfl
 
 
 def gather_facts(recipe: Recipe, inputs: Inputs, folder: Path, machine: Machine) -> Facts:
-    """Return everything that decides the cost of a run.
+    """Return everything that affects the cost of a run.
 
     Args:
         recipe: The resolved recipe.
         inputs: The opened data and pretrained teachers.
-        folder: The run, from which teachers are read that were adopted earlier.
+        folder: The run directory, from which earlier adopted teachers are read.
         machine: The devices to plan for.
     """
     source = inputs.source
@@ -84,7 +84,7 @@ def gather_facts(recipe: Recipe, inputs: Inputs, folder: Path, machine: Machine)
 
 
 def _random_real_images(train: Split | None, ipc: int) -> int | None:
-    """Return the size of a random real subset, which has all images of a class with fewer than `ipc`."""
+    """Return the size of a random real subset: `ipc` images per class, or all images of a smaller class."""
     return None if train is None else int(train.labels.bincount().clamp(max=ipc).sum())
 
 

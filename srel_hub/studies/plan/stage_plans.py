@@ -1,6 +1,7 @@
 """FLOPs, memory and hours of each stage, from the stage's own steps on torch's meta device.
 
-Tensors have shapes but no content there, so that a step of ImageNet size runs in a second and allocates nothing.
+Tensors on the meta device have shapes but no content, so a step of ImageNet size runs in a second and allocates no
+memory.
 """
 
 from collections import Counter
@@ -56,7 +57,7 @@ def plan_squeeze(facts: Facts) -> StagePlan:
 
 
 def plan_recover(facts: Facts) -> StagePlan:
-    """Plan the optimization of the images, whatever teachers, image sizes and starting patches the recipe uses."""
+    """Plan the optimization of the images, with the teachers, image sizes and patches that the recipe sets."""
     spec, networks = facts.recipe.recover, [facts.networks[folder] for folder in facts.recipe.recover_folders]
     units = recipe_units(spec, facts.num_classes, facts.size)
     shapes = Counter((len(unit.ipcs), len(unit.classes)) for unit in units)
@@ -123,13 +124,13 @@ def recover_iteration_cost(
 
 
 def _real_images_read(facts: Facts, per_class: int) -> int:
-    """Return at most how many real images are read, `per_class` of each class; small classes have fewer."""
+    """Return the number of real images to read: at most `per_class` per class. It is an upper bound."""
     assert facts.train_images is not None
     return min(facts.train_images, per_class * facts.num_classes)
 
 
 def plan_relabel(facts: Facts) -> StagePlan:
-    """Plan the labeling of all stored epochs, and of the whole images once."""
+    """Plan the labeling of all stored epochs, and one scoring of the teacher on the whole images."""
     spec, count, kind = facts.recipe.relabel, facts.condensed_images, facts.machine.kind
     labellers = facts.labellers
     costs = [drawing_cost(spec.augment, count, facts.size), scoring_cost(labellers[0], count, facts.size, kind)]
@@ -205,13 +206,13 @@ def _stage_plan(
     """Return the plan of a stage.
 
     Args:
-        facts: What decides the cost of the run.
+        facts: Everything that affects the cost of the run.
         name: The stage.
         units: Equal units of work.
         flops: Floating-point operations of all units.
-        costs: Costs of the stage's steps; the largest decides the memory.
-        networks: Networks that stay in memory throughout.
-        images: Images that a GPU holds if they fit.
+        costs: Costs of the stage's steps. The memory of the stage is that of the largest.
+        networks: Networks that stay in memory during the whole stage.
+        images: Number of images that are kept in GPU memory if they fit.
     """
     machine = facts.machine
     held = images * facts.pixel_bytes
@@ -225,7 +226,7 @@ def _stage_plan(
 
 
 def _hours(machine: Machine, flops: int, units: int) -> float:
-    """Return the hours of equal units, each on one device, in as many rounds as they take."""
+    """Return the hours for equal units. Each unit runs on one device, so the devices need several rounds."""
     rounds = -(-units // machine.devices)
     return flops / units * rounds / _flops_per_hour(machine)
 

@@ -84,7 +84,7 @@ def format_hours(hours: float) -> str:
 
 
 def plan_warnings(plan: Plan) -> Iterator[str]:
-    """Yield a warning for each expensive setting, with the option to change."""
+    """Yield a warning for each expensive setting. It names the option to change."""
     yield from _label_warnings(plan)
     yield from _file_warnings(plan)
     machine = plan.facts.machine
@@ -127,5 +127,5 @@ def _file_warnings(plan: Plan) -> Iterator[str]:
     if plan.facts.recipe.publish.repo_id is not None and files > COMMIT_FILES:
         yield (
             f"the push is one commit of {files:,} files, but the Hub recommends fewer than {COMMIT_FILES}, because a "
-            "large one may time out (then repeat it); lower relabel.epochs"
+            "large commit may time out, and must then be repeated; lower relabel.epochs"
         )

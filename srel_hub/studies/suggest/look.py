@@ -1,4 +1,4 @@
-"""What `srel-hub init` reads of a dataset: its splits, classes and counts, and the sizes of some images."""
+"""The facts that `srel-hub init` reads from a dataset: splits, classes, counts, and the sizes of some images."""
 
 import statistics
 from collections.abc import Iterable, Iterator
@@ -25,27 +25,32 @@ def find_splits(spec: config.Source, fields: Iterable[str] = ()) -> config.Sourc
 
     Args:
         spec: The recipe's section `source`.
-        fields: Fields that the user set; these are kept.
+        fields: Names of the fields that the user set, which are kept.
 
     Raises:
-        UserError: If there is no training split, or none to evaluate students on.
+        UserError: If the dataset has no training split, or no split to evaluate students on.
     """
     names = split_names(spec)
     if "train_split" not in fields:
         if "train" not in names:
             raise UserError(
-                f"{spec.path}: no split named train (splits: {', '.join(names)}); add source.train_split=NAME. "
+                f"{spec.path}: there is no split named train (splits: {', '.join(names)}); add "
+                "source.train_split=NAME. "
                 f"{LAYOUTS}"
             )
         spec = replace(spec, train_split="train")
     if spec.train_split is None:
-        raise UserError("source.train_split=null: a recipe is chosen by the training images; name their split")
+        raise UserError(
+            "source.train_split=null: init chooses a recipe by the training images; set source.train_split to their "
+            "split"
+        )
     if "eval_split" in fields:
         return spec
     found = next((name for name in EVAL_SPLITS if name in names and name != spec.train_split), None)
     if found is None:
         raise UserError(
-            f"{spec.path}: no split to score students on (splits: {', '.join(names)}). Put 80 % of each class's "
+            f"{spec.path}: there is no split to score students on (splits: {', '.join(names)}). Put 80 % of each "
+            "class's "
             "images in train/CLASS/ and 20 % in test/CLASS/, name another split with source.eval_split=NAME, or add "
             "source.eval_split=null to skip scoring"
         )
@@ -56,10 +61,10 @@ def look(spec: config.Source) -> tuple[Data, tuple[str, ...]]:
     """Open a dataset and sample its images.
 
     Returns:
-        what the rules need, and remarks for the user.
+        the facts for the rules, and remarks for the user.
 
     Raises:
-        UserError: if it cannot be opened, has no images, or has fewer than two classes.
+        UserError: if the dataset cannot be opened, has no images, or has fewer than two classes.
     """
     source = open_source(spec, _silent)
     train, names = source.train, source.class_names
@@ -77,7 +82,7 @@ def look(spec: config.Source) -> tuple[Data, tuple[str, ...]]:
 
 
 def shorter_sides(split: TableSplit) -> Iterator[int]:
-    """Decode images from all over the split, or the first of a streamed one, and yield their shorter sides."""
+    """Yield the shorter sides of images from the whole split, or of the first images of a streamed split."""
     table = split.table.select_columns([split.image]).cast_column(split.image, datasets.Image(decode=False))
     if isinstance(table, datasets.Dataset):
         step = max(1, len(table) // SAMPLED)
@@ -89,5 +94,5 @@ def shorter_sides(split: TableSplit) -> Iterator[int]:
 
 
 def _silent(items: Iterable[Any], total: int | None, title: str, unit: str) -> Iterator[Any]:
-    """Pass items on without a progress bar (`data.splits.Progress`)."""
+    """Yield the items without a progress bar (`data.splits.Progress`)."""
     yield from items

@@ -1,6 +1,6 @@
-"""The rules of `srel-hub init`: which image size, network, method and budget suit a dataset and a machine.
+"""The rules of `srel-hub init`, which choose image size, network, method and budget for a dataset and a machine.
 
-Pure functions. What they decide is explained to the user in the recipe's comments (text.py).
+All functions are pure. The recipe's comments (text.py) explain the choices to the user.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,13 +26,13 @@ MOST_EPOCHS = 100  # of squeeze, for small datasets
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What the rules need to know about a dataset.
+    """The facts about a dataset that the rules use.
 
     Attributes:
         smallest_class: training images of the smallest class.
-        eval_images: None without an eval split.
+        eval_images: number of eval images; None without an eval split.
         side: median of the sampled images' shorter sides, in pixels.
-        sampled: number of images that were decoded to find it.
+        sampled: number of images that were decoded to find `side`.
     """
 
     class_names: tuple[str, ...]
@@ -45,13 +45,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long the stages work.
+    """The budget of the stages.
 
     Attributes:
-        images_seen: by the teacher during its training; divided by the size of the training split, its epochs.
-        least_epochs: that it is trained for at any rate.
-        iterations: of recover.
-        epochs: of labels and students.
+        images_seen: images that the teacher sees during its training, counted over all epochs.
+        least_epochs: minimum number of epochs of the teacher.
+        iterations: iterations of recover.
+        epochs: epochs of labels and students.
     """
 
     name: str
@@ -68,7 +68,7 @@ QUICK = Effort("quick", 200_000, 5, 200, 50)
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One answer to "which recipe?"."""
+    """A possible recipe."""
 
     side: int
     network: Network
@@ -95,8 +95,9 @@ def choices(
     Args:
         data: The dataset.
         method: The method of recover.
-        pretrained: Whether there is a teacher with these classes; then it is used, at the size it was trained at.
-        side: Image size in pixels, if the user set it; then no smaller one is tried.
+        pretrained: Whether a pretrained teacher has exactly these classes. It is then used, at the size it was trained
+            at.
+        side: Image size in pixels, if the user set it. In that case no smaller size is tried.
         ipc: Images per class, if the user set it.
     """
     if pretrained:
@@ -140,7 +141,7 @@ def _choice(
 
 
 def _rungs(side: int) -> Iterator[tuple[Network, Effort]]:
-    """Networks and budgets at one size, the most preferred first."""
+    """Return the networks and budgets at one image size, the most preferred first."""
     resnet = Network(model="resnet18", stem="small" if side <= SMALL_SIDE else "imagenet")
     yield from ((resnet, FULL), (resnet, SHORT))
     if side <= SMALL_SIDE:
@@ -148,7 +149,7 @@ def _rungs(side: int) -> Iterator[tuple[Network, Effort]]:
 
 
 def largest_side(median: int) -> int:
-    """Return the largest standard size that does not enlarge most images; below 32 pixels, the images' own."""
+    """Return the largest standard size that does not enlarge most images; below 32 pixels, that of the images."""
     fitting = [side for side in SIDES if side <= 1.05 * median]  # 61 pixels are nearly 64
     return fitting[0] if fitting else max(SMALLEST_SIDE, median)
 
@@ -159,12 +160,12 @@ def images_per_class(smallest_class: int) -> int:
 
 
 def squeeze_epochs(train_images: int, effort: Effort) -> int:
-    """Return the teacher's epochs: as many as show it `images_seen` images, within bounds."""
+    """Return the teacher's epochs: `images_seen` divided by the size of the training split, within bounds."""
     return min(MOST_EPOCHS, max(effort.least_epochs, round(effort.images_seen / train_images)))
 
 
 def squeeze_batch(train_images: int) -> int:
-    """Return the teacher's batch size: 64 for small datasets, which else have few steps in an epoch."""
+    """Return the teacher's batch size: 64 for small datasets, which would otherwise have few steps per epoch."""
     return 128 if train_images >= 10_000 else 64
 
 
@@ -174,20 +175,20 @@ def student_batch(condensed: int) -> int:
 
 
 def are_characters(class_names: Sequence[str]) -> bool:
-    """Whether the classes are digits or letters, whose mirror image is another character or none."""
+    """Return whether the classes are digits or letters, whose mirror images are different or invalid characters."""
     return all(len(name) == 1 and name.isalnum() for name in class_names)
 
 
 def same_classes(class_names: Sequence[str], teacher: Sequence[str]) -> bool:
-    """Whether a pretrained teacher has these classes, in this order."""
+    """Return whether a pretrained teacher has the same classes in the same order."""
     return describe_mismatch(class_names, teacher, "", "") is None
 
 
 def forward_passes(data: Data, choice: Choice, seeds: int = 3) -> float:
-    """Return how many images a run shows to a network, counted in forward passes.
+    """Return the cost of a run as a number of forward passes of one image.
 
-    A step of training or of recover costs three: forward, and backward to inputs and to weights. It is a rough price,
-    to rank choices in no time; `plan` counts the real steps of the chosen one.
+    A step of training or of recover costs three: forward, and backward to inputs and to weights. The cost is rough but
+    fast to compute, to rank the choices. `plan` counts the real steps of the selected choice.
     """
     condensed = choice.ipc * len(data.class_names)
     squeeze = 3 * choice.epochs * data.train_images

@@ -1,4 +1,4 @@
-"""Which recipe suits a dataset and this machine? The first of the rules' choices that fits the time and the memory."""
+"""Select a recipe for a dataset and this machine: the rules' first choice that fits the time and the memory."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class Suggestion:
 
     Attributes:
         text: the recipe's YAML.
-        fits: whether it is planned to fit the budget and the memory.
+        fits: whether the plan fits the time budget and the memory.
     """
 
     choice: Choice
@@ -56,7 +56,7 @@ def suggest(
         data: The dataset.
         file: Name of the recipe's file, for the commands in its header.
         method: The method of recover.
-        ipc: Images per class; None: by the size of the classes.
+        ipc: Images per class; None: derived from the size of the classes.
         hours: Budget on one device; None: HOURS.
         machine: The device to plan for; None: this machine, measured.
 
@@ -79,31 +79,31 @@ def suggest(
             top = header(spec, data, choice, planned, name, budget, dearer, file)
             return Suggestion(choice, planned, top + body(spec, data, choice), is_affordable(planned, budget))
         dearer.append((choice, planned.hours))
-    raise UserError("there is nothing to choose from")
+    raise UserError("no recipe is possible with these options; change or omit --ipc, --method or source.image_size")
 
 
 def is_affordable(planned: Plan, hours: float) -> bool:
-    """Whether a run fits the time budget and the machine's memory."""
+    """Return whether a run fits the time budget and the machine's memory."""
     peak = max(stage.memory for stage in planned.stages)
     return planned.hours <= hours and peak <= MOST_OF_MEMORY * planned.facts.machine.memory
 
 
 def has_pretrained(data: Data) -> bool:
-    """Whether the classes are those of the pretrained ImageNet teacher that the shipped recipes name."""
+    """Return whether the classes are those of the pretrained ImageNet teacher in the shipped recipes."""
     teacher = load_recipe("in1k_ipc50").squeeze.pretrained
     assert teacher is not None and teacher.class_names is not None
     return same_classes(data.class_names, teacher.class_names)
 
 
 def rough_hours(data: Data, choice: Choice, machine: Machine) -> float:
-    """Estimate a run's hours without counting its steps: in milliseconds."""
+    """Estimate a run's hours without counting its steps. This takes milliseconds."""
     size = (choice.side, choice.side)
     flops = forward_flops(build_on_meta(choice.network, len(data.class_names), size), size)
     return forward_passes(data, choice) * flops / (machine.tflops * 1e12 * 3600)
 
 
 def plan_choice(spec: config.Source, data: Data, choice: Choice, machine: Machine) -> Plan:
-    """Return the price of a choice, counted on the meta device."""
+    """Return the plan of a choice, with its steps counted on the meta device."""
     size = (choice.side, choice.side)
     recipe = recipe_of(body(spec, data, choice), str(spec.path))
     return plan(

@@ -48,10 +48,10 @@ def header(
         spec: The recipe's section `source`.
         data: The dataset.
         choice: The choice that the recipe makes.
-        plan: The cost of its run.
+        plan: The cost of a run with this choice.
         processor: Name of the CPU or GPU.
         hours: The budget.
-        dearer: Choices that are preferred but do not fit the budget, each with its estimated hours.
+        dearer: Preferred choices that exceed the budget, each with its estimated hours.
         file: Name of the recipe's file.
     """
     machine = plan.facts.machine

@@ -18,11 +18,11 @@ LONGEST_NAME = 80  # characters; with a fingerprint and `.png` still below the 2
 
 @dataclass(frozen=True)
 class Axis:
-    """Something that a sweep varies.
+    """An axis of a sweep: a field or a group of fields that it varies.
 
     Attributes:
         name: A field of the recipe, or a title of the axis.
-        values: Each value's label, and the overrides `section.key=value` that it stands for.
+        values: The label of each value, and the overrides `section.key=value` that the label stands for.
     """
 
     name: str
@@ -47,10 +47,12 @@ def parse_section(section: Any, path: str) -> Iterator[Axis]:
         path: The file, for messages.
 
     Raises:
-        UserError: If the section has another form.
+        UserError: If the section has a different form.
     """
     if not isinstance(section, dict):
-        raise UserError(f"{path}: sweep: must be a section of axes, got {section!r}")
+        raise UserError(
+            f"{path}: sweep must map each field to a list of values, or each title to named points, got {section!r}"
+        )
     for name, values in section.items():
         if isinstance(values, list) and values:
             yield _field_axis(str(name), values)
@@ -62,7 +64,8 @@ def parse_section(section: Any, path: str) -> Iterator[Axis]:
             yield Axis(str(name), tuple(settings.items()))
         else:
             raise UserError(
-                f"{path}: sweep.{name}: must be a list of values, or sections of fields by label, got {values!r}"
+                f"{path}: sweep.{name}: must be a list of values, or a mapping of labels to sections of fields, got "
+                f"{values!r}"
             )
 
 
@@ -88,7 +91,7 @@ def _override(field: Any, value: Any) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Return a value as a reader sees it: '500', 'resnet18', 'model: resnet18, width: 0.5'."""
+    """Return a value as text for tables and plots: '500', 'resnet18', 'model: resnet18, width: 0.5'."""
     if isinstance(value, dict):
         return ", ".join(f"{key}: {format_value(inner)}" for key, inner in value.items())
     if isinstance(value, list):

@@ -49,7 +49,7 @@ def _draw_panel(panel: Any, axes: Sequence[Axis], across: int, points: Sequence[
 
 
 def _positions(labels: Sequence[str]) -> Mapping[str, float]:
-    """Return where each label is on the horizontal axis: at its number, or evenly spaced if one is not a number."""
+    """Return the horizontal position of each label: its number, or evenly spaced if a label is not a number."""
     if _count_numbers(labels) == len(labels):
         return {label: float(label) for label in labels}
     return {label: index for index, label in enumerate(labels)}

@@ -20,8 +20,8 @@ class Point:
     """One run of a sweep.
 
     Attributes:
-        labels: Its label on each axis.
-        recipe: Its recipe.
+        labels: The point's label on each axis.
+        recipe: The point's recipe.
     """
 
     labels: tuple[str, ...]
@@ -66,7 +66,7 @@ def read_sweep(path: str, arguments: Sequence[str]) -> Sweep:
         arguments: Axes `field=a,b,c`, overrides `field=a`, and recipes whose section `sweep` adds axes.
 
     Raises:
-        UserError: With all errors of all points.
+        UserError: If a point is not valid. The message lists the errors of all points.
     """
     mapping = read_recipe(path)
     files = {argument: read_recipe(argument) for argument in arguments if "=" not in argument}
@@ -82,7 +82,9 @@ def read_sweep(path: str, arguments: Sequence[str]) -> Sweep:
         elif argument not in files:
             overrides.append(argument)
     if not axes:
-        raise UserError(f"{path}: nothing to vary; give a field several values, as in recover.iterations=500,1000,2000")
+        raise UserError(
+            f"{path}: there is nothing to vary; list several values of a field, as in recover.iterations=500,1000,2000"
+        )
     base = validated(copy.deepcopy(mapping), overrides, path)
     root = Path(base.run.root) / f"{base.name}-sweep"
     return Sweep(base.name, tuple(axes.values()), _points(path, mapping, overrides, root, tuple(axes.values())))
@@ -95,7 +97,7 @@ def _points(
     if len(combinations) > MOST_POINTS:
         raise UserError(
             f"{path}: the sweep has {len(combinations):,} points; at most {MOST_POINTS:,} are allowed; vary fewer "
-            "fields, or give fewer values"
+            "fields, or list fewer values"
         )
     points, errors = [], dict[str, None]()  # a dict keeps the order, and an error of all points only once
     for combination in combinations:
@@ -118,5 +120,5 @@ def _require_different(points: Sequence[Point]) -> None:
     for point in points:
         key = fingerprint(replace(point.recipe, name="x"))
         if key in names:
-            raise UserError(f"{point.recipe.name} and {names[key]} are the same run; give each value once")
+            raise UserError(f"{point.recipe.name} and {names[key]} are the same run; list each value once")
         names[key] = point.recipe.name

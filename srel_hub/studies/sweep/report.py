@@ -28,7 +28,7 @@ def _cells(student: StudentResults, rows: Sequence[str]) -> list[str]:
 
 
 def summary_lines(sweep: Sweep) -> list[str]:
-    """Return the table, and a line that says what its numbers are."""
+    """Return the table, and a line that explains its numbers."""
     lines = table(sweep, collect_results(sweep))
     return [*lines, "", "top-1 %, mean +- standard deviation over n seeds, last epoch"]
 

@@ -10,14 +10,14 @@ from srel_hub.studies.sweep.points import Point, Sweep
 
 @dataclass(frozen=True)
 class StudentResults:
-    """One student at one point.
+    """Results of one student at one point of the sweep.
 
     Attributes:
-        labels: The point's label on each axis.
+        labels: The point's title on each axis.
         student: The student's title.
         teacher: Top-1 of the teacher on the eval split, in [0, 1]; None if it was not measured.
         label_bytes: Bytes of the point's soft labels.
-        results: The student's results by row, such as 'condensed' and 'random-real'.
+        results: The student's results by training set, such as 'condensed' and 'random-real'.
     """
 
     labels: tuple[str, ...]

@@ -5,9 +5,9 @@
     accelerate launch -m srel_hub sweep architectures
 
 A field with several values, separated by commas, is an axis; the points are all combinations. A shipped sweep has its
-axes in a section `sweep`; after the name of another recipe it adds them to that recipe. The runs are in `NAME-sweep/`.
-A stage that is complete at one point is linked into every other point with the same stage. The same command resumes an
-interrupted sweep. The results are a table, a CSV file and a plot, named after the axes.
+axes in a section `sweep`. After the name of another recipe, the sweep's axes are added to that recipe. The runs are in
+`NAME-sweep/`. A stage that is complete at one point is linked into every other point with the same stage. The same
+command resumes an interrupted sweep. The results are a table, a CSV file and a plot, named after the axes.
 """
 
 import sys
@@ -35,7 +35,7 @@ def run_points(sweep: Sweep) -> int:
         The exit status: 0, or that of the first point that failed.
 
     Raises:
-        UserError: With all errors of all points, before the first one runs.
+        UserError: If any point is invalid. It lists all errors, and no point has run.
     """
     errors = ErrorCollector()
     for point in sweep.points:
@@ -67,7 +67,7 @@ def _run_stages(run: Run) -> None:
 
 
 def shared_stages(sweep: Sweep) -> str:
-    """Return at how many points each stage was run, and not shared: 'squeeze 2 of 6, recover 6 of 6, ...'."""
+    """Return the number of points at which each stage was run, not shared: 'squeeze 2 of 6, recover 6 of 6, ...'."""
     lent: Counter[str] = Counter()
     for point in sweep.points:
         lent.update(list(read_json(point.folder / LENT)) if (point.folder / LENT).is_file() else [])

@@ -52,7 +52,7 @@ def table(folder: Path, split: str = "train", **columns: list[object]) -> Path:
 def test_no_image_column(tmp_path: Path, says: Said) -> None:
     folder = table(tmp_path / "texts", size=[1.5, 2.5], label=[0, 1])
     assert (
-        f"{folder}, split train: no column with images (columns: size (float64), label (int64)). Supported layouts:"
+        f"{folder}, split train: there is no column with images (columns: size (float64), label (int64)). Supported"
         in says(f"source.path={folder}", "source.eval_split=null")
     )
 
@@ -98,9 +98,9 @@ def test_class_names_that_differ_between_the_splits(tmp_path: Path, says: Said) 
     write_parquet(folder / "train.parquet", [PNG] * 3, [0, 1, 2], NAMES)
     write_parquet(folder / "test.parquet", [PNG] * 3, [0, 1, 2], ["bee", "ant", "cat"])
     said = says(f"source.path={folder}")
-    assert "split test has the same class names as split train, in another order: class 0 is 'bee' there" in said
+    assert "split test has the same class names as split train, but in a different order: class 0 is 'bee', but" in said
     write_parquet(folder / "test.parquet", [PNG] * 3, [0, 1, 1], ["ant", "bee"])
-    assert "split test has 2 classes, split train has 3" in says(f"source.path={folder}")
+    assert "split test has 2 classes, but split train has 3" in says(f"source.path={folder}")
 
 
 def test_strings_that_only_the_eval_split_has(tmp_path: Path, says: Said) -> None:
@@ -127,7 +127,7 @@ def test_a_torchvision_file_with_layer_norms(tmp_path: Path, says: Said) -> None
 
 def test_a_teacher_of_another_number_of_classes(tmp_path: Path, says: Said) -> None:
     said = says(f"squeeze.pretrained={save_family('resnet', tmp_path / 'net', ['ant', 'bee'])}")
-    assert "squeeze.pretrained=net has 2 classes, the dataset has 3" in said
+    assert "squeeze.pretrained=net has 2 classes, but the dataset has 3" in said
     file = tmp_path / "five.safetensors"
     save_file(random_state([1, 1, 1, 1], 2, classes=5, base=8), file)
     said = says(f"squeeze.pretrained={{path: {file}, class_names: [ant, bee]}}")
@@ -193,8 +193,8 @@ def test_every_fault_is_told_at_once(tmp_path: Path, says: Said) -> None:
     )
     for fault in (
         "squeeze.pretrained=vit2: ViTForImageClassification has no BatchNorm2d layer",
-        "squeeze.pretrained=vit2 has 2 classes, the dataset has 3",
-        "relabel.teacher=next has the same class names as the dataset, in another order: class 0 is 'bee' there",
+        "squeeze.pretrained=vit2 has 2 classes, but the dataset has 3",
+        "relabel.teacher=next has the same class names as the dataset, but in a different order: class 0 is 'bee', but",
     ):
         assert fault in names
 
@@ -203,7 +203,7 @@ def test_splits_of_two_sizes(tmp_path: Path, says: Said) -> None:
     folder = make_source(tmp_path / "data", (8, 8), NAMES)
     (make_source(tmp_path / "larger", (9, 12), NAMES) / "test.parquet").rename(folder / "test.parquet")
     said = says(f"source.path={folder}")
-    assert "the training images have 8 x 8 pixels, the eval images 12 x 9; set source.image_size" in said
+    assert "the training images have 8 x 8 pixels, but the eval images have 12 x 9; set source.image_size" in said
 
 
 def test_a_broken_teacher_beside_a_good_one_where_no_image_is_opened(tmp_path: Path, says: Said) -> None:
@@ -316,8 +316,8 @@ def test_the_training_split_is_not_for_scoring(says: Said) -> None:
     ("change", "message"),
     [
         (lambda folder: (folder / "train/ant").rename(folder / "train/zebra"), "class 0 is 'bee' there"),
-        (lambda folder: (folder / "train/ant/0.png").unlink(), "another number of images of some classes"),
-        (lambda folder: (folder / "test/bee/0.png").unlink(), "the eval split has 5 images, it had 6"),
+        (lambda folder: (folder / "train/ant/0.png").unlink(), "number of training images of some classes has changed"),
+        (lambda folder: (folder / "test/bee/0.png").unlink(), "the eval split has 5 images, but had 6"),
     ],
 )
 def test_data_that_changed_since_the_run_began(
@@ -348,7 +348,7 @@ def test_names_are_compared_where_no_image_is_needed(
     if train_split == "null":
         cli(condense, line)
         return
-    assert "the same class names as the dataset, in another order" in refused(capsys, *line)
+    assert "the same class names as the dataset, but in a different order" in refused(capsys, *line)
 
 
 # A teacher whose classes are others, or the same in another order
@@ -388,17 +388,17 @@ LABELS = ["LABEL_0", "LABEL_1", "LABEL_2"]
             ["cat", "ant", "bee"],
             (2, 0, 1),
             [
-                "squeeze.pretrained=net has the same class names as the dataset, in another order: class 0 is 'cat' "
-                "there, 'ant' in the dataset; class 1 is 'ant' there, 'bee' in the dataset; class 2 is 'bee' there",
+                "squeeze.pretrained=net has the same class names as the dataset, but in a different order: class 0 is "
+                "'cat', but 'ant' in the dataset; class 1 is 'ant', but 'bee' in the dataset; class 2 is 'bee', but",
                 "set squeeze.trust_class_order=true",
             ],
         ),
         (
             ["fly", "bee", "cat"],
             (0, 1, 2),
-            ["other class names than the dataset (1 of 3 differ)", "class 0 is 'fly' there, 'ant' in"],
+            ["class names that differ from those of the dataset (1 of 3)", "class 0 is 'fly', but 'ant' in"],
         ),
-        (LABELS, (1, 2, 0), ["it recognizes ", "of 36 eval images", "must reach 46.7%", "or another order"]),
+        (LABELS, (1, 2, 0), ["the teacher recognizes ", "of 36 eval images", "must reach 46.7%", "a different order"]),
     ],
     ids=["permuted, named", "foreign, named", "permuted, nameless"],
 )
@@ -422,13 +422,13 @@ def test_a_foreign_teacher_without_names_is_caught_by_its_answers(
     save_file(random_state([1, 1, 1, 1], 2, classes=3, base=8), tmp_path / "foreign.safetensors")
     overrides = [f"run.root={tmp_path}/runs", f"squeeze.pretrained={tmp_path}/foreign.safetensors"]
     said = refused(capsys, str(good[0]), *SMALL, *overrides, "source.image_size=32")
-    assert "foreign.safetensors: it recognizes " in said and "It has other classes" in said
+    assert "foreign.safetensors: the teacher recognizes " in said and "Its classes are different" in said
     unopened = ["source.eval_split=null", "source.train_split=null"]
     said = refused(capsys, str(good[0]), *SMALL, *overrides, *unopened)
     assert "no split is opened that would; set squeeze.pretrained.class_names, or source.eval_split" in said
     overrides[1] = f"relabel.teacher={tmp_path}/foreign.safetensors"
     said = refused(capsys, str(good[0]), *SMALL, *overrides, "source.image_size=32", "source.eval_split=null")
-    assert "there is no eval split to score it on; set source.eval_split" in said
+    assert "there is no eval split to score the teacher on; set source.eval_split" in said
 
 
 @pytest.mark.parametrize(
@@ -460,8 +460,14 @@ def test_gated_and_private_repositories_say_how_to_get_access(tmp_path: Path, re
     overrides = ["source.path=org/closed", "squeeze.pretrained=org/net", "relabel.teacher=org/secret"]
     done = as_user(tmp_path / "home", None, *command, *overrides, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "source.path=org/closed: gated on the Hub; request access on the dataset's page, then" in done.stderr
-    assert "squeeze.pretrained=org/net: gated on the Hub; request access on the model's page, then" in done.stderr
+    assert (
+        "source.path=org/closed: this dataset is gated on the Hub; request access on the dataset's page, then"
+        in done.stderr
+    )
+    assert (
+        "squeeze.pretrained=org/net: this model is gated on the Hub; request access on the model's page, then"
+        in done.stderr
+    )
     assert (
         "relabel.teacher=org/secret: not a local folder or file, and not a model on the Hub that you can access"
         in done.stderr
