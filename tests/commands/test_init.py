@@ -93,7 +93,7 @@ def test_fields_of_the_source_are_kept(tmp_path: Path) -> None:
 def test_a_file_is_overwritten_only_if_the_user_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_source(tmp_path / "colors", (8, 8), ["red", "green"])
     (tmp_path / "colors.yaml").write_text("mine")
-    assert "colors.yaml: exists already; --force overwrites it" in failure(capsys, "init", "colors")
+    assert "colors.yaml: already exists; pass --force to overwrite it" in failure(capsys, "init", "colors")
     assert (tmp_path / "colors.yaml").read_text() == "mine"
     assert main(["init", "colors", "--force", "--hours", "0.0001"]) == 0
     assert load_recipe("colors.yaml").name == "colors"
@@ -122,7 +122,7 @@ def test_a_dataset_without_what_is_needed_gets_an_error(tmp_path: Path, capsys: 
         (["--hours", "0"], "--hours=0.0: must be above 0"),
         (["--hours", "nan"], "--hours=nan: must be above 0"),
         (["--ipc", "-1"], "--ipc=-1: must be above 0"),
-        (["recover.ipc=3"], "recover.ipc=3: only source.key=value is taken here"),
+        (["recover.ipc=3"], "recover.ipc=3: only source.key=value is allowed here"),
         (["source.splitt=x"], "source.splitt"),
         (["source.train_split=null"], "source.train_split=null: init chooses a recipe by the training images"),
         (["--out", "no/such/x.yaml"], "--out=no/such/x.yaml: there is no folder no/such"),
