@@ -135,7 +135,7 @@ def test_the_result_has_the_paths_the_sizes_and_the_accuracies(world: Path, monk
     ("overrides", "message"),
     [
         ({"recover.icp": 5}, "recover.icp: unknown field"),
-        ({"recover.ipc": object()}, "recover.ipc=<object object at .*: must be a number, a text, a path, None"),
+        ({"recover.ipc": object()}, "recover.ipc=<object object at .*: must be a number, a string, a path, None"),
         ("recover.ipc=5", "overrides='recover.ipc=5': must be a mapping or a list"),
         ({"run.root": "nowhere", "source.path": Path("nowhere/images"), "source.builtin": None}, "nowhere/images"),
     ],

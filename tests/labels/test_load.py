@@ -190,7 +190,9 @@ def test_a_page_in_between_is_no_answer_of_a_hub(shared: Hub) -> None:
 
 def test_a_gated_dataset_says_how_to_get_access(shared: Hub) -> None:
     shared.put_file("datasets", DATASET, "NOTES.md", b"", gated=True)
-    with pytest.raises(UserError, match="it is gated. Request access on its page on the Hub, then log in with"):
+    with pytest.raises(
+        UserError, match="the repository is gated; request access on its page on the Hub, then log in with"
+    ):
         load_condensed(DATASET)
 
 

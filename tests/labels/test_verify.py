@@ -266,7 +266,7 @@ def test_rows_swapped_behind_an_unchanged_date_are_noticed(own: Path) -> None:
 
 def test_fast_hashes_what_lies_here(own: Path) -> None:
     one_flipped_byte(own)
-    assert f"{LABELS} is another file" in results(own / "dataset", fast=True)["files"].message
+    assert f"the sha256 of {LABELS} differs" in results(own / "dataset", fast=True)["files"].message
 
 
 def test_a_line_stays_a_line(own: Path) -> None:
@@ -433,19 +433,22 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no mapping": (manifest_text("[1, 2]"), "not a manifest: it must be a JSON object, not list"),
     "no JSON": (manifest_text("\x00\x01"), "not a manifest: it is not valid JSON"),
     "a nest of lists": (manifest_text("[" * 100_000), "not a manifest: it is not valid JSON"),
-    "a YAML bomb": (card_with(BOMB), "its metadata expands to more than 1000000 values"),
-    "YAML that holds itself": (card_with("a: &a [*a]"), "its metadata expands to more than 1000000 values"),
+    "a YAML bomb": (card_with(BOMB), "the metadata of README.md expands to more than 1000000 values"),
+    "YAML that holds itself": (
+        card_with("a: &a [*a]"),
+        "the metadata of README.md expands to more than 1000000 values",
+    ),
     "YAML that makes objects": (
         card_with("a: !!python/object/apply:os.getcwd []"),
         "the metadata of README.md is not plain YAML",
     ),
     "a nest of YAML": (card_with("[" * 100_000), "the metadata of README.md is not plain YAML"),
-    "a card too large": (card_with("a: " + "x" * 3_000_000), "more than 2000000: not a card of srel_hub"),
+    "a card too large": (card_with("a: " + "x" * 3_000_000), "but a card of srel_hub has at most 2000000"),
     "no card": (lambda run: change(run / "dataset/README.md", b"# Hello"), "does not begin with metadata"),
     "a PNG of 60,000 x 60,000": (huge_png, "image 4: must be an RGB PNG of 8 x 8 pixels, but is"),
-    "a cut safetensors file": (cut_safetensors, "epoch-00000.safetensors: not a safetensors file"),
-    "a header too large": (a_header_of_an_exabyte, "epoch-00000.safetensors: not a safetensors file"),
-    "a shape too large": (a_shape_of_a_petabyte, "epoch-00000.safetensors: not a safetensors file"),
+    "a cut safetensors file": (cut_safetensors, "epoch-00000.safetensors: this is not a safetensors file"),
+    "a header too large": (a_header_of_an_exabyte, "epoch-00000.safetensors: this is not a safetensors file"),
+    "a shape too large": (a_shape_of_a_petabyte, "epoch-00000.safetensors: this is not a safetensors file"),
     "logits of more classes": (
         epoch_with(logits=lambda z: np.concatenate([z, z], 1)),
         "logits F16 [9, 6], order I32 [9]; it must have",
@@ -479,7 +482,7 @@ def test_hostile_files_give_an_error_and_nothing_else(own: Path, case: str, hub:
 def test_what_only_a_check_would_notice_is_noticed(own: Path, tensor: str, row: int, value: float) -> None:
     epoch_with(**{tensor: set_row(row, value)})(own)
     messages = {
-        "order": "epoch 0: its order is not a permutation",
+        "order": "epoch 0: the stored order is not a permutation",
         "logits": "the logits of image 2 are not finite",
     }
     assert messages[tensor] in failures(own / "dataset")["soft labels"]

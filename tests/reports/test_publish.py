@@ -367,7 +367,7 @@ def test_a_push_of_another_user_in_the_meantime_is_not_overwritten(
 
 def test_files_that_the_hub_returns_changed_are_not_reported_as_published(alice: Hub, own: Path) -> None:
     alice.faults({"kind": "corrupt", "method": "GET", "path": "_cdn", "times": 99})
-    with pytest.raises(UserError, match="model.safetensors was read back as .* Do not use commit"):
+    with pytest.raises(UserError, match="model.safetensors was read back as .* Do not use this commit"):
         push(own)
     alice.faults()
     assert "published: " in push(own)

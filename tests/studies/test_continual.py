@@ -331,8 +331,14 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--order", str(2**32)], "--order=4294967296: must be"),
         (["--labels", "none"], "invalid choice: 'none'"),
         (["squeeze.epochs=9"], "holds a run of another recipe"),
-        (["squeeze.epochs=9", "run.overwrite=true"], "teacher: missing, or made by another recipe; run squeeze"),
-        (["recover.iterations=9", "run.overwrite=true"], "images: incomplete, or made by another recipe; run recover"),
+        (
+            ["squeeze.epochs=9", "run.overwrite=true"],
+            "teacher is missing, or was made with another recipe; run `srel-hub squeeze",
+        ),
+        (
+            ["recover.iterations=9", "run.overwrite=true"],
+            "images is incomplete, or was made with another recipe; run `srel-hub recover",
+        ),
         (["evaluate.epohs=9"], "did you mean epochs?"),
     ],
 )
@@ -348,7 +354,7 @@ def test_an_incomplete_run_is_refused(own: Path, tmp_path: Path, capsys: pytest.
     assert "teacher: missing" in refusal(capsys, "quickstart", f"run.root={tmp_path / 'none'}")
     assert not (tmp_path / "none").exists()
     next((own / "images").glob("*.parquet")).unlink()
-    assert "images: incomplete" in refusal(capsys, str(own))
+    assert "images is incomplete" in refusal(capsys, str(own))
 
 
 def colors(folder: Path, count: int) -> Run:

@@ -121,7 +121,7 @@ def test_bn_vit_is_squeezed_and_students_of_any_kind_are_trained(tmp_path: Path,
         (["evaluate.students=[{model: deit_tiny, stem: imagenet}]"], "only ResNets have this option"),
         (
             ["evaluate.students=[{model: org/nowhere}]"],
-            "evaluate.students.0.model=org/nowhere: not a local folder or file, and not a",
+            "evaluate.students.0.model=org/nowhere: this is not a local folder or file, and not a",
         ),
         (["evaluate.students=[{model: ./nowhere}]"], "evaluate.students.0.model=./nowhere: there is no such folder"),
         (["evaluate.students=[{model: convnextv2_tiny}]", "source.image_size=16"], "cannot process images of 16 x 16"),

@@ -208,7 +208,7 @@ def test_class_names_that_agree(
         ),
         (("x", "b"), ("a", "b"), r"those of the dataset \(1 of 2\): class 0 is 'x', but 'a' in"),
         (("a", "b", "c"), ("a", "b"), "has 3 classes, but the dataset has 2"),
-        (("class1", "class2"), ("class2", "class1"), "in another order"),
+        (("class1", "class2"), ("class2", "class1"), "in a different order"),
         (("LABEL_0", "LABEL_1"), None, "set squeeze.pretrained.class_names"),
     ],
 )

@@ -425,7 +425,7 @@ def test_a_foreign_teacher_without_names_is_caught_by_its_answers(
     assert "foreign.safetensors: the teacher recognizes " in said and "Its classes are different" in said
     unopened = ["source.eval_split=null", "source.train_split=null"]
     said = refused(capsys, str(good[0]), *SMALL, *overrides, *unopened)
-    assert "no split is opened that would; set squeeze.pretrained.class_names, or source.eval_split" in said
+    assert "no opened split names them; set squeeze.pretrained.class_names, or source.eval_split" in said
     overrides[1] = f"relabel.teacher={tmp_path}/foreign.safetensors"
     said = refused(capsys, str(good[0]), *SMALL, *overrides, "source.image_size=32", "source.eval_split=null")
     assert "there is no eval split to score the teacher on; set source.eval_split" in said
@@ -469,7 +469,7 @@ def test_gated_and_private_repositories_say_how_to_get_access(tmp_path: Path, re
         in done.stderr
     )
     assert (
-        "relabel.teacher=org/secret: not a local folder or file, and not a model on the Hub that you can access"
+        "relabel.teacher=org/secret: this is not a local folder or file, and not a model on the Hub that you can access"
         in done.stderr
     )
     assert done.stderr.count("log in with `hf auth login` or set HF_TOKEN") == 3
