@@ -44,7 +44,10 @@ def find_recipe(path: str | Path) -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Return the sorted names of the shipped recipes. Names of other methods than SRe2L begin with their folder."""
+    """Return the sorted names of the shipped recipes.
+
+    Recipes of methods other than SRe2L have their folder as a prefix, such as cda/cifar10_ipc10.
+    """
     files = [file.relative_to(RECIPES).with_suffix("") for file in RECIPES.rglob("*.yaml")]
     return sorted(file.as_posix() for file in files if not {"base", "protocols", "sweeps"} & set(file.parts))
 

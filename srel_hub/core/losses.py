@@ -57,9 +57,10 @@ def distillation_loss(
 
 
 def teacher_temperature(spec: Evaluate, epoch: int) -> float:
-    """Return the teacher's T in an epoch: constant, or with `cooling` max(T c^floor(epoch / n), floor) (LPQLD, 2026).
+    """Return the teacher's temperature in an epoch.
 
-    A floor above T does not raise it.
+    It is T, or with `cooling` (LPQLD, 2026): T times `factor` every `every` epochs, but not below `floor`. A floor
+    above T has no effect: the temperature stays T.
     """
     if spec.cooling is None:
         return spec.temperature

@@ -110,13 +110,13 @@ class Repository:
                 if self.files is None:
                     raise UserError(
                         f"{self}: {name} is damaged in the cache, and the Hub cannot be reached to download it again; "
-                        f"remove {path}, and load the dataset once while the Hub can be reached"
+                        f"remove {path}, then load the dataset again when the Hub is reachable"
                     )
                 path = self._download(name, force=True)
             if not self._is_whole(name, path):
                 raise UserError(
-                    f"{self}: {name} was damaged by the download, twice: its digest differs from the Hub's. Try again "
-                    "later; if it happens again, report it to the owner of the repository"
+                    f"{self}: {name} was downloaded twice, and was damaged both times: its digest differs from the Hub's. "
+                    "Try again later; if it happens again, report it to the owner of the repository"
                 )
             self.checked.add(name)
         return path

@@ -112,7 +112,7 @@ def draw_terms(iterations: Sequence[int], terms: Mapping[str, Tensor], file: Pat
 
     Args:
         iterations: Iterations [M] at which the terms were recorded.
-        terms: float32 [U, M] for 'cross_entropy' and 'bn', the mean over the images of each of U units of work.
+        terms: float32 [U, M] by name ('cross_entropy', 'bn'): for each of U units of work, the mean over its images.
         file: Where to write the picture.
     """
     titles = {"cross_entropy": "cross-entropy", "bn": "BatchNorm term"}

@@ -33,9 +33,9 @@ def _receive(number: int, _: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Handle SIGTERM and Ctrl-C as described above inside the `with` block, and restore the handlers after it.
+    """Inside the block, let SIGTERM and Ctrl-C finish the current step, then raise `Stopped`.
 
-    Only the main thread may set handlers. In another one, such as a notebook's worker, signals stay as they are.
+    The handlers are restored after the block. Only the main thread may set handlers. In another one, such as a notebook's worker, signals stay as they are.
     """
     global _received, _in_step
     _received, _in_step = 0, False

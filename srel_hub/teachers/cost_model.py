@@ -222,7 +222,7 @@ def matmul_tflops(kind: str, precision: str) -> float:
     """Measure the speed of square matrix products on this machine, in 10^12 floating-point operations per second.
 
     Args:
-        kind: of the device, 'cpu' or 'cuda'.
+        kind: Type of the device: 'cpu' or 'cuda'.
         precision: 'float32' or 'bfloat16'.
     """
     side = MATMUL_SIDE[kind]

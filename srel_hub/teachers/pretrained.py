@@ -152,10 +152,10 @@ def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str)
     except SafetensorError as error:
         raise UserError(f"{where}: this is not a safetensors file: {error}") from None
     if not is_torchvision_resnet(tensors):
-        missing = "its config.json has no" if settings else "there is no config.json with a"
         raise UserError(
-            f"{where}: {missing} model_type of transformers, and its weights do not have the names of torchvision's "
-            f"ResNet (they have {', '.join(sorted(tensors)[:3])}, ...)"
+            f"{where}: neither a transformers model (config.json with a known model_type) nor a torchvision ResNet "
+            "(weights named like layer1.0.conv1.weight); "
+            f"its weights are {', '.join(sorted(tensors)[:3])}, ..."
         )
     model = convert(tensors, where)
     timm = settings.get("pretrained_cfg", settings)

@@ -324,8 +324,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "6"], "--steps=6: must be 2 to 5 for 10 classes"),
-        (["--steps", "1"], "--steps=1: must be 2 to 5 for 10 classes"),
+        (["--steps", "6"], "--steps=6: must be from 2 to 5: each step needs"),
+        (["--steps", "1"], "--steps=1: must be from 2 to 5: each step needs"),
         (["--seeds", "0"], "--seeds=0: must be at least 1"),
         (["--order", "-1"], "--order=-1: must be 0 to 4294967295"),
         (["--order", str(2**32)], "--order=4294967296: must be"),

@@ -50,7 +50,8 @@ class Context:
 
     Attributes:
         spec: The recipe's section.
-        classifier: The main teacher, whose class names, frame and normalization students use.
+        classifier: The main teacher, whose class names, frame (how images are resized and cropped) and normalization
+            students use.
         test: The real eval images.
         material: The data and functions that training sets are made from.
     """

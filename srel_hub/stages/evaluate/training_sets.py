@@ -178,7 +178,7 @@ def make_training_set(name: str, seed: int, material: Material) -> TrainingSet:
 
     Args:
         name: A key of TRAINING_SETS.
-        seed: Number of the training.
+        seed: Number of the training, which seeds its random real images and views.
         material: The data and functions that it is made from.
     """
     kind, manifest = TRAINING_SETS[name], material.manifest

@@ -89,9 +89,8 @@ def require_accuracy(classifier: Classifier, split: Split | None, who: str, devi
     if score < threshold:
         raise UserError(
             f"{who}: the teacher recognizes {score:.1%} of {len(rows)} eval images (mean over the classes); a teacher "
-            "of these "
-            f"classes in this order must reach {threshold:.1%}. Its classes are different or in a different order; "
-            f"{TRUST}"
+            f"trained on these classes, in this order, should reach at least {threshold:.1%}. So this one was probably "
+            f"trained on other classes, or on the same ones in another order; {TRUST}"
         )
 
 

@@ -14,14 +14,15 @@ STACKED_PIXELS = 100 * 64 * 64  # `recover.stack: auto` fills a forward pass wit
 
 @dataclass(frozen=True)
 class Unit:
-    """The images of some ipc indices and classes, in groups that share statistics and moves.
+    """A unit of work: the images of some ipc indices and classes, in groups.
 
-    A group is one ipc index's images of all the unit's classes, or with `by_class` all the unit's images of one class.
+    The images of a group share BatchNorm statistics and random moves (crop, flip, roll). By default a group has one
+    image per class, all of one ipc index; with `by_class`, all images of one class.
 
     Attributes:
         ipcs: ipc indices.
         classes: Class indices.
-        by_class: Whether groups are classes.
+        by_class: Whether each group holds one class.
     """
 
     ipcs: range

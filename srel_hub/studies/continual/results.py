@@ -79,7 +79,7 @@ def _csv_rows(summary: dict[str, Any]) -> Iterator[list[object]]:
 
 
 def plot(summary: dict[str, Any], file: Path) -> None:
-    """Plot accuracy after each step, a line per memory; lines of memories with class labels only are dotted.
+    """Plot accuracy after each step: one line per memory, dotted if the memory has only hard labels.
 
     Raises:
         UserError: If matplotlib is missing.

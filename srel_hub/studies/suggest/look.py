@@ -41,8 +41,8 @@ def find_splits(spec: config.Source, fields: Iterable[str] = ()) -> config.Sourc
         spec = replace(spec, train_split="train")
     if spec.train_split is None:
         raise UserError(
-            "source.train_split=null: init chooses a recipe by the training images; set source.train_split to their "
-            "split"
+            "source.train_split=null: init needs the training images to choose a recipe; set source.train_split to "
+            "the name of the training split"
         )
     if "eval_split" in fields:
         return spec

@@ -51,7 +51,7 @@ def parse_section(section: Any, path: str) -> Iterator[Axis]:
     """
     if not isinstance(section, dict):
         raise UserError(
-            f"{path}: sweep must map each field to a list of values, or each title to named points, got {section!r}"
+            f"{path}: sweep must be {{field: [value, ...]}} or {{title: {{label: {{field: value}}}}}}, got {section!r}"
         )
     for name, values in section.items():
         if isinstance(values, list) and values:

@@ -54,7 +54,7 @@ class Sweep:
 
     @property
     def title(self) -> str:
-        """The name of the result files, from the axes: 'iterations-epochs'."""
+        """The name of the result files: the axes joined by hyphens, such as 'iterations-epochs'."""
         return slugify("-".join(axis.key for axis in self.axes))
 
 
