@@ -115,8 +115,8 @@ class Repository:
                 path = self._download(name, force=True)
             if not self._is_whole(name, path):
                 raise UserError(
-                    f"{self}: {name} was downloaded twice, and was damaged both times: its digest differs from the Hub's. "
-                    "Try again later; if it happens again, report it to the owner of the repository"
+                    f"{self}: {name} was downloaded twice, and was damaged both times: its digest differs from "
+                    "the Hub's. Try again later; if it happens again, report it to the owner of the repository"
                 )
             self.checked.add(name)
         return path

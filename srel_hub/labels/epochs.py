@@ -178,7 +178,7 @@ def _computed_logits(labeller: Labeller, _: Tensor, views: Tensor) -> Tensor:
 class EpochLogits:
     """A labeller's logits on a whole epoch, computed on first use.
 
-    A labeller with batch statistics needs whole groups, which a batch of a student may not contain.
+    A labeller with batch statistics needs complete groups of images, but a student's batch can split a group.
     """
 
     def __init__(self, images: Tensor, views: Views, order: Tensor, labeller: Labeller) -> None:

@@ -28,7 +28,8 @@ class Labeller:
     """A function from views to logits, which can be pickled for another process.
 
     Attributes:
-        members: Each network with the normalization of its images, float32 [3, 256], on the network's device.
+        members: Pairs of a network and its lookup table float32 [3, 256], which normalizes uint8 pixels; both are on
+            the network's device.
         group_size: How many images share BatchNorm statistics; None in eval mode.
     """
 

@@ -52,7 +52,7 @@ class Marks:
         self.compared = 0
 
     def file(self, stage: str, unit: str) -> Path:
-        """Return the path of a unit's mark."""
+        """Return the path of the file that marks a unit of work as complete."""
         return self.folder / "units" / stage / f"{unit}.json"
 
     def claim(self, stage: str, unit: str) -> Path:

@@ -35,7 +35,8 @@ def _receive(number: int, _: FrameType | None) -> None:
 def handled() -> Iterator[None]:
     """Inside the block, let SIGTERM and Ctrl-C finish the current step, then raise `Stopped`.
 
-    The handlers are restored after the block. Only the main thread may set handlers. In another one, such as a notebook's worker, signals stay as they are.
+    The handlers are restored after the block. Only the main thread may set handlers. In
+    another one, such as a notebook's worker, signals stay as they are.
     """
     global _received, _in_step
     _received, _in_step = 0, False

@@ -90,7 +90,10 @@ def write_parquet(path: Path, images: Iterable[bytes], labels: Iterable[int], cl
 
 @contextlib.contextmanager
 def hide_progress_bars() -> Iterator[None]:
-    """Hide the progress bars of `datasets` inside the `with` block, which takes only a second or two."""
+    """Hide the progress bars of `datasets` inside the `with` block.
+
+    Use it around short work, where bars would only flicker.
+    """
     enabled = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

@@ -124,7 +124,7 @@ def test_a_dataset_without_what_is_needed_gets_an_error(tmp_path: Path, capsys: 
         (["--ipc", "-1"], "--ipc=-1: must be above 0"),
         (["recover.ipc=3"], "recover.ipc=3: only source.key=value is allowed here"),
         (["source.splitt=x"], "source.splitt"),
-        (["source.train_split=null"], "source.train_split=null: init chooses a recipe by the training images"),
+        (["source.train_split=null"], "source.train_split=null: init needs the training images to choose a recipe"),
         (["--out", "no/such/x.yaml"], "--out=no/such/x.yaml: there is no folder no/such"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

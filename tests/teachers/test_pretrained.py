@@ -142,7 +142,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no settings": (
         lambda f: (f / "config.json").unlink(),
-        "there is no config.json with a model_type of transformers",
+        "neither a transformers model",
     ),
     "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "is unknown: no preprocessor_config.json$"),
     "a broken processor": (lambda f: (f / "preprocessor_config.json").write_text("{"), "is not a valid JSON"),

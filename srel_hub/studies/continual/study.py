@@ -141,7 +141,8 @@ def _require_classes(setting: Setting, source: Source, class_names: tuple[str, .
         raise UserError(f"continual learning needs at least 4 classes, for two steps of two; the dataset has {count}")
     if not 2 <= setting.steps <= count // 2:
         raise UserError(
-            f"--steps={setting.steps}: must be from 2 to {count // 2}: each step needs at least two of the {count} classes"
+            f"--steps={setting.steps}: must be from 2 to {count // 2}: "
+            f"each step needs at least two of the {count} classes"
         )
     assert source.eval is not None
     first = setting.seen(count)[0]

@@ -155,7 +155,7 @@ def test_a_place_without_a_teacher(tmp_path: Path, says: Said) -> None:
     (tmp_path / "net.safetensors").write_bytes(b"nothing of the kind")
     assert "not a safetensors file" in says(f"squeeze.pretrained={tmp_path}/net.safetensors")
     save_file({"blocks.0.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    assert "do not have the names of torchvision's ResNet" in says(f"squeeze.pretrained={tmp_path}/other.safetensors")
+    assert "nor a torchvision ResNet" in says(f"squeeze.pretrained={tmp_path}/other.safetensors")
 
 
 def test_not_enough_disk(says: Said) -> None:
@@ -398,7 +398,11 @@ LABELS = ["LABEL_0", "LABEL_1", "LABEL_2"]
             (0, 1, 2),
             ["class names that differ from those of the dataset (1 of 3)", "class 0 is 'fly', but 'ant' in"],
         ),
-        (LABELS, (1, 2, 0), ["the teacher recognizes ", "of 36 eval images", "should reach at least 46.7%", "in another order"]),
+        (
+            LABELS,
+            (1, 2, 0),
+            ["the teacher recognizes ", "of 36 eval images", "should reach at least 46.7%", "in another order"],
+        ),
     ],
     ids=["permuted, named", "foreign, named", "permuted, nameless"],
 )
