@@ -26,7 +26,10 @@ def require_permission(spec: Publish, license: str) -> list[str]:
     if spec.repo_id is None or spec.teacher is None:
         return []
     if constants.is_offline_mode():
-        raise UserError(f"publish.repo_id={spec.repo_id}: HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or remove publish.repo_id")
+        raise UserError(
+            f"publish.repo_id={spec.repo_id}: HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or remove "
+            "publish.repo_id"
+        )
     faults, notes = ErrorCollector(), list[str]()
     with faults.collect():
         require_license(spec, license)
