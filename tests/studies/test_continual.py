@@ -351,7 +351,7 @@ def test_a_mistake_is_reported_before_anything_is_written(
 
 
 def test_an_incomplete_run_is_refused(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "teacher: missing" in refusal(capsys, "quickstart", f"run.root={tmp_path / 'none'}")
+    assert "teacher is missing" in refusal(capsys, "quickstart", f"run.root={tmp_path / 'none'}")
     assert not (tmp_path / "none").exists()
     next((own / "images").glob("*.parquet")).unlink()
     assert "images is incomplete" in refusal(capsys, str(own))

@@ -315,7 +315,7 @@ def test_the_training_split_is_not_for_scoring(says: Said) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "train/ant").rename(folder / "train/zebra"), "class 0 is 'bee' there"),
+        (lambda folder: (folder / "train/ant").rename(folder / "train/zebra"), "class 0 is 'bee', but"),
         (lambda folder: (folder / "train/ant/0.png").unlink(), "number of training images of some classes has changed"),
         (lambda folder: (folder / "test/bee/0.png").unlink(), "the eval split has 5 images, but had 6"),
     ],
