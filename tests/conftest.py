@@ -4,6 +4,7 @@ A Hub of our own (tests/local_hub) starts before any Hugging Face library is imp
 environment at import.
 """
 
+import fcntl
 import os
 import sys
 import tempfile
@@ -131,6 +132,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     yield HUB
     HUB.faults()
+
+
+@pytest.fixture
+def launcher_port() -> Iterator[None]:
+    """Let one test at a time start several processes: launchers share port 29500, also between xdist's workers."""
+    with Path(tempfile.gettempdir(), "srel-hub-tests-port-29500.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def as_user(home: Path, token: str | None, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

@@ -135,7 +135,7 @@ def test_the_users_own_line_runs_to_a_thousand_classes(stand_in: list[str], tmp_
     assert loaded["label"][:] == list(range(1000))
     card = (tmp_path / "runs/in1k_ipc50/dataset/README.md").read_text()
     assert "random real images, soft and hard labels | | not measured" in card
-    assert "1000 classes, each with 1 condensed image; `classes.csv` lists them." in card
+    assert "There are 1000 classes with 1 condensed image each. `classes.csv` lists them." in card
     teacher = read_json(tmp_path / "runs/in1k_ipc50/teacher_repo/metrics.json")
     assert teacher["top1"] == 1 and teacher["architecture"] == "ResNetForImageClassification"
     assert "import srel_hub" not in (tmp_path / "runs/in1k_ipc50/teacher_repo/README.md").read_text()

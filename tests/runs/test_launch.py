@@ -17,12 +17,15 @@ from srel_hub.stages.preflight.recipe_checks import single_images
 from srel_hub.storage.files import read_json
 
 
+pytestmark = pytest.mark.usefixtures("launcher_port")
+
+
 EVERY_EPOCH = """
-from srel_hub.runs import checkpoint as checkpoint
-from srel_hub.runs import stage_cli as cli
-from srel_hub.stages import squeeze as squeeze
+from srel_hub.runs import checkpoint
+from srel_hub.runs.stage_cli import cli
+from srel_hub.squeeze import squeeze
 checkpoint.EVERY = 0.0
-cli.cli(squeeze.squeeze)
+cli(squeeze)
 """
 LABELED = ("images", "soft_labels", "evaluate", "dataset")
 
@@ -112,7 +115,7 @@ def test_the_launcher_that_drops_processes(tmp_path: Path) -> None:
         *arguments(world(tmp_path), tmp_path / "runs"),
     ]
     done = execute("accelerate", "launch", *command, cwd=tmp_path)
-    assert done.returncode and "error: MASTER_PORT is set, WORLD_SIZE is not" in done.stderr
+    assert done.returncode and "error: MASTER_PORT is set but WORLD_SIZE is not" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -139,7 +142,7 @@ def test_four_processes_train_on_after_a_kill_as_if_there_was_none(tmp_path: Pat
     launch(4, "srel_hub.squeeze", *whole, cwd=tmp_path)
     run, command = tmp_path / "parts" / "world", [sys.executable, "-c", EVERY_EPOCH, *parts]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launcher = ["torchrun", "--nproc-per-node", "4", "--no-python", *command]
+    launcher = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "4", "--no-python", *command]
     first = subprocess.Popen(launcher, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
     while not (run / "checkpoints" / "squeeze-teacher").exists():
         assert first.poll() is None, "it ended before its first checkpoint"

@@ -11,6 +11,9 @@ from conftest import HUB, ROOT
 from runs import bytes_of, units_done
 
 
+pytestmark = pytest.mark.usefixtures("launcher_port")
+
+
 GUIDE = (ROOT / "docs" / "guides" / "distributed.md").read_text()
 LAUNCHES, ARRAY = re.findall(r"^```sh\n(.*?)^```", GUIDE, re.M | re.S)
 

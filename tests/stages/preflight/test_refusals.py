@@ -426,7 +426,7 @@ def test_a_foreign_teacher_without_names_is_caught_by_its_answers(
     save_file(random_state([1, 1, 1, 1], 2, classes=3, base=8), tmp_path / "foreign.safetensors")
     overrides = [f"run.root={tmp_path}/runs", f"squeeze.pretrained={tmp_path}/foreign.safetensors"]
     said = refused(capsys, str(good[0]), *SMALL, *overrides, "source.image_size=32")
-    assert "foreign.safetensors: the teacher recognizes " in said and "Its classes are different" in said
+    assert "foreign.safetensors: the teacher recognizes " in said and "probably trained on other classes" in said
     unopened = ["source.eval_split=null", "source.train_split=null"]
     said = refused(capsys, str(good[0]), *SMALL, *overrides, *unopened)
     assert "no opened split names them; set squeeze.pretrained.class_names, or source.eval_split" in said
