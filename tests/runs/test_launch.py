@@ -151,7 +151,7 @@ def test_four_processes_train_on_after_a_kill_as_if_there_was_none(tmp_path: Pat
         os.kill(read_json(file)["pid"], signal.SIGKILL)
     assert first.wait() and not (run / "teacher").exists()
     launch(4, "srel_hub.squeeze", *parts, cwd=tmp_path)
-    assert "goes on after epoch" in (run / "log.txt").read_text()
+    assert "resuming after epoch" in (run / "log.txt").read_text()
     assert bytes_of(run, ("teacher",)) == bytes_of(tmp_path / "whole/world", ("teacher",))
 
 

@@ -296,7 +296,7 @@ def test_a_killed_study_resumes_to_the_same_results(begun: Path, taught: Path, t
 
 
 @pytest.mark.long
-def test_two_processes_equal_one(begun: Path, taught: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(begun: Path, taught: Path, tmp_path: Path, launcher_port: None) -> None:
     run = tmp_path / begun.name
     shutil.copytree(begun, run, ignore=lambda _, names: {"continual", "metrics.jsonl"} & {*names})
     line = command(run, Setting(2, "step", 1, 0))
