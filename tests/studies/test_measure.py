@@ -97,7 +97,7 @@ def test_a_resnet_for_large_images_gets_the_imagenet_stem() -> None:
         (["deit_tiny:0.1"], "MODEL=deit_tiny:0.1: ViTForImageClassification has no BatchNorm2d layer"),
         (["convnet", "--batch=20", "--classes=10"], "--batch=20: must be at most --classes=10"),
         (["convnet", "--iterations=0"], "--iterations=0: must be at least 1"),
-        (["convnet", "--json=no/such/file.json"], "--json=no/such/file.json: there is no such folder"),
+        (["convnet", "--json=no/such/file.json"], "--json=no/such/file.json: there is no folder no/such"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
