@@ -115,7 +115,7 @@ def branch(recovered: tuple[Path, Path], root: Path, *overrides: str) -> Run:
     return Run(small_recipe(file, root, *overrides))
 
 
-def execute(*command: str, cwd: Path, timeout: int = 280) -> subprocess.CompletedProcess[str]:
+def execute(*command: str, cwd: Path, timeout: int = 1500) -> subprocess.CompletedProcess[str]:
     """Run a command as a user would, in a process of its own, with this interpreter's scripts on the path."""
     environment = {
         **HUB.environment(cwd / ".hf", os.environ.get("HF_TOKEN")),
@@ -146,7 +146,7 @@ def as_user(home: Path, token: str | None, *arguments: str, cwd: Path) -> "subpr
     """Run this interpreter in a process of its own, as a user of the Hub with this home and token."""
     environment = HUB.environment(home, token) | {"COLUMNS": "100"}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, cwd=cwd)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, cwd=cwd)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ WORLD = [  # every stage has several units, or epochs, and takes half a second
     "evaluate={students: [{model: convnet, width: 0.1}], seeds: 2, epochs: 8, batch_size: 8}",
     "run.cpu_threads=1",
 ]
-PATIENCE = 120.0
+PATIENCE = 900.0
 
 
 def world(folder: Path) -> Path:

@@ -180,7 +180,7 @@ def test_a_wheel_runs_a_shipped_recipe_by_name(installed: Path) -> None:
 
     def run(*arguments: str) -> str:
         command = [sys.executable, *arguments]
-        done = subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True, timeout=1500)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 

@@ -167,7 +167,7 @@ def test_an_imagenet_recipe_runs_with_a_pretrained_teacher_from_the_hub(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_the_tutorial_runs_from_a_folder_of_images_to_what_users_run(
     published_quickstart: None, tmp_path: Path
 ) -> None:

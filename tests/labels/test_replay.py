@@ -82,7 +82,7 @@ def test_replay_is_what_the_teacher_was_shown(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @settings(max_examples=150, deadline=None)
 @given(**RECIPES)
 def test_replay_over_many_recipes(

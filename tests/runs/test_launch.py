@@ -67,7 +67,7 @@ def test_a_teacher_trained_by_two_processes_is_the_same_each_time(tmp_path: Path
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_two_processes_train_as_well_as_one(tmp_path: Path) -> None:
     """Equal global batch; BatchNorm sees half of it."""
     accuracy: dict[int, list[float]] = {1: [], 2: []}

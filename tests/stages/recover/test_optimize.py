@@ -290,7 +290,7 @@ def transcribed(real: Classifier, spec: Recover, x: Tensor, moves: Moves, g: int
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_compiled_is_the_same_mathematics(classifier: Classifier) -> None:
     plain = list(itertools.islice(synthesized(classifier, SPEC, UNIT, 11), 4))[-1]
     fast = list(itertools.islice(synthesized(classifier, SPEC, UNIT, 11, Engine(compiled=True)), 4))[-1]
