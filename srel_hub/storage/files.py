@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from srel_hub.errors import UserError
+
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 ABANDONED_AFTER = 24 * 3600.0  # seconds; whether another machine's process is alive cannot be seen from here
@@ -43,7 +45,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Yields:
         a temporary path in the same folder. What the caller creates there is flushed to disk and renamed to `path`.
+
+    Raises:
+        UserError: If a file would take the place of a folder. A folder only ever replaces a folder.
     """
+    if path.name in ("", ".."):  # '.', '..' and '/' name existing folders, whatever is written
+        raise UserError(f"{path} is a folder; pass the name of a file, such as {path / 'result'}")
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{process_name()}.tmp")
     _remove(temporary)  # left by a killed process that had the same process id
@@ -53,6 +60,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _flush(file)
         if path.is_dir():
+            # `srel-hub report RUN --out FOLDER` once deleted the user's folder here.
+            if not temporary.is_dir():
+                raise UserError(f"{path} is a folder; pass the name of a file, such as {path / 'result'}")
             shutil.rmtree(path)
         os.replace(temporary, path)
         _flush(path.parent)
