@@ -59,13 +59,21 @@ def named(path: str, overrides: Sequence[str]) -> Recipe:
         overrides: `section.key=value` pairs.
 
     Raises:
-        UserError: For a wrong recipe, or a folder inside a run.
+        UserError: For a wrong recipe, a folder inside a run, or a run directory that was renamed or copied.
     """
     folder = Path(path)
     if folder.is_dir() and folder.resolve().name in ("dataset", "teacher_repo"):
         raise UserError(f"{folder} is inside a run; pass the run directory: {folder.parent}")
     root = [f"run.root={os.path.relpath(folder.resolve().parent)}"] if folder.is_dir() else []
-    return load_recipe(folder, [*root, *overrides])
+    recipe = load_recipe(folder, [*root, *overrides])
+    is_renamed = (folder / "recipe.yaml").is_file() and recipe.name != folder.resolve().name
+    if is_renamed and not any(override.startswith("name=") for override in overrides):
+        # The run directory is run.root/name, so the command would work on the original of a copy, and change that one.
+        raise UserError(
+            f"{folder}: its recipe has name={recipe.name}, so the command would work in {folder.parent / recipe.name}; "
+            f"rename the folder to {recipe.name}, in another place if it is a copy"
+        )
+    return recipe
 
 
 def execute(stage: Callable[[Run], object], run: Run) -> int:
