@@ -172,7 +172,20 @@ def _message(root: Node, node: Node, detail: Mapping[str, Any]) -> str:
     allowed = " or ".join(_allowed(root, option) for option in options)
     if kind == "finite_number":
         allowed = allowed.replace("a number", "a finite number")
-    return f"must be {allowed}, got {shown(value)}{_fix(options, value)}"
+    return f"must be {allowed}, got {shown(value)}{_example(root, options, value) or _fix(options, value)}"
+
+
+def _example(root: Node, options: Sequence[Node], value: Any) -> str:
+    """Return how to write a section, or a list of sections, of which only the main field or one item was given."""
+    for option in options:
+        is_list = option.get("type") == "array"
+        section = option.get("items", {}) if is_list else option
+        main = next((name for name in ("model", "path") if name in _properties(root, section)), None)
+        if main is not None and (isinstance(value, str) or (is_list and isinstance(value, dict))):
+            fields = {main: value} if isinstance(value, str) else value
+            text = f"{{{', '.join(f'{name}: {field}' for name, field in fields.items())}}}"
+            return f"; write [{text}]" if is_list else f"; write {text}"
+    return ""
 
 
 def _fix(options: Sequence[Node], value: Any) -> str:
