@@ -92,31 +92,32 @@ def first_line(error: BaseException) -> str:
     return (text or type(error).__name__).splitlines()[0]
 
 
-# What to do about the errors of the operating system that a user can meet.
+# What to do about the errors of the operating system that a user can meet. Its own words come first in a message,
+# because users search for them.
 _FIXES = {
-    errno.EACCES: "permission denied; change the permissions, or use another place",
-    errno.EPERM: "operation not permitted; change the permissions, or use another place",
-    errno.EROFS: "this file system is read-only; use another place",
-    errno.ENOENT: "no such file or folder; check the path",
+    errno.EACCES: "change the permissions, or use another place",
+    errno.EPERM: "change the permissions, or use another place",
+    errno.EROFS: "use another place",
+    errno.ENOENT: "check the path",
     errno.ENOTDIR: "a part of this path is a file instead of a folder; use another path",
-    errno.EISDIR: "this is a folder instead of a file; use the path of a file",
-    errno.EEXIST: "already exists; remove it, or use another path",
-    errno.ENAMETOOLONG: "the name is too long; use a shorter one",
+    errno.EISDIR: "use the path of a file instead of a folder",
+    errno.EEXIST: "remove it, or use another path",
+    errno.ENAMETOOLONG: "use a shorter name",
     errno.ELOOP: "symbolic links refer to each other; remove one of them",
-    errno.ENOSPC: "no space is left on the disk; free some space, or use another disk",
-    errno.EDQUOT: "your disk quota is exceeded; free some space, or use another disk",
-    errno.EFBIG: "the file is too large for this file system; use another disk",
+    errno.ENOSPC: "free some space, or use another disk",
+    errno.EDQUOT: "free some space, or use another disk",
+    errno.EFBIG: "this file system does not allow such large files; use another disk",
     errno.EIO: "the disk cannot be read or written; check it, or use another disk",
     errno.ESTALE: "the connection to the network file system was lost; mount it again",
-    errno.EBUSY: "in use by another program; stop that program",
-    errno.EMFILE: "too many open files; raise the limit, for example with ulimit -n 4096",
-    errno.ENFILE: "too many open files on this machine; stop other programs",
-    errno.ENOMEM: "not enough memory; stop other programs, or use a machine with more",
-    errno.ECONNREFUSED: "the connection was refused; check the network",
-    errno.ECONNRESET: "the connection was lost; check the network",
-    errno.ETIMEDOUT: "no response; check the network",
-    errno.EHOSTUNREACH: "the host cannot be reached; check the network",
-    errno.ENETUNREACH: "there is no network; check the connection",
+    errno.EBUSY: "stop the program that uses it",
+    errno.EMFILE: "raise the limit, for example with ulimit -n 4096",
+    errno.ENFILE: "stop other programs",
+    errno.ENOMEM: "stop other programs, or use a machine with more memory",
+    errno.ECONNREFUSED: "check the network",
+    errno.ECONNRESET: "check the network",
+    errno.ETIMEDOUT: "check the network",
+    errno.EHOSTUNREACH: "check the network",
+    errno.ENETUNREACH: "check the network",
 }
 
 
@@ -127,7 +128,7 @@ def explain_os_error(error: OSError) -> str:
     """
     if error.errno is None:
         return str(error).strip() or type(error).__name__
-    cause = _FIXES.get(error.errno, f"{error.strerror}; check the disk and the permissions")
+    cause = f"{error.strerror}; {_FIXES.get(error.errno, 'check the disk and the permissions')}"
     files = dict.fromkeys(str(name) for name in (error.filename, error.filename2) if name is not None)
     return f"{' -> '.join(files)}: {cause}" if files else cause
 

@@ -23,7 +23,7 @@ def test_messages_of_our_own_are_kept() -> None:
     assert explain_os_error(UnavailableError("the Hub cannot be reached", 3)) == "the Hub cannot be reached"
     assert explain_os_error(ConnectionError()) == "ConnectionError"
     assert explain_os_error(OSError(errno.ENOSPC, "No space left on device")).startswith(
-        "no space is left on the disk;"
+        "No space left on device; free some space"
     )
 
 
@@ -50,7 +50,7 @@ def test_a_collector_tells_mistakes_from_a_hub_that_cannot_be_reached() -> None:
 def test_two_files_are_both_named() -> None:
     with pytest.raises(OSError) as caught:
         os.rename("no-such-a", "no-such-b")
-    assert explain_os_error(caught.value).startswith("no-such-a -> no-such-b: no such file or folder; ")
+    assert explain_os_error(caught.value).startswith("no-such-a -> no-such-b: No such file or directory; ")
 
 
 def test_the_file_that_was_to_be_written_is_named_not_its_temporary_name(tmp_path: Path) -> None:

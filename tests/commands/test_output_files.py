@@ -63,7 +63,7 @@ def test_a_file_that_cannot_be_written(option: str, capsys: pytest.CaptureFixtur
     assert "is a folder" in problem(capsys, option, "..")
     assert "there is no folder no/such; create it first" in problem(capsys, option, f"no/such/x{suffix}")
     assert "file is a file instead of a folder" in problem(capsys, option, f"file/x{suffix}")
-    assert "the name is too long" in problem(capsys, option, f"{'x' * 300}{suffix}")
+    assert "use a shorter name" in problem(capsys, option, f"{'x' * 300}{suffix}")
     kept = Path(f"kept{suffix}")
     kept.touch()
     kept.chmod(stat.S_IREAD)
