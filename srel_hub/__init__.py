@@ -12,6 +12,8 @@ __all__ = [
     "Condensed",
     "Epoch",
     "Recipe",
+    "RecipeError",
+    "UnavailableError",
     "UserError",
     "__version__",
     "condense_dataset",
@@ -22,8 +24,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from srel_hub.api import condense_dataset
-    from srel_hub.config import Recipe, load_recipe
-    from srel_hub.errors import UserError
+    from srel_hub.config import Recipe, RecipeError, load_recipe
+    from srel_hub.errors import UnavailableError, UserError
     from srel_hub.labels.dataset import Condensed
     from srel_hub.labels.epochs import Epoch
     from srel_hub.labels.load import load_condensed
@@ -33,6 +35,8 @@ else:  # hidden from type checkers, which would take any attribute of the packag
         "Condensed": "srel_hub.labels.dataset",
         "Epoch": "srel_hub.labels.epochs",
         "Recipe": "srel_hub.config",
+        "RecipeError": "srel_hub.config",
+        "UnavailableError": "srel_hub.errors",
         "UserError": "srel_hub.errors",
         "condense_dataset": "srel_hub.api",
         "load_condensed": "srel_hub.labels.load",

@@ -1,7 +1,5 @@
 """`condense_dataset`: the pipeline as a function, for programs and notebooks."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 
 from srel_hub.condense import condense
 from srel_hub.config import Recipe
+from srel_hub.config.arguments import Overrides, override_texts, require_path
 from srel_hub.errors import UserError
 from srel_hub.runs.run import Run
 from srel_hub.runs.stage_cli import named
@@ -95,7 +94,7 @@ class CondensedRun:
         raise KeyError(f"no result of {student or 'any student'} on {row}; results: {known}")
 
 
-def condense_dataset(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> CondensedRun:
+def condense_dataset(recipe: str | Path | Recipe, overrides: Overrides = ()) -> CondensedRun:
     """Run the whole pipeline: squeeze, recover, relabel, evaluate, assemble, and publish if the recipe says so.
 
     It works in the run directory `runs/<name>` (`run.root` and `name` in the recipe). If it is interrupted, the same
@@ -129,7 +128,7 @@ def condense_dataset(recipe: str | Path | Recipe, overrides: Mapping[str, Any] |
         >>> print("top-1 accuracy:", result.top1)
         top-1 accuracy: ... % +- ...
     """
-    loaded = _load(recipe, _as_texts(overrides))
+    loaded = _load(recipe, override_texts(overrides))
     threads = torch.get_num_threads()  # a run sets its own number
     try:
         run = Run(loaded)
@@ -144,27 +143,11 @@ def condense_dataset(recipe: str | Path | Recipe, overrides: Mapping[str, Any] |
 
 def _load(recipe: str | Path | Recipe, overrides: Sequence[str]) -> Recipe:
     if not isinstance(recipe, Recipe):
+        require_path("recipe", recipe, "the name of a shipped recipe, a YAML file, a run directory, or a Recipe")
         return named(str(recipe), overrides)
     if overrides:
         raise UserError(f"overrides={list(overrides)}: not allowed with a loaded recipe; pass them to load_recipe")
     return recipe
-
-
-def _as_texts(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """Return overrides as on the command line. Values are written as JSON, which the YAML parser reads."""
-    if isinstance(overrides, str):
-        raise UserError(f"overrides={overrides!r}: must be a mapping or a list of strings, not a string")
-    if not isinstance(overrides, Mapping):
-        return list(overrides)
-    texts = []
-    for name, value in overrides.items():
-        try:
-            texts.append(f"{name}={json.dumps(value, ensure_ascii=False, allow_nan=False, default=os.fspath)}")
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{name}={value!r}: must be a number, a string, a path, None, or a list or mapping of these ({error})"
-            ) from None
-    return texts
 
 
 def _read_result(folder: Path) -> CondensedRun:

@@ -33,7 +33,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import huggingface_hub  # noqa: E402
@@ -142,6 +142,16 @@ def launcher_port() -> Iterator[None]:
         yield
 
 
+def last_of_each(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without the overrides that a later one replaces, which the program refuses."""
+    kept: list[str] = []
+    for argument in arguments:
+        key = argument.partition("=")[0]
+        kept = [other for other in kept if not f"{other.partition('=')[0]}.".startswith(f"{key}.")]
+        kept.append(argument)
+    return kept
+
+
 def as_user(home: Path, token: str | None, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Run this interpreter in a process of its own, as a user of the Hub with this home and token."""
     environment = HUB.environment(home, token) | {"COLUMNS": "100"}
@@ -181,7 +191,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What the command line says as it refuses `srel-hub condense ARGUMENTS`, in this process."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
-        cli(condense, arguments)
+        cli(condense, last_of_each(arguments))
     said = capsys.readouterr().err
     assert caught.value.code == 2 and "Traceback" not in said, said
     return said[said.index("error: ") :]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conftest import make_source, write_recipe
+from conftest import last_of_each, make_source, write_recipe
 from tqdm import tqdm
 
 from srel_hub.condense import condense
@@ -41,7 +41,7 @@ def world(folder: Path) -> Path:
 
 
 def arguments(recipe: Path, root: Path, *more: str) -> list[str]:
-    return [str(recipe), *WORLD, f"run.root={root}", *more]
+    return last_of_each([str(recipe), *WORLD, f"run.root={root}", *more])
 
 
 def condensing(command: list[str]) -> None:

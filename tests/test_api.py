@@ -18,7 +18,7 @@ import torch
 from conftest import HUB, ROOT
 
 import srel_hub
-from srel_hub import Condensed, Epoch, UserError, condense_dataset, load_recipe, verify_dataset
+from srel_hub import Condensed, Epoch, UserError, condense_dataset, load_condensed, load_recipe, verify_dataset
 
 
 # The shipped quickstart with less work. A file of this name in the working directory takes the shipped one's place.
@@ -104,8 +104,9 @@ def test_every_public_docstring_has_an_example_that_runs(
 
 
 def test_the_documented_names_are_the_public_ones() -> None:
-    public = {"Condensed", "Epoch", "Recipe", "UserError", "condense_dataset", "load_condensed", "load_recipe"}
-    assert set(srel_hub.__all__) == public | {"verify_dataset", "__version__"}
+    public = {"Condensed", "Epoch", "Recipe", "condense_dataset", "load_condensed", "load_recipe", "verify_dataset"}
+    errors = {"RecipeError", "UnavailableError", "UserError"}
+    assert set(srel_hub.__all__) == public | errors | {"__version__"}
     assert set(srel_hub.__all__) <= set(dir(srel_hub))
     with pytest.raises(AttributeError, match="has no attribute 'load_condesned'"):
         srel_hub.load_condesned  # type: ignore[attr-defined]  # noqa: B018
@@ -136,13 +137,41 @@ def test_the_result_has_the_paths_the_sizes_and_the_accuracies(world: Path, monk
     [
         ({"recover.icp": 5}, "recover.icp: unknown field"),
         ({"recover.ipc": object()}, "recover.ipc=<object object at .*: must be a number, a string, a path, None"),
-        ("recover.ipc=5", "overrides='recover.ipc=5': must be a mapping or a list"),
+        ("recover.ipc=5", "overrides='recover.ipc=5': must be a mapping such as"),
         ({"run.root": "nowhere", "source.path": Path("nowhere/images"), "source.builtin": None}, "nowhere/images"),
     ],
 )
 def test_mistakes_raise_a_user_error_and_do_not_exit(tmp_path: Path, overrides: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         condense_dataset("quickstart", overrides)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: condense_dataset(5),
+            "recipe=5: must be a string or a path, got int; pass the name of a shipped recipe",
+        ),
+        (lambda: condense_dataset(None), "recipe=None: must be a string or a path"),
+        (lambda: condense_dataset({"recover": {"ipc": 1}}), "must be a string or a path, got dict"),
+        (lambda: condense_dataset("quickstart", 7), "overrides=7: must be a mapping"),
+        (lambda: condense_dataset("quickstart", [7]), "overrides: 7 is a int"),
+        (lambda: condense_dataset("quickstart", ["seed=1", "seed=2"]), "seed is set twice, by seed=1 and seed=2"),
+        (lambda: verify_dataset(None), "path=None: must be a string or a path, got NoneType; pass the folder of a"),
+        (lambda: verify_dataset(b"runs"), "must be a string or a path, got bytes"),
+        (lambda: verify_dataset("org/name", 1.0), "revision=1.0: must be a string or None, got float"),
+        (lambda: verify_dataset("org/name", fast="yes"), "fast='yes': must be True or False, got str"),
+        (lambda: load_condensed(""), "the path is empty; pass a folder, or namespace/name of a dataset on the Hub"),
+        (lambda: load_condensed(3), "path=3: must be a string or a path"),
+        (lambda: load_condensed("org/name", revision=2), "revision=2: must be a string or None"),
+        (lambda: load_recipe(5), "path=5: must be a string or a path"),
+        (lambda: load_recipe("quickstart", "recover.ipc=5"), "overrides='recover.ipc=5': must be a mapping"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused_by_name(call: Any, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        call()
 
 
 def test_a_loaded_recipe_takes_no_overrides() -> None:

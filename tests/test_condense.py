@@ -259,9 +259,9 @@ BAD = {
     "a misspelt field": (["recover.itertions=5"], "recover.itertions: unknown field; did you mean iterations?"),
     "a value out of range": (
         ["squeeze.optimizer.lr=-1"],
-        "squeeze.optimizer.lr: input should be greater than 0, got -1",
+        "squeeze.optimizer.lr: must be a number above 0, got -1",
     ),
-    "an unknown network": (["squeeze.network.model=resnet19"], "(nearest: resnet18), got 'resnet19'"),
+    "an unknown network": (["squeeze.network.model=resnet19"], "got 'resnet19'; did you mean resnet18?"),
     "a source that is not there": (["source.path=./nowhere"], "source.path=./nowhere: there is no such folder"),
     "a split that is not there": (["source.eval_split=dev"], "source.eval_split=dev: "),
     "a column that is not there": (["source.image_column=photo"], "source.image_column=photo: "),

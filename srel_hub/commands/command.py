@@ -102,7 +102,7 @@ class Parser(argparse.ArgumentParser):
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return '; did you mean X?' with the nearest of the known words, or '' if none is near."""
-    nearest = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
+    nearest = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 

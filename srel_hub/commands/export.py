@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from srel_hub.commands.command import Command
+from srel_hub.commands.output_files import Output, check_outputs
 
 
 LAYOUTS = ("ddranking", "rethinkdc")
@@ -25,6 +26,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def _run(arguments: Namespace) -> None:
     from srel_hub.reports.export import export_dataset
 
+    check_outputs(Output("FOLDER", arguments.target, suffixes=()))
     export_dataset(arguments.source, arguments.layout, arguments.target, arguments.dataset)
     print(
         f"{arguments.target}: written in the layout that {arguments.layout} documents; not tested with "

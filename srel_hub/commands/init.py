@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srel_hub.commands.command import Command
+from srel_hub.commands.output_files import Output, check_outputs
 
 
 if TYPE_CHECKING:
@@ -40,26 +41,28 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> None:
+    import math
     import sys
 
     import datasets
 
-    from srel_hub.errors import UserError
+    from srel_hub.errors import ErrorCollector, UserError
     from srel_hub.storage.files import write_text
     from srel_hub.studies.plan.text import format_hours
     from srel_hub.studies.suggest.look import find_splits, look
     from srel_hub.studies.suggest.suggest import suggest
     from srel_hub.studies.suggest.text import run_name
 
+    problems = ErrorCollector()
     for option, value in (("--hours", arguments.hours), ("--ipc", arguments.ipc)):
-        if value is not None and not value > 0:
-            raise UserError(f"{option}={value}: must be above 0")
+        if value is not None and not 0 < value < math.inf:
+            problems.extend([f"{option}={value}: must be a number above 0"])
+    problems.raise_all()
     spec = _source(arguments.path, arguments.overrides)
     file: Path = arguments.out or Path(f"{run_name(spec)}.yaml")
+    check_outputs(Output("--out", file, (".yaml", ".yml")))
     if file.exists() and not arguments.force:
         raise UserError(f"{file}: already exists; pass --force to overwrite it, or --out FILE to write another file")
-    if not file.resolve().parent.is_dir():
-        raise UserError(f"--out={file}: there is no folder {file.parent}; create it first")
     datasets.disable_progress_bars()
     spec = find_splits(spec, {override.partition("=")[0].removeprefix("source.") for override in arguments.overrides})
     data, remarks = look(spec)
@@ -78,8 +81,10 @@ def _source(path: str, overrides: list[str]) -> "Source":
         UserError: for other fields, and for values that they may not have.
     """
     from srel_hub.config import validated
+    from srel_hub.config.arguments import require_different
     from srel_hub.errors import UserError
 
+    require_different(overrides)
     others = [override for override in overrides if not override.startswith("source.")]
     if others:
         raise UserError(f"{others[0]}: only source.key=value is allowed here; change other fields in the recipe file")

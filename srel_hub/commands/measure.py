@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from srel_hub.commands.command import Command
+from srel_hub.commands.output_files import Output, check_outputs
 
 
 NETWORKS = ("convnet", "resnet18", "resnet50")
@@ -40,13 +41,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     from srel_hub.core.engine import best_precision
-    from srel_hub.errors import UserError
     from srel_hub.storage.files import write_json
     from srel_hub.studies.measure import Settings, measure_all, measure_here, report_lines
 
     file: Path | None = arguments.json
-    if file is not None and not file.resolve().parent.is_dir():
-        raise UserError(f"--json={file}: there is no folder {file.parent}; create it first")
+    check_outputs(Output("--json", file, (".json",)))
     settings = Settings(
         networks=arguments.networks,
         size=arguments.size,

@@ -1,5 +1,6 @@
 """The program `srel-hub`: its commands, its help page and its exit status."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ from srel_hub.commands.shell_completion import COMPLETION
 from srel_hub.commands.status import STATUS
 from srel_hub.commands.sweep import SWEEP
 from srel_hub.commands.verify import VERIFY
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, explain_os_error
 from srel_hub.runs import signals
 from srel_hub.runs.signals import Stopped
 
@@ -80,8 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader, such as `head`, has all that it wants. Without this line, Python reports the error again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {explain_os_error(error)}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         return stopped.exit_status

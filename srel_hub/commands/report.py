@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from srel_hub.commands.command import Command
+from srel_hub.commands.output_files import Output, check_outputs
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -13,10 +14,12 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> None:
-    from srel_hub.reports.html import write_report
+    from srel_hub.reports.html import report_file, write_report
     from srel_hub.storage.files import format_bytes
 
-    file = write_report(arguments.path, arguments.revision, arguments.out)
+    file = arguments.out or report_file(arguments.path)
+    check_outputs(Output("--out", file, (".html", ".htm")))
+    write_report(arguments.path, arguments.revision, file)
     print(f"{file} ({format_bytes(file.stat().st_size)})")
 
 

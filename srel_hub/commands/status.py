@@ -14,9 +14,17 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> None:
+    from srel_hub.config.places import expanded, missing_local
+    from srel_hub.errors import UserError
     from srel_hub.runs.status import status, status_lines
 
-    state = status(arguments.run)
+    missing = missing_local(str(arguments.run))
+    if missing is not None:
+        raise UserError(f"{arguments.run}: {missing}; pass a run directory")
+    folder = expanded(arguments.run)
+    if (folder / "data").is_dir() and not (folder / "units").is_dir():  # a dataset has a recipe.yaml too
+        raise UserError(f"{arguments.run} is a dataset instead of a run; pass a run directory")
+    state = status(folder)
     print(json.dumps(asdict(state), indent=2) if arguments.json else "\n".join(status_lines(state)))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 
 # pydantic reads a string below a field as the field's description. It takes the string from the source file, so
@@ -13,12 +14,19 @@ STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 LINE = r"^[^\r\n]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # names of branches and tags that Git and the Hub accept
+PATTERNS = {  # what a message says instead of the pattern
+    LINE: "one line of text",
+    NAME: "a name of letters, digits, '.', '_' and '-' that begins with a letter or a digit",
+    REF: "a name of letters, digits, '_' and '-' that begins with a letter or a digit and may have single '.' and '/' "
+    "inside",
+}
+LONGEST_NAME = 96  # characters; the Hub's limit for a repository's id
 EXAMPLE_ID = "my-name/my-dataset"
 
 
 def _refuse_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"must be a number, got {str(value).lower()}")
+        raise PydanticCustomError("bool_as_number", "must be a number")
     return value
 
 
@@ -36,7 +44,7 @@ Interval = tuple[Positive, Positive]
 Width = Annotated[float, Field(gt=0, le=64, allow_inf_nan=False), Number]
 Threads = Annotated[int, Field(ge=1, le=1024), Number]
 Line = Annotated[str, Field(pattern=LINE)]
-Name = Annotated[str, Field(pattern=NAME, max_length=96)]  # the Hub's limit for a repository's id
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 Ref = Annotated[str, Field(pattern=REF)]
 
 

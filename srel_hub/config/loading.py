@@ -14,12 +14,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from srel_hub.config.fields import public_name
+from srel_hub.config.arguments import Overrides, override_texts, require_path
+from srel_hub.config.fields import LONGEST_NAME, public_name
 from srel_hub.config.recipe import Recipe, recipe_adapter
 from srel_hub.config.recipe_files import find_recipe, read_merged, with_protocol
 from srel_hub.config.serialize import as_dict
-from srel_hub.config.validation import describe_errors, is_text
-from srel_hub.config.yaml_io import Loader
+from srel_hub.config.validation import describe_errors, is_text, shown
+from srel_hub.config.yaml_io import parse_yaml
 from srel_hub.errors import UserError
 
 
@@ -28,6 +29,14 @@ class RecipeError(UserError):
 
     Attributes:
         messages: One line per error, with the field, its value, what is allowed and the nearest name.
+
+    Examples:
+        >>> from srel_hub import RecipeError, load_recipe
+        >>> try:
+        ...     load_recipe("quickstart", {"recover.ipc": 0, "recover.lr": "fast"})
+        ... except RecipeError as error:
+        ...     print(len(error.messages), error.messages[0])
+        2 recover.ipc: must be a whole number from 1 to 100000, got 0
     """
 
     def __init__(self, name: str, messages: Sequence[str]) -> None:
@@ -36,25 +45,27 @@ class RecipeError(UserError):
         super().__init__("\n".join([f"{name}: the recipe has {count}", *(f"  {line}" for line in messages)]))
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Overrides = ()) -> Recipe:
     """Read, merge and validate a recipe.
 
     Args:
         path: A YAML file, the name of a shipped recipe, or a run directory (its `recipe.yaml` is read).
-        overrides: `dotted.key=value` pairs. The value is taken literally if the field is text, otherwise it is read as
-            YAML; `null` is always null.
+        overrides: Values that replace those of the recipe: a mapping from dotted names to values, or strings
+            `name=value` as on the command line. The value of a string is taken literally if the field is text,
+            otherwise it is read as YAML; `null` is always null.
 
     Raises:
-        UserError: If the file does not exist or is not a YAML mapping.
+        UserError: If an argument has the wrong type, or the file does not exist or is not a YAML mapping.
         RecipeError: If values are not valid. It reports all errors together.
 
     Examples:
         >>> from srel_hub import load_recipe
-        >>> recipe = load_recipe("quickstart", ["recover.ipc=5"])
+        >>> recipe = load_recipe("quickstart", {"recover.ipc": 5})
         >>> recipe.name, recipe.recover.ipc
         ('quickstart', 5)
     """
-    return validated(read_recipe(path), overrides, str(path))
+    require_path("path", path, "a YAML file, the name of a shipped recipe, or a run directory")
+    return validated(read_recipe(path), override_texts(overrides), str(path))
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -64,9 +75,13 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         UserError: If the file does not exist or is not a YAML mapping.
     """
     file = find_recipe(path)
-    # The file's name may contain characters that `name` does not allow, such as spaces.
-    name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "-", file.stem).strip("-") or "run"
-    return {"name": name, **read_merged(file)}
+    return {"name": name_of_file(file), **read_merged(file)}
+
+
+def name_of_file(file: Path) -> str:
+    """Return the name of a recipe that sets none: its file's name without characters that `name` does not allow."""
+    name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "-", file.stem).strip("-")
+    return name[:LONGEST_NAME] or "run"
 
 
 def validated(mapping: dict[str, Any], overrides: Sequence[str], name: str) -> Recipe:
@@ -84,7 +99,10 @@ def validated(mapping: dict[str, Any], overrides: Sequence[str], name: str) -> R
     protocol = [override for override in overrides if override.startswith("protocol=")]
     messages = [message for override in protocol if (message := _apply(mapping, override))]
     if protocol and not messages:
-        mapping = dict(with_protocol(mapping, mapping))
+        try:
+            mapping = dict(with_protocol(mapping, mapping))
+        except UserError as error:
+            messages.append(str(error))
     others = [override for override in overrides if override not in protocol]
     messages += [message for override in others if (message := _apply(mapping, override))]
     if mapping.pop("sweep", None) is not None:
@@ -101,22 +119,33 @@ def validated(mapping: dict[str, Any], overrides: Sequence[str], name: str) -> R
 def _apply(mapping: dict[str, Any], override: str) -> str | None:
     """Set one value in the mapping, or return what is wrong with the override."""
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         return f"{override!r}: an override is key=value, for example recover.iterations=500"
     if not text.strip():
         return f"{key}: the value is missing; use {key}=null to clear the field"
     *sections, leaf = key.split(".")
     # Titles and names may look like YAML ("1.10", "a # b"). A quoted value is YAML, so that 'null' can be a text.
     is_literal = is_text(Recipe, key.split(".")) and text != "null" and text[0] not in "'\""
-    for section in sections:
-        if not isinstance(mapping.setdefault(section, {}), dict):
-            return f"{key}: {section!r} is not a section"
-        mapping = mapping[section]
     try:
-        mapping[leaf] = text if is_literal else yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
-        return f"{key}={text}: the value is not valid YAML; quote it"
+        value = text if is_literal else parse_yaml(text)
+    except yaml.YAMLError as error:
+        return f"{key}={text}: the value is not valid YAML ({error}); correct it, or put it in quotes"
+    for depth, section in enumerate(sections):
+        if mapping.get(section) is None:  # a section that is null begins with its defaults
+            mapping[section] = {}
+        if not isinstance(mapping[section], dict):
+            return _not_a_section(key, ".".join(sections[: depth + 1]), mapping[section])
+        mapping = mapping[section]
+    mapping[leaf] = value
     return None
+
+
+def _not_a_section(key: str, name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return f"{key}: {name} is a list, whose items cannot be set one by one; set {name}=[...] as a whole"
+    if is_text(Recipe, [*name.split("."), "path"]):  # a teacher, whose path may replace its section
+        return f"{key}: {name} is set to {value!r}; to set {key} too, write the former as {name}.path={value}"
+    return f"{key}: {name} is not a section, but {shown(value)}; set {name} itself"
 
 
 def published(recipe: Recipe) -> dict[str, Any]:

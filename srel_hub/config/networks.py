@@ -45,8 +45,8 @@ def _check_model(name: str) -> str:
     """Reject a name that is not in NETWORKS and cannot be a Hub id or a folder."""
     if name not in NETWORKS and "/" not in name and not is_local(name):
         nearest = difflib.get_close_matches(name, NETWORKS, n=1)
-        hint = f" (nearest: {nearest[0]})" if nearest else ""
-        raise ValueError(f"input should be one of {', '.join(NETWORKS)}, a Hub id or a folder{hint}, got {name!r}")
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"must be one of {', '.join(NETWORKS)}, a Hub id or a folder, got {name!r}{hint}")
     return name
 
 

@@ -1,14 +1,15 @@
 """Recipe files: where they are found, the shipped ones, and how they extend each other."""
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from srel_hub.config.places import nearest_place
 from srel_hub.config.resources import RECIPES
-from srel_hub.config.yaml_io import Loader, merge
+from srel_hub.config.validation import nearest, shown
+from srel_hub.config.yaml_io import merge, parse_yaml
 from srel_hub.errors import UserError
 
 
@@ -25,6 +26,8 @@ def find_recipe(path: str | Path) -> Path:
     Raises:
         UserError: If there is no such recipe. The message lists the shipped recipes.
     """
+    if not str(path):
+        raise UserError("the name of the recipe is empty; pass a YAML file, a run directory or a shipped recipe")
     candidates = [Path(path), Path(path) / "recipe.yaml", RECIPES / f"{path}.yaml", SWEEPS / f"{path}.yaml"]
     # `recipes/quickstart.yaml` also works without a checkout.
     if Path(path).parts[:1] == ("recipes",):
@@ -32,12 +35,17 @@ def find_recipe(path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if Path(path).is_dir():
+        raise UserError(
+            f"there is no recipe {str(path)!r}: this folder has no recipe.yaml, so it is not a run directory; pass a "
+            "YAML file, a run directory or the name of a shipped recipe"
+        )
     names = recipe_names()
-    nearest = _nearest(str(path).removeprefix("recipes/").removesuffix(".yaml"), names)
+    similar = nearest_place(str(path)) or nearest(str(path).removeprefix("recipes/").removesuffix(".yaml"), names)
     plain = [name for name in names if "/" not in name]
     methods = sorted({name.split("/")[0] for name in names if "/" in name})
     raise UserError(
-        f"there is no recipe {str(path)!r}{nearest}\n"
+        f"there is no recipe {str(path)!r}{similar}\n"
         f"Pass a YAML file, a run directory or a shipped recipe: {', '.join(plain)}.\n"
         f"Recipes of other methods are in {', '.join(methods)}; for example {methods[0]}/{plain[0]}."
     )
@@ -72,14 +80,18 @@ def read_merged(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{file}: extends itself through {' -> '.join(child.name for child in children)}; remove one `extends`"
         )
     try:
-        mapping = yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+        mapping = parse_yaml(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: this is not a text file in UTF-8, so it is not a recipe") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not valid YAML: {error}") from None
     if not isinstance(mapping, dict):
         kind = "an empty file" if mapping is None else type(mapping).__name__
         raise UserError(f"{file}: a recipe must be a mapping of sections, got {kind}")
     parent = mapping.pop("extends", None)
-    base = {} if parent is None else _read_parent(file, str(parent), children)
+    if parent is not None and not isinstance(parent, str):
+        raise UserError(f"{file}: extends: must be a file or the name of a shipped recipe, got {shown(parent)}")
+    base = {} if parent is None else _read_parent(file, parent, children)
     return merge(with_protocol(base, mapping), mapping)
 
 
@@ -96,9 +108,8 @@ def read_protocol(name: str) -> dict[str, Any]:
     """
     if name not in protocol_names():
         allowed = ", ".join(protocol_names())
-        raise UserError(f"protocol={name}: must be one of {allowed}{_nearest(name, protocol_names())}")
-    text = (PROTOCOLS / f"{name}.yaml").read_text(encoding="utf-8")
-    protocol: dict[str, Any] = yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
+        raise UserError(f"protocol={name}: must be one of {allowed}{nearest(name, protocol_names())}")
+    protocol: dict[str, Any] = parse_yaml((PROTOCOLS / f"{name}.yaml").read_text(encoding="utf-8"))
     return protocol
 
 
@@ -115,10 +126,6 @@ def _read_parent(file: Path, name: str, children: tuple[Path, ...]) -> dict[str,
     if parent is None:
         raise UserError(
             f"{file}: extends: {name!r}: there is no file {candidates[0]}, and no shipped recipe of that name"
+            f"{nearest_place(str(candidates[0])) or nearest(name.removesuffix('.yaml'), recipe_names())}"
         )
     return read_merged(parent, (*children, file.resolve()))
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(name, names, n=1)
-    return f"; nearest: {matches[0]}" if matches else ""

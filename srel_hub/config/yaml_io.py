@@ -31,15 +31,38 @@ class Loader(yaml.SafeLoader):
         Raises:
             yaml.constructor.ConstructorError: If a key occurs twice.
         """
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", node.start_mark)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            text, line = repr(self.construct_object(key, deep=True)), key.start_mark.line + 1
+            if text in lines:
+                where = f"in line {line}" if lines[text] == line else f"in lines {lines[text]} and {line}"
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {text} {where}; remove one of them")
+            lines[text] = line
         return super().construct_mapping(node, deep)
 
 
 # SafeLoader's own constructor reads a leading zero as octal.
 Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        yaml.YAMLError: If the text is not valid YAML, or a value in it is impossible, such as the date 2024-13-01. The
+            message is one line.
+    """
+    try:
+        return yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
+    except RecursionError:
+        raise yaml.YAMLError("brackets are nested too deeply") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+    ) as error:  # a tag such as !!int can make its parser raise any of them
+        reason = str(error).replace('in "<unicode string>", ', "in ")
+        raise yaml.YAMLError(" ".join(reason.split())) from None
 
 
 class Dumper(yaml.SafeDumper):

@@ -1,5 +1,6 @@
 """The real dataset: the built-in digits, or anything that `load_dataset` opens, as uint8 RGB images of one size."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 
 from srel_hub import config
 from srel_hub.config import is_local
+from srel_hub.config.places import expanded, missing_place, nearest_place, unreachable
 from srel_hub.data.builtin import DIGITS, load_digits
 from srel_hub.data.class_names import Classes, classes_of_column, classes_of_values, describe_mismatch
 from srel_hub.data.columns import find_columns
 from srel_hub.data.folder_checks import check_folder, linked_folders
+from srel_hub.data.reach import cache_if_unreachable
 from srel_hub.data.splits import Progress, Split, TableSplit, empty_classes, read_label_column
 from srel_hub.errors import ErrorCollector, UserError, first_few, first_line
 
@@ -100,7 +103,7 @@ def split_names(spec: config.Source) -> list[str]:
         UserError: if `load_dataset` cannot open the path.
     """
     assert spec.path is not None
-    builder = _builder(spec, str(Path(spec.path).expanduser()) if spec.path.startswith("~") else spec.path)
+    builder = _builder(spec, str(expanded(spec.path)) if spec.path.startswith("~") else spec.path)
     return [str(name) for name in builder.config.data_files or builder.info.splits or {}]
 
 
@@ -131,7 +134,7 @@ def _open_tables(spec: config.Source, requested: Sequence[str]) -> tuple[dict[st
         the tables by split, and the files by split if the dataset consists of image files, else {}.
     """
     assert spec.path is not None
-    path = str(Path(spec.path).expanduser()) if spec.path.startswith("~") else spec.path
+    path = str(expanded(spec.path)) if spec.path.startswith("~") else spec.path
     builder = _builder(spec, path)
     files = builder.config.data_files or {}
     available = [str(name) for name in files or builder.info.splits or {}]
@@ -159,7 +162,7 @@ def _check_folder(spec: config.Source, files: dict[str, list[str]], label: str, 
     if not files or not is_local(str(spec.path)):
         return []
     is_number = isinstance(feature, datasets.Value) and feature.dtype.startswith("int")
-    return check_folder(Path(str(spec.path)).expanduser(), files, label if is_number else None)
+    return check_folder(expanded(str(spec.path)), files, label if is_number else None)
 
 
 def _load_alone(spec: config.Source, path: str, builder: Any, name: str, streaming: bool) -> Any:
@@ -185,25 +188,30 @@ def _load(spec: config.Source, path: str, **options: Any) -> Any:
 def _builder(spec: config.Source, path: str) -> Any:
     """Return the builder of `datasets`, which lists splits and features before any download."""
     exists = Path(path).exists()
-    if is_local(path) and not exists:
-        raise UserError(f"source.path={path}: there is no such folder")
+    missing = missing_place(path)
+    if missing is not None:
+        raise UserError(f"source.path={path}: {missing}")
     if Path(path).is_file():
         raise UserError(f"source.path={path} is a file; set it to the folder that contains the file")
     if exists and spec.revision is not None:
         raise UserError(
             f"source.revision={spec.revision}: {path} is a local folder without revisions; remove source.revision"
         )
-    try:
-        return datasets.load_dataset_builder(path, name=spec.config, revision=spec.revision)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(_explain(spec, error)) from None
+    with contextlib.nullcontext() if exists else cache_if_unreachable(path, spec.revision) as failure:
+        try:
+            return datasets.load_dataset_builder(path, name=spec.config, revision=spec.revision)
+        except (OSError, ValueError, RuntimeError) as error:
+            if failure is None or not isinstance(error, ConnectionError):
+                raise UserError(_explain(spec, error)) from None
+            reason = f"the Hub cannot be reached ({failure}), and the dataset is not in the cache"
+            raise unreachable(f"source.path={path}", path, reason) from None
 
 
 def _explain(spec: config.Source, error: BaseException) -> str:
     """Explain why `datasets` cannot open a dataset, and what to do about it."""
     reason = first_line(error)
     if is_local(str(spec.path)):
-        links = [str(link) for link in linked_folders(Path(str(spec.path)).expanduser())]
+        links = [str(link) for link in linked_folders(expanded(str(spec.path)))]
         hint = f"; links to folders are not followed: {', '.join(links[:3])}" if links else ""
         return f"source.path={spec.path}: load_dataset cannot open this folder: {reason}{hint}"
     if "gated dataset" in reason:
@@ -213,8 +221,8 @@ def _explain(spec: config.Source, error: BaseException) -> str:
         )
     if "doesn't exist on the Hub or cannot be accessed" in reason:
         return (
-            f"source.path={spec.path}: this is not a local folder, and not a dataset on the Hub that you can access; "
-            f"check the spelling; if it is private, {LOG_IN}"
+            f"source.path={spec.path}: this is not a local folder, and not a dataset on the Hub that you can access"
+            f"{nearest_place(str(spec.path))}; check the spelling; if it is private, {LOG_IN}"
         )
     if "config" in reason.lower():
         return f"source.config={spec.config}: {' '.join(str(error).split())}"

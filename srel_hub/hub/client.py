@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import _http
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from srel_hub.errors import UserError, first_line
+from srel_hub.errors import UnavailableError, UserError, first_line
 
 
 TIMEOUT = 60.0  # seconds without a response or another byte; a large file may take any time in total
@@ -35,18 +35,6 @@ WRITING_ROLES = ("admin", "write", "contributor")
 
 Kind = Literal["dataset", "model"]
 Result = TypeVar("Result")
-
-
-class UnavailableError(OSError):
-    """The Hub cannot be reached or cannot respond at present; the same request may succeed later.
-
-    Attributes:
-        retry_after: The number of seconds to wait that the Hub requests; 0 if it requests none.
-    """
-
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class OfflineError(UnavailableError):

@@ -18,8 +18,8 @@ from huggingface_hub import get_token, hf_hub_download
 from transformers import AutoModelForImageClassification
 
 from srel_hub.core.augment import normalize
-from srel_hub.errors import UserError
-from srel_hub.hub.client import Kind, UnavailableError, hide_progress_bars, hub_errors, local_file, retried
+from srel_hub.errors import UnavailableError, UserError
+from srel_hub.hub.client import Kind, hide_progress_bars, hub_errors, local_file, retried
 from srel_hub.hub.compare_rows import DIFFERENT
 from srel_hub.hub.push import Say
 from srel_hub.hub.push_plan import Part, Progress

@@ -13,12 +13,12 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import silent_tqdm
 
-from srel_hub.errors import UserError
+from srel_hub.config.places import expanded, missing_place, nearest_place, unreachable
+from srel_hub.errors import UnavailableError, UserError
 from srel_hub.hub.client import (
     LOGIN,
     Blob,
     Kind,
-    UnavailableError,
     client,
     hub_errors,
     local_file,
@@ -185,18 +185,27 @@ def open_store(path: str | Path, kind: Kind, revision: str | None = None, probe:
         UserError: If there is no such folder, repository or revision, or it may not be read.
         UnavailableError: If the Hub cannot be reached and the cache does not contain the repository.
     """
-    folder = Path(path).expanduser()
+    if not str(path):
+        raise UserError(f"the path is empty; pass a folder, or namespace/name of a {kind} on the Hub")
+    folder = expanded(path)
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"{path} is a local folder and has no revision {revision}; omit the revision")
         return Folder(folder)
-    return open_repository(str(path), kind, revision, probe)
+    if folder.exists():
+        raise UserError(f"{path} is a file; pass the folder that contains the {kind}")
+    missing = missing_place(str(path), namespace=True)
+    if missing is not None:
+        raise UserError(f"{path}: {missing}; a {kind} on the Hub is named namespace/name")
+    try:
+        return open_repository(str(path), kind, revision, probe)
+    except UnavailableError as error:
+        reason = str(error).removeprefix(f"{kind} {path}: ")
+        raise unreachable(f"{kind} {path}", str(path), reason) from error
 
 
 def open_repository(repo_id: str, kind: Kind, revision: str | None, probe: str) -> Repository:
     """Open a repository of the Hub like `open_store`, even if a local folder has the same name."""
-    if repo_id.startswith(("/", ".", "~")) or repo_id.count("/") > 1:
-        raise UserError(f"{repo_id}: there is no such folder; a {kind} on the Hub is named namespace/name")
     try:
         state = retried(partial(look, repo_id, kind, revision), lambda _: None, waits=(1.0,))
     except UnavailableError as error:
@@ -242,8 +251,8 @@ def _not_found(repo_id: str, kind: Kind, revision: str | None) -> str:
     if look(repo_id, other) is not None:
         return f"{repo_id} is a {other} on the Hub, not a {kind}"
     return (
-        f"{repo_id}: there is no local folder of this name, and no {kind} on the Hub that you may read; check the "
-        f"spelling; if it is private, {LOGIN}"
+        f"{repo_id}: there is no local folder of this name, and no {kind} on the Hub that you may read"
+        f"{nearest_place(repo_id)}; check the spelling; if it is private, {LOGIN}"
     )
 
 

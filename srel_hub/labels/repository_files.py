@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from srel_hub.config.arguments import require_path, require_text
 from srel_hub.errors import UserError
 from srel_hub.hub.repository import Folder, Repository, Store, open_repository, open_store
 from srel_hub.labels.manifest import MANIFEST, Manifest
@@ -13,12 +14,21 @@ def open_dataset(path: str | Path, revision: str | None) -> Store:
     """Return the folder or Hub repository of a condensed dataset.
 
     Raises:
-        UserError: If there is no such folder, dataset or revision, or the folder is a run.
+        UserError: If an argument has the wrong type; if there is no such folder, dataset or revision; or if the folder
+            holds no condensed dataset, such as a run.
         UnavailableError: If the Hub cannot be reached and the cache does not have the dataset.
     """
+    require_path("path", path, "the folder of a dataset, or namespace/name on the Hub")
+    require_text("revision", revision, "a branch, tag or commit on the Hub")
     store = open_store(path, "dataset", revision or None, MANIFEST)
-    if isinstance(store, Folder) and (store.path / "dataset" / "data").is_dir():
-        raise UserError(f"{path} is a run; the dataset in it is {store.path / 'dataset'}; pass that path instead")
+    if isinstance(store, Folder):
+        if (store.path / "dataset" / "data").is_dir():
+            raise UserError(f"{path} is a run; the dataset in it is {store.path / 'dataset'}; pass that path instead")
+        if not (store.path / MANIFEST).is_file():
+            raise UserError(
+                f"{path}: this folder is not a condensed dataset, because it has no {MANIFEST}; pass the folder of a "
+                "dataset, such as runs/quickstart/dataset"
+            )
     return store
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from srel_hub.config.arguments import require_flag
 from srel_hub.errors import UserError, first_line
 from srel_hub.hub.repository import Store
 from srel_hub.labels import checks
@@ -92,7 +93,8 @@ def verify_dataset(path: str | Path, revision: str | None = None, *, fast: bool 
         The result of every check.
 
     Raises:
-        UserError: If there is no such dataset or revision. A damaged dataset raises nothing: its checks fail.
+        UserError: If an argument has the wrong type, or there is no such dataset or revision. A damaged dataset raises
+            nothing: its checks fail.
         UnavailableError: If the Hub cannot be reached and the cache does not have the dataset. It is an OSError.
 
     Examples:
@@ -103,6 +105,7 @@ def verify_dataset(path: str | Path, revision: str | None = None, *, fast: bool 
         >>> for check in verification.failures:
         ...     print(check)
     """
+    require_flag("fast", fast)
     return Verification(tuple(verify(path, revision, fast)))
 
 

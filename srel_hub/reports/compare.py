@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from srel_hub.config import Recipe, fingerprint, load_recipe
+from srel_hub.config.places import expanded
 from srel_hub.config.protocols import protocol_of, protocol_title
-from srel_hub.errors import UserError
+from srel_hub.errors import ErrorCollector, UserError, first_line
 from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.manifest import MANIFEST, read_manifest
 from srel_hub.reports import plot_style, tables
@@ -60,6 +61,10 @@ class Result:
         return percent({"mean": self.top1, "std": self.std})
 
 
+class _NotEvaluatedError(Exception):
+    """A run or dataset is complete enough to be read, but has no results."""
+
+
 @dataclass(frozen=True)
 class _Measured:
     """The facts that are read from one compared dataset."""
@@ -71,18 +76,42 @@ class _Measured:
     labels: str
 
 
-def results(paths: Sequence[str]) -> list[Result]:
+@dataclass(frozen=True)
+class Comparison:
+    """The results of several datasets.
+
+    Attributes:
+        results: The results of all datasets that were evaluated.
+        not_evaluated: For each of the others, why it has no results, and what to do.
+    """
+
+    results: list[Result]
+    not_evaluated: list[str]
+
+
+def compare(paths: Sequence[str]) -> Comparison:
     """Return every result of the given runs, dataset folders and Hub datasets.
 
     Raises:
-        UserError: If a path occurs twice, is not a run or dataset, or has no results.
+        UserError: If a path occurs twice, or is not a run or dataset, or if none of them was evaluated. The message
+            lists all problems.
     """
-    if len(set(paths)) != len(paths):
-        raise UserError(f"{' '.join(paths)}: the same path occurs twice; pass each path once")
-    datasets = [_read(path) for path in paths]
+    errors, datasets, not_evaluated = ErrorCollector(), list[_Measured](), list[str]()
+    places = [str(expanded(path).resolve()) if expanded(path).exists() else path for path in paths]
+    twice = dict.fromkeys(path for path, place in zip(paths, places, strict=True) if places.count(place) > 1)
+    errors.extend(f"{path}: the same path occurs twice; pass each path once" for path in twice)
+    for path in paths if not twice else ():
+        with errors.collect():
+            try:
+                datasets.append(_read(path))
+            except _NotEvaluatedError as error:
+                not_evaluated.append(str(error))
+    errors.raise_all()
+    if not datasets:
+        raise UserError("\n".join(not_evaluated))
     titles = _titles([dataset.recipe for dataset in datasets])
     names = [dataset.recipe.name for dataset in datasets]
-    return [
+    results = [
         result
         for dataset in datasets
         for result in _results_of(
@@ -91,26 +120,35 @@ def results(paths: Sequence[str]) -> list[Result]:
             titles[_key(dataset.recipe)],
         )
     ]
+    return Comparison(results, not_evaluated)
 
 
 def _results_of(dataset: _Measured, name: str, protocol: str) -> Iterator[Result]:
     recipe = dataset.recipe
-    for student in dataset.summary["students"]:
-        for row in student["rows"]:
-            hard = _is_hard(recipe, row["row"])
-            yield Result(
-                dataset=name,
-                source=recipe.source.title or recipe.source.path or str(recipe.source.builtin),
-                student=student_title(student),
-                row=row["row"],
-                images=row["train_images"],
-                label_bytes=0 if hard else dataset.label_bytes,
-                labels="" if hard else dataset.labels,
-                protocol=protocol,
-                top1=row["top1"]["mean"],
-                std=row["top1"]["std"],
-                n=row["n"],
-            )
+    try:
+        for student in dataset.summary["students"]:
+            for row in student["rows"]:
+                hard = _is_hard(recipe, row["row"])
+                yield Result(
+                    dataset=name,
+                    source=recipe.source.title or recipe.source.path or str(recipe.source.builtin),
+                    student=student_title(student),
+                    row=row["row"],
+                    images=int(row["train_images"]),
+                    label_bytes=0 if hard else dataset.label_bytes,
+                    labels="" if hard else dataset.labels,
+                    protocol=protocol,
+                    top1=float(row["top1"]["mean"]),
+                    std=row["top1"]["std"],
+                    n=int(row["n"]),
+                )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _malformed(dataset.path, error) from None
+
+
+def _malformed(where: str, error: Exception) -> UserError:
+    reason = f"{type(error).__name__} {first_line(error)}"
+    return UserError(f"{where}: its results are not in the form that srel_hub writes ({reason}); write them again")
 
 
 def _read(path: str) -> _Measured:
@@ -118,10 +156,16 @@ def _read(path: str) -> _Measured:
     names = store.names()
     file = next((name for name in SUMMARIES if name in names), None)
     if file is None:
-        raise UserError(f"{store}: there are no results; run `srel-hub evaluate` on this run first")
-    summary = read_json(store.fetch(file))
-    if not summary["measured"]:
-        raise UserError(f"{store}: no students were evaluated, because source.eval_split is null")
+        if "recipe.yaml" not in names:
+            raise UserError(f"{path}: this is neither a run nor a condensed dataset, because it has no recipe.yaml")
+        raise _NotEvaluatedError(f"{store}: there are no results; run `srel-hub evaluate {path}` first")
+    try:
+        summary = read_json(store.fetch(file))
+        measured = summary["measured"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _malformed(f"{store}: {file}", error) from None
+    if not measured:
+        raise _NotEvaluatedError(f"{store}: no students were evaluated, because source.eval_split is null")
     manifest_file = store.fetch(MANIFEST)
     manifest = read_manifest(manifest_file)
     size = manifest_file.stat().st_size + sum(file.bytes for file in manifest.files)

@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from torch import nn
 
 from srel_hub.config import Recipe, load_recipe
+from srel_hub.config.places import missing_local
 from srel_hub.config.yaml_io import to_yaml
 from srel_hub.errors import UserError
 from srel_hub.labels.dataset import Condensed
@@ -157,9 +158,8 @@ def export_dataset(source: Path, layout: str, target: Path, dataset: str | None 
     if target.exists():
         raise UserError(f"{target}: this path already exists; choose another folder")
     if not source.is_dir():
-        raise UserError(
-            f"{source}: this is not a folder; pass the folder of a dataset, such as runs/quickstart/dataset"
-        )
+        problem = missing_local(str(source)) or "this is not a folder"
+        raise UserError(f"{source}: {problem}; pass the folder of a dataset, such as runs/quickstart/dataset")
     if layout == "ddranking" and dataset is None:
         raise UserError(f"--dataset is missing; set it to the real dataset that was condensed: {', '.join(DDRANKING)}")
     condensed = load_condensed(source, epochs=1)

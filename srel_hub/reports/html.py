@@ -21,6 +21,7 @@ from torch import Tensor
 
 from srel_hub import __version__
 from srel_hub.config import Recipe, load_recipe
+from srel_hub.config.places import expanded
 from srel_hub.config.resources import CARDS
 from srel_hub.errors import UserError
 from srel_hub.hub.repository import Store, open_store
@@ -128,31 +129,29 @@ def report(path: str, revision: str | None = None) -> str:
     return environment.get_template("report.html.jinja").render(page_facts(condensed, store, recipe, dataset))
 
 
-def write_report(path: str, revision: str | None = None, out: Path | None = None) -> Path:
-    """Write the page, by default to report.html in the run, or in the current folder for a dataset.
+def report_file(path: str) -> Path:
+    """Return where the page is written by default: report.html in a run, or in the current folder for a dataset."""
+    folder = expanded(path)
+    return folder / "report.html" if (folder / "units").is_dir() else Path("report.html")
+
+
+def write_report(path: str, revision: str | None, file: Path) -> None:
+    """Write the page.
 
     Args:
         path: A run, a dataset's folder, or the id of a dataset on the Hub.
         revision: A branch, tag or commit on the Hub.
-        out: The file to write.
-
-    Returns:
-        The file.
+        file: The file to write.
 
     Raises:
-        UserError: See `report`; also if the folder of `out` does not exist.
+        UserError: See `report`.
     """
-    page = report(path, revision)
-    file = out or (Path(path) / "report.html" if (Path(path) / "units").is_dir() else Path("report.html"))
-    if not file.parent.is_dir():
-        raise UserError(f"--out={file}: there is no folder {file.parent}; create it or name another")
-    write_text(file, page)
-    return file
+    write_text(file, report(path, revision))
 
 
 def _dataset_of(path: str) -> str:
     """Return the dataset's folder if `path` is a run, and `path` otherwise."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if (folder / "recipe.yaml").is_file() and (folder / "units").is_dir():
         if not (folder / "dataset" / MANIFEST).is_file():
             raise UserError(f"{path}: this run has no dataset yet; run `srel-hub condense {path}` first")

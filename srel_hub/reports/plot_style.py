@@ -22,11 +22,31 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 7,
     "lines.markersize": 4,
+    "svg.hashsalt": "srel_hub",  # the ids in an SVG file are random otherwise
     "savefig.facecolor": "white",  # a card may be shown on a dark page
 }
 # By default matplotlib writes its version or the time into these fields, so that equal plots would differ.
-NO_METADATA = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+NO_METADATA = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".webp")  # of the formats that plots are written in
 MOST_BYTES = 1_000_000  # per picture; a card shows up to eight
+
+
+def require_matplotlib() -> None:
+    """Check that matplotlib is installed.
+
+    Raises:
+        UserError: If it is missing.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "matplotlib is not installed, so plots cannot be drawn; run pip install 'srel_hub[viz]'"
+        ) from None
 
 
 @contextmanager
@@ -37,7 +57,7 @@ def panels(file: Path, rows: int, columns: int, width: float, height: float) -> 
     if the file would exceed MOST_BYTES.
 
     Args:
-        file: Where to write the picture; the suffix sets the format, such as `.png` or `.svg`.
+        file: Where to write the picture; its suffix, one of SUFFIXES, sets the format.
         rows: Rows of panels.
         columns: Columns of panels.
         width: Width of a panel in inches.
@@ -49,19 +69,17 @@ def panels(file: Path, rows: int, columns: int, width: float, height: float) -> 
     Raises:
         UserError: If matplotlib is missing.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(
-            "matplotlib is not installed, so plots cannot be drawn; run pip install 'srel_hub[viz]'"
-        ) from None
+    require_matplotlib()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    suffix = file.suffix.lower()
     with rc_context(STYLE):
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False)
         with atomic_write(file) as temporary:
             for dpi in (150, 100, 70, 50):
-                figure.savefig(temporary, format=file.suffix[1:], dpi=dpi, metadata=NO_METADATA.get(file.suffix))
+                figure.savefig(temporary, format=suffix[1:], dpi=dpi, metadata=NO_METADATA.get(suffix))
                 if temporary.stat().st_size <= MOST_BYTES:
                     break
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from srel_hub.config import Recipe, load_recipe
-from srel_hub.errors import UserError
+from srel_hub.config.arguments import require_different
+from srel_hub.errors import UserError, explain_os_error
 from srel_hub.runs import signals
 from srel_hub.runs.run import Run
 from srel_hub.runs.signals import Stopped
@@ -42,8 +43,9 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
             run = Run(named(arguments[0], arguments[1:]))
         except (UserError, OSError) as error:
             if os.environ.get("RANK", "0") == "0":  # all processes of a launch find the same mistake
-                tqdm.write(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+                text = explain_os_error(error) if isinstance(error, OSError) else str(error)
+                tqdm.write(f"error: {text}", file=sys.stderr)
+            sys.exit(1 if isinstance(error, OSError) else 2)
         except Stopped as stopped:
             sys.exit(stopped.exit_status)
         status = execute(stage, run)
@@ -61,6 +63,7 @@ def named(path: str, overrides: Sequence[str]) -> Recipe:
     Raises:
         UserError: For a wrong recipe, a folder inside a run, or a run directory that was renamed or copied.
     """
+    require_different(overrides)
     folder = Path(path)
     if folder.is_dir() and folder.resolve().name in ("dataset", "teacher_repo"):
         raise UserError(f"{folder} is inside a run; pass the run directory: {folder.parent}")
@@ -85,7 +88,7 @@ def execute(stage: Callable[[Run], object], run: Run) -> int:
     except OSError as error:
         is_gone = not run.folder.is_dir()
         advice = f"the run directory is gone; once it is back, {RESUME}" if is_gone else RESUME
-        return _report(run, f"error: {error}; {advice}", 1)
+        return _report(run, f"error: {explain_os_error(error)}; {advice}", 1)
     except Stopped as stopped:
         return _report(run, f"stopped by {stopped}: {RESUME}", stopped.exit_status)
     finally:

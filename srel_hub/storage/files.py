@@ -66,6 +66,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
         _flush(path.parent)
+    except OSError as error:
+        if str(error.filename).startswith(str(temporary)):
+            error.filename = str(path)  # users do not know the temporary name
+        raise
     finally:
         _remove(temporary)
 

@@ -191,7 +191,9 @@ def _measure_in_own_process(text: str, settings: Settings) -> Figures:
     if done.returncode in KILLED:
         return OUT_OF_MEMORY
     if done.returncode:
-        raise OSError(f"MODEL={text}: the measuring process ended with status {done.returncode}")
+        raise OSError(
+            f"MODEL={text}: the measuring process ended with status {done.returncode}; its error is printed above"
+        )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

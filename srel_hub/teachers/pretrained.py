@@ -6,6 +6,7 @@ twice).
 """
 
 import difflib
+import functools
 import json
 import math
 from collections import Counter
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -32,6 +34,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srel_hub.config import Pretrained, is_local, public_name
+from srel_hub.config.places import expanded, missing_place, nearest_place, unreachable
 from srel_hub.errors import UserError, first_line
 from srel_hub.storage.decode import BILINEAR, Frame
 from srel_hub.storage.files import sha256
@@ -108,33 +111,42 @@ def fetch(spec: Pretrained, where: str, files: Sequence[str] = FILES) -> Path:
     Raises:
         UserError: if the teacher does not exist or cannot be accessed.
     """
-    path = Path(spec.path).expanduser()
+    path = expanded(spec.path)
     if path.exists():
         if spec.revision is not None:
             raise UserError(f"{where}: a local path has no revision {spec.revision}; remove the revision")
         if path.is_file() and path.suffix != ".safetensors":
             raise UserError(f"{where}: only .safetensors files are read, because a pickled file can run code")
         return path
-    if is_local(spec.path):
-        raise UserError(f"{where}: there is no such folder or file")
+    missing = missing_place(spec.path, "folder or file")
+    if missing is not None:
+        raise UserError(f"{where}: {missing}")
     try:
         with hide_loading_bars():
-            return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files)))
+            return _download(spec, files)
     except GatedRepoError:
         reason = f"this model is gated on the Hub; request access on the model's page, then {LOG_IN}"
     except RevisionNotFoundError:
         reason = f"the repository on the Hub has no revision {spec.revision}"
     except RepositoryNotFoundError:
         reason = (
-            "this is not a local folder or file, and not a model on the Hub that you can access; check the spelling; "
-            "if "
+            "this is not a local folder or file, and not a model on the Hub that you can access"
+            f"{nearest_place(spec.path)}; check the spelling; if it is private, {LOG_IN}"
         )
-        reason += f"it is private, {LOG_IN}"
     except LocalEntryNotFoundError:
-        reason = "this is not a local folder or file, it is not in the cache, and the Hub cannot be reached"
+        reason = "the Hub cannot be reached, and the model is not in the cache"
+        raise unreachable(where, spec.path, reason) from None
     except (HFValidationError, OSError) as error:
         reason = f"this is not a local folder or file, and the Hub reports: {first_line(error)}"
     raise UserError(f"{where}: {reason}")
+
+
+def _download(spec: Pretrained, files: Sequence[str]) -> Path:
+    download = functools.partial(snapshot_download, spec.path, revision=spec.revision, allow_patterns=list(files))
+    try:
+        return Path(download())
+    except httpx2.RequestError:  # a connection that breaks; huggingface_hub uses its cache only if there is none at all
+        return Path(download(local_files_only=True))
 
 
 def _settings(file: Path, where: str) -> dict[str, Any]:

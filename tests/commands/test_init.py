@@ -75,7 +75,8 @@ def test_a_dataset_in_parquet_becomes_a_recipe_that_can_be_planned(
     make_source(tmp_path / "colors", (12, 10), ["red", "green", "blue"])
     assert main(["init", str(tmp_path / "colors"), *OPTIONS]) == 0
     recipe = load_recipe("my.yaml")
-    assert (recipe.name, recipe.source.image_size, recipe.recover.ipc) == ("colors", 10, 3)
+    assert (recipe.name, recipe.source.title) == ("my", "colors"), "the recipe is named by its file"
+    assert (recipe.source.image_size, recipe.recover.ipc) == (10, 3)
     assert recipe.recover.patches is None
     assert main(["plan", "my.yaml", "--device-tflops", "1"]) == 0
     assert "9 images, 3 for each of 3 classes, 10 x 10 pixels" in capsys.readouterr().out
@@ -119,9 +120,9 @@ def test_a_dataset_without_what_is_needed_gets_an_error(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--hours", "0"], "--hours=0.0: must be above 0"),
-        (["--hours", "nan"], "--hours=nan: must be above 0"),
-        (["--ipc", "-1"], "--ipc=-1: must be above 0"),
+        (["--hours", "0"], "--hours=0.0: must be a number above 0"),
+        (["--hours", "nan"], "--hours=nan: must be a number above 0"),
+        (["--ipc", "-1"], "--ipc=-1: must be a number above 0"),
         (["recover.ipc=3"], "recover.ipc=3: only source.key=value is allowed here"),
         (["source.splitt=x"], "source.splitt"),
         (["source.train_split=null"], "source.train_split=null: init needs the training images to choose a recipe"),

@@ -106,6 +106,7 @@ def test_help_imports_nothing_slow() -> None:
         (["export", "a", "rethinkd", "b"], "did you mean rethinkdc?"),
         (["continual", "run", "--labels", "sen"], "did you mean seen?"),
         (["plan", "quickstart", "--devices", "two"], "argument --devices: invalid int value: 'two'"),
+        (["recipe", "show", "quickstart", "--ipc", "5"], "unknown option --ipc\n"),
         (["qqqqqq"], "unknown command qqqqqq\n"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -78,7 +78,7 @@ def test_a_protocol_is_merged_between_the_extended_recipe_and_the_file(tmp_path:
 
 def test_a_recipe_without_protocol_and_an_unknown_protocol() -> None:
     assert protocol_title(load_recipe("quickstart")) == "its own"
-    with pytest.raises(UserError, match="protocol=sre2l: must be one of edc, .*; nearest: sre2lpp"):
+    with pytest.raises(UserError, match="protocol=sre2l: must be one of edc, .*; did you mean sre2lpp"):
         load_recipe("quickstart", ["protocol=sre2l"])
 
 

@@ -66,10 +66,41 @@ def test_a_run_and_its_dataset_have_the_same_results(finished: Path, capsys: pyt
 def test_what_cannot_be_compared_is_refused_with_a_reason(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["compare", str(finished), str(finished)]) == 2
+    assert main(["compare", str(finished), f"{finished}/"]) == 2
     assert "the same path occurs twice" in capsys.readouterr().err
     folder = trial(finished, tmp_path, "none", {})
     (folder / "evaluate" / "summary.json").write_text(json.dumps({"measured": False, "students": []}))
     assert main(["compare", str(folder)]) == 2
     assert "no students were evaluated" in capsys.readouterr().err
-    assert main(["compare", str(tmp_path / "nowhere")]) in (1, 2)
+    assert main(["compare", str(tmp_path / "nowhere")]) == 2
+    (folder / "evaluate" / "summary.json").write_text('{"measured": true, "students": [{"rows": [{}]}]}')
+    assert main(["compare", str(folder)]) == 2
+    assert "its results are not in the form that srel_hub writes" in capsys.readouterr().err
+    (folder / "evaluate" / "summary.json").write_text("[")
+    assert main(["compare", str(folder), str(tmp_path / "nowhere"), str(tmp_path)]) == 2
+    printed = capsys.readouterr().err
+    assert "evaluate/summary.json: its results are not" in printed and "nowhere: there is no such folder" in printed
+    assert f"{tmp_path}: this is neither a run nor a condensed dataset" in printed
+
+
+def test_runs_that_are_not_evaluated_are_listed_and_the_others_compared(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = trial(finished, tmp_path, "one", {"condensed": 0.41})
+    unscored = trial(finished, tmp_path, "unscored", {})
+    (unscored / "evaluate" / "summary.json").write_text(json.dumps({"measured": False, "students": []}))
+    begun = trial(finished, tmp_path, "begun", {})
+    for part in ("evaluate", "soft_labels", "dataset"):
+        shutil.rmtree(begun / part)
+    paths = [str(folder) for folder in (unscored, one, begun)]
+    assert main(["compare", *paths, "--csv", str(tmp_path / "all.csv")]) == 0
+    table, _, listed = capsys.readouterr().out.partition("\nnot evaluated:\n")
+    assert "41.00" in table and "unscored" not in table and "begun" not in table
+    assert listed.splitlines() == [
+        f"  {unscored}: no students were evaluated, because source.eval_split is null",
+        f"  {begun}: there are no results; run `srel-hub evaluate {begun}` first",
+    ]
+    with (tmp_path / "all.csv").open() as file:
+        assert {row["dataset"] for row in csv.DictReader(file)} == {"one"}
+    assert main(["compare", str(unscored), str(begun)]) == 2
+    assert capsys.readouterr().err.count("\n") == 2

@@ -87,9 +87,9 @@ def test_a_resnet_for_large_images_gets_the_imagenet_stem() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["convet"], "MODEL=convet: model: input should be one of resnet18,"),
-        (["convnet:wide"], "MODEL=convnet:wide: width: input should be a valid number"),
-        (["convnet:0"], "MODEL=convnet:0: width: input should be greater than 0"),
+        (["convet"], "MODEL=convet: model: must be one of resnet18,"),
+        (["convnet:wide"], "MODEL=convnet:wide: width: must be a number above 0 and at most 64, got 'wide'"),
+        (["convnet:0"], "MODEL=convnet:0: width: must be a number above 0 and at most 64, got '0'"),
         (
             ["org/net:0.5"],
             "MODEL=org/net:0.5: width=0.5: the width of org/net is set by its config.json; remove it",

@@ -88,6 +88,25 @@ def test_an_image_size_that_the_user_set_is_kept() -> None:
     assert {choice.side for choice in choices(FLOWERS, "best", pretrained=False)} == set(SIDES)
 
 
+@pytest.mark.parametrize(
+    ("median", "given", "chosen", "comment"),
+    [
+        (300, None, 224, "the median of the images is 300"),
+        (64, None, 64, "the median of the images"),
+        (61, None, 64, "the median of the images is 61, nearly this standard size"),
+        (20, None, 20, "the median of the images"),
+        (5, None, 8, "the smallest size of the networks; the median of the images is 5"),
+        (300, None, 96, "the median of the images is 300, but 224 pixels exceed the budget"),
+        (40, 100, 100, "as given; the median of the images is 40"),
+    ],
+)
+def test_the_comment_on_the_image_size_is_its_reason(median: int, given: int | None, chosen: int, comment: str) -> None:
+    data, spec = replace(FLOWERS, side=median), replace(SPEC, image_size=given)
+    choice = next(c for c in choices(data, "best", pretrained=False, side=given) if c.side == chosen)
+    (line,) = [line for line in body(spec, data, choice).splitlines() if line.startswith("  image_size:")]
+    assert line.partition("#")[2].strip() == comment and f"image_size: {chosen} " in line
+
+
 def test_the_cheapest_comes_last() -> None:
     offered = list(choices(FLOWERS, "best", pretrained=False))
     hours = [rough_hours(FLOWERS, choice, CPU) for choice in offered]

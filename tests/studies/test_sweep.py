@@ -150,11 +150,27 @@ def test_a_shipped_sweep_spans_its_points(file: Path) -> None:
     ("arguments", "message"),
     [
         ([], "nothing to vary"),
-        (["recover.iterations=5,x", "squeeze.epohs=1,2"], "input should be a valid integer, got 'x'"),
+        (["recover.iterations=5,x", "squeeze.epohs=1,2"], "must be a whole number of at least 1, got 'x'"),
         (["recover.iterations=5,x", "squeeze.epohs=1,2"], "did you mean epochs?"),
         (["recover.iterations=5,5"], "are the same run"),
         (["seed=" + ",".join(map(str, range(1001)))], "the sweep has 1,001 points; at most 1,000 are allowed"),
         (["nowhere", "seed=1,2"], "no recipe 'nowhere'"),
+        (["seed=1,2", "seed=3,4"], "seed is varied twice, by seed=1,2 and seed=3,4; remove one of them"),
+        (["seed=1,2", "seed=3"], "seed=3 has no effect, because seed=1,2 varies seed; remove one of them"),
+        (
+            ["seed=1,2", "recover.ipc=3", "recover.ipc=4"],
+            "recover.ipc is set twice, by recover.ipc=3 and recover.ipc=4",
+        ),
+        (
+            ["squeeze.network={model: convnet},{model: resnet18}", "squeeze.network.width=0.5"],
+            "squeeze.network.width=0.5 has no effect, because squeeze.network=",
+        ),
+        (["name=a,b"], "name=a,b: name cannot be varied, because each point has its own; remove this axis"),
+        (["recover_budget", "recover.iterations=5"], "has no effect, because recover_budget varies"),
+        (
+            ["recover_budget", "cifar10_ipc10"],
+            "cifar10_ipc10: this recipe has no section sweep, so it adds no axes",
+        ),
     ],
 )
 def test_a_mistake_is_reported_before_anything_is_written(
@@ -190,6 +206,11 @@ def test_axes_of_a_file_may_set_several_fields(tmp_path: Path) -> None:
         *(("wide", "[0, 1]"), ("wide", "[0, 2]")),
     ]
     assert [point.recipe.squeeze.epochs for point in sweep.points][0] == 3
+    (tmp_path / "more.yaml").write_text("extends: quickstart\nsweep: {squeeze.epochs: [1, 2]}\n")
+    with pytest.raises(UserError, match="squeeze.epochs is varied twice, by .*own.yaml and .*more.yaml; remove one"):
+        read_sweep(str(tmp_path / "own.yaml"), [str(tmp_path / "more.yaml")])
+    replaced = read_sweep(str(tmp_path / "own.yaml"), ["recover.roll=[0,3],[0,4]"])  # as an override replaces a value
+    assert {point.recipe.recover.roll for point in replaced.points} == {(0, 3), (0, 4)}
     for wrong in ("sweep: 3", "sweep: {seed: 3}", "sweep: {x: {a: 1}}"):
         (tmp_path / "own.yaml").write_text(f"extends: quickstart\n{wrong}\n")
         with pytest.raises(UserError, match="sweep"):

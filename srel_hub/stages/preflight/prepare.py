@@ -11,7 +11,7 @@ from tqdm import tqdm
 from srel_hub import config
 from srel_hub.config import Pretrained, Publish, Recipe
 from srel_hub.data.sources import Source, add_builtin_metadata, open_source
-from srel_hub.errors import ErrorCollector, UserError
+from srel_hub.errors import ErrorCollector, UnavailableError, UserError
 from srel_hub.hub.permission import require_permission
 from srel_hub.runs.run import Run
 from srel_hub.stages.inputs import Adopted, Inputs, image_size, require_same_data, stage_of, teacher_specs
@@ -159,8 +159,8 @@ def _trainable_networks(recipe: Recipe, inputs: Inputs, problems: ErrorCollector
                 networks[f"{field}.model={network.model}"] = build_on_meta(
                     network, len(inputs.class_names), inputs.size
                 )
-            except UserError as error:
-                raise UserError(f"{field}.model={error}") from None
+            except (UserError, UnavailableError) as error:
+                raise type(error)(f"{field}.model={error}") from None
     return networks
 
 

@@ -1,15 +1,16 @@
 """Select a recipe for a dataset and this machine: the rules' first choice that fits the time and the memory."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-import yaml
 
 from srel_hub import config
 from srel_hub.config import Recipe, load_recipe, validated
+from srel_hub.config.loading import name_of_file
 from srel_hub.config.recipe_files import read_merged
 from srel_hub.config.resources import RECIPES
-from srel_hub.config.yaml_io import Loader, merge
+from srel_hub.config.yaml_io import merge, parse_yaml
 from srel_hub.core.engine import best_precision
 from srel_hub.core.metrics import forward_flops
 from srel_hub.errors import UserError
@@ -54,7 +55,7 @@ def suggest(
     Args:
         spec: The recipe's section `source`; its `image_size` is kept if it is set.
         data: The dataset.
-        file: Name of the recipe's file, for the commands in its header.
+        file: The recipe's file, which gives the recipe its name.
         method: The method of recover.
         ipc: Images per class; None: derived from the size of the classes.
         hours: Budget on one device; None: HOURS.
@@ -77,7 +78,8 @@ def suggest(
         if is_affordable(planned, budget) or choice is offered[-1]:
             name = torch.cuda.get_device_name(device) if machine.kind == "cuda" else processor()
             top = header(spec, data, choice, planned, name, budget, dearer, file)
-            return Suggestion(choice, planned, top + body(spec, data, choice), is_affordable(planned, budget))
+            text = top + body(spec, data, choice, name_of_file(Path(file)))
+            return Suggestion(choice, planned, text, is_affordable(planned, budget))
         dearer.append((choice, planned.hours))
     raise UserError("no recipe is possible with these options; change or omit --ipc, --method or source.image_size")
 
@@ -126,6 +128,6 @@ def recipe_of(text: str, name: str) -> Recipe:
     Raises:
         RecipeError: if it is not valid.
     """
-    mapping = yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
+    mapping = parse_yaml(text)
     base = mapping.pop("extends", None)
     return validated(merge(read_merged(RECIPES / f"{base}.yaml"), mapping) if base else mapping, [], name)

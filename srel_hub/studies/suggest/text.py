@@ -16,8 +16,10 @@ from srel_hub.studies.suggest.rules import (
     CONDENSED_SHARE,
     MOST_IPC,
     SMALL_SIDE,
+    SMALLEST_SIDE,
     Choice,
     Data,
+    largest_side,
 )
 
 
@@ -26,7 +28,8 @@ WIDTH = 100
 MANY_LABEL_BYTES = 2**30  # from which labels are stored in bytes
 MOST_DEARER = 6  # choices listed that do not fit
 RULE = (
-    "Rule: the largest of 224, 128, 96, 64 and 32 pixels that does not enlarge most images. At that size ResNet-18, "
+    "Rule: source.image_size if it is given, else the largest of 224, 128, 96, 64 and 32 pixels that does not enlarge "
+    "most images, else their median. At that size ResNet-18, "
     "then ResNet-18 with a shorter budget, then, up to 64 pixels, a ConvNet and a ConvNet of half the width; if no "
     "estimate fits the time and the memory, the next smaller size."
 )
@@ -90,15 +93,15 @@ def header(
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
 
 
-def body(spec: config.Source, data: Data, choice: Choice) -> str:
-    """Return the recipe below its header."""
-    return "\n".join(_lines(spec, data, choice)) + "\n"
+def body(spec: config.Source, data: Data, choice: Choice, name: str | None = None) -> str:
+    """Return the recipe below its header; `name` is the name of the run directory, by default that of the source."""
+    return "\n".join(_lines(spec, data, choice, name or run_name(spec))) + "\n"
 
 
-def _lines(spec: config.Source, data: Data, choice: Choice) -> Iterator[str]:
+def _lines(spec: config.Source, data: Data, choice: Choice, name: str) -> Iterator[str]:
     if choice.pretrained:
         yield "extends: base/in1k  # the pretrained teacher with its class names"
-    yield f"name: {_scalar(run_name(spec))}"
+    yield f"name: {_scalar(name)}"
     yield from _source(spec, data, choice)
     yield from _squeeze(data, choice)
     yield from _recover(data, choice)
@@ -107,7 +110,7 @@ def _lines(spec: config.Source, data: Data, choice: Choice) -> Iterator[str]:
 
 
 def run_name(spec: config.Source) -> str:
-    """Return the name of the run directory: the last part of the path, without characters that a name may not have."""
+    """Return the last part of the source's path, without characters that a recipe's name may not have."""
     last = config.public_name(str(spec.path)).split("/")[-1]
     return re.sub(r"[^A-Za-z0-9._-]", "-", last).strip("._-") or "images"
 
@@ -125,20 +128,25 @@ def _source(spec: config.Source, data: Data, choice: Choice) -> Iterator[str]:
         value = getattr(spec, name)
         if name not in first and value != default:
             yield f"  {name}: {_scalar(value)}"
-    yield _with(f"  image_size: {choice.side}", _why_side(data, choice))
+    yield _with(f"  image_size: {choice.side}", _why_side(spec, data, choice))
     yield _with(f"  title: {_scalar(title)}", "what the card calls the source")
     if not choice.pretrained or spec.license != "unknown":
         yield _with(f"  license: {_scalar(spec.license)}", "of the source; a public dataset needs one")
 
 
-def _why_side(data: Data, choice: Choice) -> str:
+def _why_side(spec: config.Source, data: Data, choice: Choice) -> str:
+    largest, median = largest_side(data.side), f"the median of the images is {data.side}"
+    if spec.image_size is not None:
+        return f"as given; {median}"
     if choice.pretrained:
         return "the size that the teacher was trained at"
+    if choice.side < largest:
+        return f"{median}, but {largest} pixels exceed the budget"
     if choice.side == data.side:
-        return "the images' own size"
-    if choice.side > data.side:
-        return f"a standard size; the images' median is {data.side}"
-    return f"the images' median is {data.side}"
+        return "the median of the images"
+    if choice.side == SMALLEST_SIDE:
+        return f"the smallest size of the networks; {median}"
+    return median if choice.side < data.side else f"{median}, nearly this standard size"
 
 
 def _squeeze(data: Data, choice: Choice) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from srel_hub.config import fingerprint
-from srel_hub.config.yaml_io import Loader
+from srel_hub.config.yaml_io import parse_yaml
 from srel_hub.errors import UserError
 
 
@@ -37,6 +37,11 @@ class Axis:
     def labels(self) -> tuple[str, ...]:
         """The labels of the values, in order."""
         return tuple(label for label, _ in self.values)
+
+    @property
+    def fields(self) -> set[str]:
+        """The dotted names of all fields that the axis sets."""
+        return {override.partition("=")[0] for _, overrides in self.values for override in overrides}
 
 
 def parse_section(section: Any, path: str) -> Iterator[Axis]:
@@ -76,7 +81,7 @@ def parse_argument(argument: str) -> Axis | None:
     """
     name, _, text = argument.partition("=")
     try:
-        values = yaml.load(f"[{text}]", Loader)  # noqa: S506 (a SafeLoader)
+        values = parse_yaml(f"[{text}]")
     except yaml.YAMLError:
         return None
     return _field_axis(name, values) if isinstance(values, list) and len(values) >= 2 else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from srel_hub.config import Recipe, RecipeError, fingerprint, read_recipe, validated
+from srel_hub.config.arguments import require_different
 from srel_hub.errors import UserError
 from srel_hub.studies.sweep.axes import Axis, parse_argument, parse_section, point_name, slugify
 
@@ -66,28 +67,59 @@ def read_sweep(path: str, arguments: Sequence[str]) -> Sweep:
         arguments: Axes `field=a,b,c`, overrides `field=a`, and recipes whose section `sweep` adds axes.
 
     Raises:
-        UserError: If a point is not valid. The message lists the errors of all points.
+        UserError: If a field is set twice, or a point is not valid. The message lists the errors of all points.
     """
     mapping = read_recipe(path)
-    files = {argument: read_recipe(argument) for argument in arguments if "=" not in argument}
-    sections = {path: mapping.pop("sweep", None) or {}} | {
-        file: content.get("sweep") for file, content in files.items()
-    }
-    axes = {axis.name: axis for file, section in sections.items() for axis in parse_section(section, file)}
-    overrides = []
+    files = {argument: read_recipe(argument) for argument in dict.fromkeys(arguments) if "=" not in argument}
+    sections = {path: mapping.pop("sweep", None) or {}} | {file: _section(file, files[file]) for file in files}
+    of_files = [(axis, file) for file, section in sections.items() for axis in parse_section(section, file)]
+    of_command, overrides = [], []
     for argument in arguments:
         axis = parse_argument(argument)
         if axis is not None:
-            axes[axis.name] = axis
+            of_command.append((axis, argument))
         elif argument not in files:
             overrides.append(argument)
+    require_different(overrides)
+    replaced = {axis.name for axis, _ in of_command}  # as an override replaces a value of a file
+    axes = [(axis, file) for axis, file in of_files if axis.name not in replaced] + of_command
+    _require_separate(axes, overrides)
     if not axes:
         raise UserError(
             f"{path}: there is nothing to vary; list several values of a field, as in recover.iterations=500,1000,2000"
         )
     base = validated(copy.deepcopy(mapping), overrides, path)
     root = Path(base.run.root) / f"{base.name}-sweep"
-    return Sweep(base.name, tuple(axes.values()), _points(path, mapping, overrides, root, tuple(axes.values())))
+    varied = tuple(axis for axis, _ in axes)
+    return Sweep(base.name, varied, _points(path, mapping, overrides, root, varied))
+
+
+def _section(file: str, content: dict[str, Any]) -> Any:
+    if "sweep" not in content:
+        raise UserError(f"{file}: this recipe has no section sweep, so it adds no axes; remove it from the command")
+    return content["sweep"]
+
+
+def _require_separate(axes: Sequence[tuple[Axis, str]], overrides: Sequence[str]) -> None:
+    """Check that no field is set by two axes, or by an axis and an override, of which only the last has an effect.
+
+    Args:
+        axes: Each axis with the file or the argument that it comes from.
+        overrides: The overrides of the command.
+    """
+    problems = []
+    for index, (axis, source) in enumerate(axes):
+        for field in sorted(axis.fields & {"name", "run.root"}):
+            problems.append(f"{source}: {field} cannot be varied, because each point has its own; remove this axis")
+        for other, other_source in axes[:index]:
+            for field in sorted(axis.fields & other.fields):
+                problems.append(f"{field} is varied twice, by {other_source} and {source}; remove one of them")
+        for override in overrides:
+            # A point of an axis with a title sets several fields, and may leave some of them to the overrides.
+            if axis.fields == {axis.name} and f"{override.partition('=')[0]}.".startswith(f"{axis.name}."):
+                problems.append(f"{override} has no effect, because {source} varies {axis.name}; remove one of them")
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
 
 
 def _points(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from srel_hub.reports.compare import Result, results
+from srel_hub.reports.compare import Result, compare
 from srel_hub.storage.files import read_json
 from srel_hub.studies.sweep.points import Point, Sweep
 
@@ -33,7 +33,7 @@ def collect_results(sweep: Sweep) -> list[StudentResults]:
 
 
 def _point_results(point: Point) -> Iterator[StudentResults]:
-    all_results = results([str(point.folder)])
+    all_results = compare([str(point.folder)]).results
     teacher = read_json(point.folder / "teacher" / "metrics.json")["top1"]
     for student in dict.fromkeys(result.student for result in all_results):
         by_row = {result.row: result for result in all_results if result.student == student}

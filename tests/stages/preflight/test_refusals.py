@@ -140,7 +140,7 @@ def test_an_unknown_architecture_gives_the_nearest(tmp_path: Path, says: Said) -
     (folder / "config.json").write_text(json.dumps(settings))
     said = says(f"squeeze.pretrained={folder}")
     assert "unknown architecture 'resnest'; nearest: resnet" in said
-    assert "(nearest: resnet18), got 'resnet19'" in says("squeeze.network.model=resnet19")
+    assert "got 'resnet19'; did you mean resnet18?" in says("squeeze.network.model=resnet19")
     settings["model_type"] = "bert"
     (folder / "config.json").write_text(json.dumps(settings))
     assert "transformers has no image classifier of type bert" in says(f"squeeze.pretrained={folder}")

@@ -1,0 +1,102 @@
+"""Arguments of the public functions: their types, and overrides as text."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from srel_hub.errors import UserError
+
+
+Overrides = Mapping[str, Any] | Sequence[str]
+
+
+def require_path(name: str, value: object, allowed: str) -> None:
+    """Check that an argument of a public function is a path.
+
+    Raises:
+        UserError: If it is neither a string nor a path. The message says what is allowed.
+    """
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise UserError(f"{name}={value!r}: must be a string or a path, got {type(value).__name__}; pass {allowed}")
+
+
+def require_text(name: str, value: object, allowed: str) -> None:
+    """Check that an optional argument of a public function is a string.
+
+    Raises:
+        UserError: If it is neither a string nor None. The message says what is allowed.
+    """
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{name}={value!r}: must be a string or None, got {type(value).__name__}; pass {allowed}")
+
+
+def require_flag(name: str, value: object) -> None:
+    """Check that an argument of a public function is a bool.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if not isinstance(value, bool):
+        raise UserError(f"{name}={value!r}: must be True or False, got {type(value).__name__}")
+
+
+def override_texts(overrides: Overrides) -> list[str]:
+    """Return overrides as on the command line. Values of a mapping are written as JSON, which the YAML parser reads.
+
+    Raises:
+        UserError: If the overrides are neither a mapping from strings nor a list of strings, or a value cannot be
+            written.
+    """
+    if isinstance(overrides, Mapping):
+        return [_override_text(name, value) for name, value in overrides.items()]
+    form = "a mapping such as {'recover.ipc': 5}, or a list of strings such as ['recover.ipc=5']"
+    if isinstance(overrides, (str, bytes)) or not isinstance(overrides, Iterable):
+        raise UserError(f"overrides={overrides!r}: must be {form}, got {type(overrides).__name__}")
+    texts = list(overrides)
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise UserError(f"overrides: {wrong[0]!r} is a {type(wrong[0]).__name__}; overrides must be {form}")
+    return texts
+
+
+def _override_text(name: object, value: object) -> str:
+    if not isinstance(name, str):
+        raise UserError(f"overrides: the key {name!r} must be a field's name, such as 'recover.ipc'")
+    try:
+        return f"{name}={json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)}"
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{name}={value!r}: must be a number, a string, a path, None, or a list or mapping of these ({error})"
+        ) from None
+
+
+def _plain(value: Any) -> int | float | str | bytes:
+    """Return a number of NumPy, or a path, as JSON can hold it."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    return os.fspath(value)  # type: ignore[no-any-return]
+
+
+def require_different(overrides: Sequence[str]) -> None:
+    """Check that no override of a command line makes another one ineffective.
+
+    A section may come before its own fields, as in `squeeze.network={model: convnet} squeeze.network.width=0.5`.
+
+    Raises:
+        UserError: If a field is set twice, or a section is set after one of its fields. The message lists all pairs.
+    """
+    problems = []
+    for index, later in enumerate(overrides):
+        key = later.partition("=")[0]
+        for earlier in overrides[:index]:
+            other = earlier.partition("=")[0]
+            if other == key:
+                problems.append(f"{key} is set twice, by {earlier} and {later}; remove one of them")
+            elif other.startswith(f"{key}."):
+                problems.append(f"{later} replaces the whole section, so {earlier} has no effect; put {later} first")
+    if problems:
+        raise UserError("\n".join(problems))
