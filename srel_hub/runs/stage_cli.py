@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from srel_hub.config import Recipe, load_recipe
+from srel_hub.config.recipe_files import is_run_directory
 from srel_hub.errors import UserError
 from srel_hub.runs import signals
 from srel_hub.runs.run import Run
@@ -52,28 +53,26 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
 
 
 def named(path: str, overrides: Sequence[str]) -> Recipe:
-    """Load the recipe that a command line names. A run directory is used in place.
+    """Load the recipe that a command line names. A run directory is used in place, whatever its name.
 
     Args:
         path: A recipe file, the name of a shipped recipe, or a run directory.
         overrides: `section.key=value` pairs.
 
     Raises:
-        UserError: For a wrong recipe, a folder inside a run, or a run directory that was renamed or copied.
+        UserError: For a wrong recipe, a folder inside a run, or a folder that has a recipe but no run.
     """
     folder = Path(path)
-    if folder.is_dir() and folder.resolve().name in ("dataset", "teacher_repo"):
-        raise UserError(f"{folder} is inside a run; pass the run directory: {folder.parent}")
-    root = [f"run.root={os.path.relpath(folder.resolve().parent)}"] if folder.is_dir() else []
-    recipe = load_recipe(folder, [*root, *overrides])
-    is_renamed = (folder / "recipe.yaml").is_file() and recipe.name != folder.resolve().name
-    if is_renamed and not any(override.startswith("name=") for override in overrides):
-        # The run directory is run.root/name, so the command would work on the original of a copy, and change that one.
-        raise UserError(
-            f"{folder}: its recipe has name={recipe.name}, so the command would work in {folder.parent / recipe.name}; "
-            f"rename the folder to {recipe.name}, in another place if it is a copy"
-        )
-    return recipe
+    if folder.is_dir() and not is_run_directory(folder):
+        place = folder.resolve()
+        if place.name in ("dataset", "teacher_repo") and is_run_directory(place.parent):
+            raise UserError(f"{folder} is inside a run; pass the run directory: {folder.parent}")
+        if (folder / "recipe.yaml").is_file():
+            raise UserError(
+                f"{folder} is not a run directory: it has a recipe.yaml, but no units/; to start a run from this "
+                f"recipe, pass {folder / 'recipe.yaml'}"
+            )
+    return load_recipe(path, overrides)
 
 
 def execute(stage: Callable[[Run], object], run: Run) -> int:

@@ -12,6 +12,7 @@ from srel_hub.config import Recipe
 from srel_hub.core.engine import Precision
 from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
+from srel_hub.runs.launch import require_trackers
 from srel_hub.runs.machine import total_memory
 from srel_hub.runs.run import Run
 from srel_hub.stages.inputs import Inputs, teacher_specs
@@ -114,6 +115,7 @@ def plan_recipe(recipe: Recipe, devices: int | None = None, tflops: float | None
     for option, value in (("--devices", devices), ("--device-tflops", tflops)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{option}={value}: must be a number above 0")
+    require_trackers(recipe.run.trackers)
     # Planning writes nothing, so another launch in the run, or results of another recipe, need not stop it.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
     return describe(run, prepare(run, writes=False), devices, tflops)

@@ -478,15 +478,3 @@ def test_gated_and_private_repositories_say_how_to_get_access(tmp_path: Path, re
     )
     assert done.stderr.count("log in with `hf auth login` or set HF_TOKEN") == 3
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_copied_run_under_another_name_does_not_change_the_original(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    original, backup = tmp_path / "runs" / finished.name, tmp_path / "runs" / "backup"
-    for folder in (original, backup):
-        shutil.copytree(finished, folder)
-    before = {file: file.read_bytes() for file in original.rglob("*") if file.is_file()}
-    said = refused(capsys, str(backup), "relabel.epochs=1", "run.overwrite=true")
-    assert f"name={finished.name}" in said and "rename the folder" in said
-    assert {file: file.read_bytes() for file in original.rglob("*") if file.is_file()} == before
