@@ -1,11 +1,13 @@
 """`condense_dataset`: the pipeline as a function, for programs and notebooks."""
 
 import json
+import numbers
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -159,12 +161,23 @@ def _as_texts(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
     texts = []
     for name, value in overrides.items():
         try:
-            texts.append(f"{name}={json.dumps(value, ensure_ascii=False, allow_nan=False, default=os.fspath)}")
+            texts.append(f"{name}={json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)}")
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{name}={value!r}: must be a number, a string, a path, None, or a list or mapping of these ({error})"
             ) from None
     return texts
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy or torch, or a path, as a value that JSON has.
+
+    Raises:
+        TypeError: For any other value.
+    """
+    if isinstance(value, SupportsIndex):
+        return operator.index(value)
+    return float(value) if isinstance(value, numbers.Real) else os.fspath(value)
 
 
 def _read_result(folder: Path) -> CondensedRun:

@@ -1,6 +1,9 @@
 """Errors that users can fix: the exception, and a collector that reports several of them together."""
 
 import contextlib
+import errno
+import operator
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -52,6 +55,42 @@ class ErrorCollector:
         """
         if self.messages:
             raise UserError("\n".join(dict.fromkeys(self.messages)))
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether an error, or one that caused it, says that a disk or a quota is full.
+
+    Libraries raise it as an exception of their own, such as SafetensorError, with the text of the operating system.
+    """
+    texts = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)]
+    cause: BaseException | None = error
+    while cause is not None:
+        if any(text in str(cause) for text in texts):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def whole_number(name: str, value: object, least: int | None = None, purpose: str = "") -> int:
+    """Return an integer argument as an `int`. Integer scalars of numpy and torch are integers too.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The argument.
+        least: The smallest allowed number; None: any.
+        purpose: Text that ends the message, such as ' (stored: 300)'.
+
+    Raises:
+        UserError: If the value is not an integer, or too small.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        number = None
+    if number is None or isinstance(number, bool) or (least is not None and number < least):
+        allowed = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise UserError(f"{name}={value!r}: must be {allowed}{purpose}")
+    return number
 
 
 def first_line(error: BaseException) -> str:

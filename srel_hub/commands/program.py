@@ -18,7 +18,7 @@ from srel_hub.commands.shell_completion import COMPLETION
 from srel_hub.commands.status import STATUS
 from srel_hub.commands.sweep import SWEEP
 from srel_hub.commands.verify import VERIFY
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, is_full_disk
 from srel_hub.runs import signals
 from srel_hub.runs.signals import Stopped
 
@@ -77,14 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with signals.handled():
             return command.run(arguments) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except Stopped as stopped:
         return stopped.exit_status
+    except Exception as error:
+        is_machine = isinstance(error, OSError) or is_full_disk(error)
+        if not is_machine and not isinstance(error, UserError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if is_machine else 2
 
 
 def help_page() -> str:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from srel_hub.config import Recipe, load_recipe
 from srel_hub.config.recipe_files import is_run_directory
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, is_full_disk
 from srel_hub.runs import signals
 from srel_hub.runs.run import Run
 from srel_hub.runs.signals import Stopped
@@ -44,7 +44,7 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
         except (UserError, OSError) as error:
             if os.environ.get("RANK", "0") == "0":  # all processes of a launch find the same mistake
                 tqdm.write(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(1 if is_full_disk(error) else 2)
         except Stopped as stopped:
             sys.exit(stopped.exit_status)
         status = execute(stage, run)
@@ -79,14 +79,18 @@ def execute(stage: Callable[[Run], object], run: Run) -> int:
     """Call a stage, report how it ended, close the run, and return the exit status."""
     try:
         stage(run)
-    except UserError as error:
-        return _report(run, f"error: {error}", 2)
-    except OSError as error:
+    except Stopped as stopped:
+        return _report(run, f"stopped by {stopped}: {RESUME}", stopped.exit_status)
+    except Exception as error:
+        if is_full_disk(error):  # whichever library noticed it
+            return _report(run, f"error: {error}; free some space: {RESUME}", 1)
+        if isinstance(error, UserError):
+            return _report(run, f"error: {error}", 2)
+        if not isinstance(error, OSError):
+            raise
         is_gone = not run.folder.is_dir()
         advice = f"the run directory is gone; once it is back, {RESUME}" if is_gone else RESUME
         return _report(run, f"error: {error}; {advice}", 1)
-    except Stopped as stopped:
-        return _report(run, f"stopped by {stopped}: {RESUME}", stopped.exit_status)
     finally:
         with contextlib.suppress(OSError):
             run.close()

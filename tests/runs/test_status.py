@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import arguments, finish, marked, paused, start, until, wait, world
+from runs import STAGES, arguments, finish, marked, paused, start, until, wait, world
 
 from srel_hub.commands.program import main
 from srel_hub.runs.status import status, status_lines
@@ -43,6 +43,25 @@ def test_the_last_error(tmp_path: Path) -> None:
     assert "diverged" in (status(run).error or "") and "last error: squeeze" in "\n".join(status_lines(status(run)))
     finish(arguments(recipe, tmp_path), tmp_path / "log")
     assert status(run).error is None
+
+
+def test_a_training_that_was_stopped_is_shown_with_its_checkpoint(tmp_path: Path) -> None:
+    recipe, run, log = world(tmp_path), tmp_path / "world", tmp_path / "log"
+    command = arguments(recipe, tmp_path, "squeeze.epochs=100", "evaluate.epochs=100")
+    for stage in ("squeeze", "evaluate"):
+        pid = start(command, log, every_epoch=True)
+        assert until(lambda stage=stage: list((run / "checkpoints").glob(f"{stage}-*.json")), pid)
+        os.kill(pid, signal.SIGTERM)
+        assert wait(pid) == 143
+        found = status(run)
+        (shown,) = [found.stages[STAGES.index(stage)].checkpoints]
+        ((unit, (epochs, of)),) = shown.items()
+        assert 1 <= epochs < of == 100
+        assert f"will resume: {stage} {unit}, after epoch {epochs} of 100" in list(status_lines(found))
+        here = found.stages[STAGES.index(stage)]
+        assert here.units is not None and here.share == pytest.approx((here.units_done + epochs / of) / here.units)
+    finish(arguments(recipe, tmp_path, "squeeze.epochs=100", "evaluate.epochs=1", "run.overwrite=true"), log)
+    assert not any(stage.checkpoints for stage in status(run).stages) and not (run / "checkpoints").exists()
 
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

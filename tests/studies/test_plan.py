@@ -19,10 +19,11 @@ from srel_hub.recover import recover
 from srel_hub.relabel import relabel
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
+from srel_hub.stages.preflight.disk_use import png_bytes
 from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.storage.condensed_table import encode_png
 from srel_hub.studies.plan.facts import Facts, Machine, Plan
-from srel_hub.studies.plan.price import label_bytes, plan, png_bytes
+from srel_hub.studies.plan.price import label_bytes, plan
 from srel_hub.studies.plan.run_plan import describe
 from srel_hub.studies.plan.text import plan_lines, plan_warnings
 from srel_hub.teachers import architectures, classifier
@@ -42,6 +43,7 @@ def plan_without_data(recipe: Recipe, num_classes: int, size: tuple[int, int], n
             train_images=None,
             real_images=None,
             eval_images=None,
+            decoded_images=0,
             networks={"teacher": build_on_meta(network, num_classes, size)},
             machine=GPU,
         )

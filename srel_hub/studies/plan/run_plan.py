@@ -16,6 +16,7 @@ from srel_hub.runs.launch import require_trackers
 from srel_hub.runs.machine import total_memory
 from srel_hub.runs.run import Run
 from srel_hub.stages.inputs import Inputs, teacher_specs
+from srel_hub.stages.preflight.disk_use import decoded_images
 from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.studies.plan.facts import Facts, Machine, Plan
 from srel_hub.studies.plan.price import plan
@@ -79,6 +80,7 @@ def gather_facts(recipe: Recipe, inputs: Inputs, folder: Path, machine: Machine)
         train_images=None if source.train is None else len(source.train.labels),
         real_images=_random_real_images(source.train, recipe.recover.ipc) if recipe.evaluate.baselines else None,
         eval_images=None if source.eval is None else len(source.eval.labels),
+        decoded_images=decoded_images(recipe, source, recipe.recover.ipc * len(inputs.class_names)),
         networks=_networks_on_meta(recipe, inputs, folder),
         machine=machine,
     )
