@@ -34,6 +34,7 @@ class ErrorCollector:
 
     def __init__(self) -> None:
         self.messages: list[str] = []
+        self._first: UserError | None = None
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
@@ -42,6 +43,7 @@ class ErrorCollector:
             yield
         except UserError as error:
             self.messages.append(str(error))
+            self._first = self._first or error
 
     def extend(self, messages: Iterable[str]) -> None:
         """Add messages that a check returned instead of raising."""
@@ -54,7 +56,7 @@ class ErrorCollector:
             UserError: If there are errors. Its message has one line per different error.
         """
         if self.messages:
-            raise UserError("\n".join(dict.fromkeys(self.messages)))
+            raise UserError("\n".join(dict.fromkeys(self.messages))) from self._first
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -12,9 +12,7 @@ from srel_hub.labels.repository_files import missing_downloads, open_dataset
 from srel_hub.storage.files import format_bytes
 
 
-def load_condensed(
-    path: str | Path, epochs: SupportsIndex | None = None, revision: str | None = None
-) -> Condensed:
+def load_condensed(path: str | Path, epochs: SupportsIndex | None = None, revision: str | None = None) -> Condensed:
     """Open a condensed dataset.
 
     From the Hub, this downloads the card, the manifest and the images. Labels are downloaded epoch by epoch, when they

@@ -31,7 +31,13 @@ from srel_hub.labels.replay import replay
 from srel_hub.labels.verify import verify
 from srel_hub.relabel import relabel
 from srel_hub.reports.assemble import assemble
-from srel_hub.storage.condensed_table import hide_progress_bars, image_table_sha256, read_parquet, table_features, write_parquet
+from srel_hub.storage.condensed_table import (
+    hide_progress_bars,
+    image_table_sha256,
+    read_parquet,
+    table_features,
+    write_parquet,
+)
 from srel_hub.storage.files import read_json, sha256
 
 

@@ -42,7 +42,7 @@ def test_files_have_the_mode_of_the_umask_whatever_library_writes_them(tmp_path:
         os.umask(before)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.rglob("*") if file.is_file()}
     assert modes == dict.fromkeys(("weights.safetensors", "text"), 0o666 & ~umask)
-    assert not [file for file in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_every_file_of_a_run_has_the_mode_of_the_umask(finished: Path) -> None:

@@ -83,7 +83,9 @@ def disk_use(
     png = count * png_bytes(size)
     epochs = 0 if relabel.encoding == "none" else relabel.epochs
     matched = [network for folder, network in teachers.items() if folder in recipe.recover_folders]
-    statistics = sum(2 * 4 * num_classes * layer.num_features for network in matched for layer in batchnorm_layers(network))
+    statistics = sum(
+        2 * 4 * num_classes * layer.num_features for network in matched for layer in batchnorm_layers(network)
+    )
     trainings = len(evaluate.students) * evaluate.seeds * (7 if evaluate.scores else 3)
     return DiskUse(
         images=2 * png,
