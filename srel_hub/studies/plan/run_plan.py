@@ -27,19 +27,6 @@ from srel_hub.teachers.cost_model import build_on_meta, matmul_tflops, on_meta
 SUSTAINED = 0.3  # assumed share of a matrix product's speed; what convolutions reach is unknown before they run
 
 
-def describe(run: Run, inputs: Inputs, devices: int | None = None, tflops: float | None = None) -> Plan:
-    """Compute the cost of all stages of a run, including those that are already complete.
-
-    Args:
-        run: The run, which has the teachers of complete stages and the devices of this launch.
-        inputs: The opened data and pretrained teachers.
-        devices: Number of devices that share the work; None: the processes of this launch.
-        tflops: 10^12 operations per second that each device sustains; None: estimated on this machine.
-    """
-    machine = machine_of(run.device, run.engine.precision, devices or run.accelerator.num_processes, tflops)
-    return plan(gather_facts(run.recipe, inputs, run.folder, machine))
-
-
 def machine_of(device: torch.device, precision: Precision, devices: int = 1, tflops: float | None = None) -> Machine:
     """Describe this machine for a plan.
 
@@ -120,4 +107,6 @@ def plan_recipe(recipe: Recipe, devices: int | None = None, tflops: float | None
     require_trackers(recipe.run.trackers)
     # Planning writes nothing, so another launch in the run, or results of another recipe, need not stop it.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
-    return describe(run, prepare(run, writes=False), devices, tflops)
+    inputs = prepare(run, writes=False)
+    machine = machine_of(run.device, run.engine.precision, devices or run.accelerator.num_processes, tflops)
+    return plan(gather_facts(run.recipe, inputs, run.folder, machine))

@@ -11,13 +11,20 @@ from srel_hub.runs.run import Run
 from srel_hub.stages.preflight.disk_use import DiskUse, decoded_images
 from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.storage.mapped_images import map_pixels
-from srel_hub.studies.plan.run_plan import describe
+from srel_hub.studies.plan.price import plan
+from srel_hub.studies.plan.run_plan import gather_facts, machine_of
 
 
 REAL = "recover={ipc: 2, iterations: 2, patches: {images: 5}, statistics: class, statistics_images: 7, bn_weight: auto}"
 CASES = {
     "patches and class statistics": [REAL, "evaluate.epochs=1"],
-    "scores": ["evaluate.scores=true", "evaluate.seeds=1", "recover.ipc=2", "recover.iterations=2", "evaluate.epochs=1"],
+    "scores": [
+        "evaluate.scores=true",
+        "evaluate.seeds=1",
+        "recover.ipc=2",
+        "recover.iterations=2",
+        "evaluate.epochs=1",
+    ],
 }
 
 
@@ -34,7 +41,8 @@ def test_a_run_stores_the_images_and_bytes_that_were_planned(
     file = write_recipe(tmp_path / "colors.yaml", make_source(tmp_path / "source", (8, 8), ["red", "green", "blue"]))
     run = Run(small_recipe(file, tmp_path / "runs", *overrides))
     inputs = prepare(run)
-    planned = describe(run, inputs, tflops=1).disk
+    machine = machine_of(run.device, run.engine.precision, tflops=1)
+    planned = plan(gather_facts(run.recipe, inputs, run.folder, machine)).disk
     at_the_end: list[tuple[int, dict[str, int]]] = []
 
     def measure(run: Run) -> None:
