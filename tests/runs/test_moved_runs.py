@@ -70,7 +70,7 @@ def test_a_name_or_a_root_after_a_run_starts_another_one(own: Path, capsys: pyte
     run, root = moved(own, "runs/first try"), own.parent.parent / "others"
     renamed = load_recipe(run, ["name=other"])
     assert (renamed.name, Path(renamed.run.root).resolve()) == ("other", run.parent)
-    assert "name='first try'" in refused(capsys, str(run), f"run.root={root}")
+    assert "got 'first try'" in refused(capsys, str(run), f"run.root={root}")
     elsewhere = load_recipe(moved(run, "runs/kept"), [f"run.root={root}"])
     assert (elsewhere.name, elsewhere.run.root) == ("kept", str(root)) and not root.exists()
 

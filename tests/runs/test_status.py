@@ -34,6 +34,7 @@ def test_a_run_from_its_beginning_to_its_end(tmp_path: Path, capsys: pytest.Capt
     assert main(["status", str(run), "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)
     assert [(stage["units_done"], stage["share"]) for stage in whole["stages"]] == [(1, 1), (5, 1), (40, 1), (6, 1)]
+    assert not any(stage["checkpoints"] for stage in whole["stages"])
     assert whole["assembled"] and whole["bytes"] == sum(f.stat().st_size for f in run.rglob("*") if f.is_file())
 
 
@@ -47,7 +48,8 @@ def test_the_last_error(tmp_path: Path) -> None:
 
 def test_a_training_that_was_stopped_is_shown_with_its_checkpoint(tmp_path: Path) -> None:
     recipe, run, log = world(tmp_path), tmp_path / "world", tmp_path / "log"
-    command = arguments(recipe, tmp_path, "squeeze.epochs=100", "evaluate.epochs=100")
+    quick = ["recover={ipc: 1, iterations: 1}", "relabel.epochs=1"]
+    command = arguments(recipe, tmp_path, "squeeze.epochs=50", "evaluate.epochs=50", *quick)
     for stage in ("squeeze", "evaluate"):
         pid = start(command, log, every_epoch=True)
         assert until(lambda stage=stage: list((run / "checkpoints").glob(f"{stage}-*.json")), pid)
@@ -56,12 +58,10 @@ def test_a_training_that_was_stopped_is_shown_with_its_checkpoint(tmp_path: Path
         found = status(run)
         (shown,) = [found.stages[STAGES.index(stage)].checkpoints]
         ((unit, (epochs, of)),) = shown.items()
-        assert 1 <= epochs < of == 100
-        assert f"will resume: {stage} {unit}, after epoch {epochs} of 100" in list(status_lines(found))
+        assert 1 <= epochs < of == 50
+        assert f"will resume: {stage} {unit}, after epoch {epochs} of 50" in list(status_lines(found))
         here = found.stages[STAGES.index(stage)]
         assert here.units is not None and here.share == pytest.approx((here.units_done + epochs / of) / here.units)
-    finish(arguments(recipe, tmp_path, "squeeze.epochs=100", "evaluate.epochs=1", "run.overwrite=true"), log)
-    assert not any(stage.checkpoints for stage in status(run).stages) and not (run / "checkpoints").exists()
 
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

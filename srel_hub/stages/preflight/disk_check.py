@@ -16,8 +16,7 @@ def free_disk(gathered: Gathered) -> list[str]:
     """Check that the files of the run will fit on its disk."""
     if gathered.folder is None:
         return []
-    recipe, source, count = gathered.recipe, gathered.inputs.source, gathered.num_classes * gathered.recipe.recover.ipc
-    decoded = decoded_images(recipe, source, count)
+    recipe, decoded = gathered.recipe, decoded_images(gathered.recipe, gathered.inputs)
     needed = disk_use(recipe, gathered.num_classes, gathered.size, decoded, _teachers(gathered), gathered.trainable)
     free = shutil.disk_usage(_existing(gathered.folder)).free
     if needed.total - total_bytes(gathered.folder) <= free:  # a resumed run has written a part of it

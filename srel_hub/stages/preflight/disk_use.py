@@ -9,9 +9,9 @@ from torch import nn
 from srel_hub.config import Optimizer, Recipe
 from srel_hub.core.bn_matching import batchnorm_layers
 from srel_hub.core.encodings import recipe_encoding
-from srel_hub.data.sources import Source
 from srel_hub.data.splits import Split
 from srel_hub.labels.epoch_files import row_bytes
+from srel_hub.stages.inputs import Inputs
 from srel_hub.storage.files import format_bytes
 from srel_hub.teachers.cost_model import state_bytes, weights_bytes
 
@@ -124,24 +124,23 @@ def _moments(optimizer: Optimizer) -> int:
     return 2 if optimizer.kind == "adamw" else 1
 
 
-def decoded_images(recipe: Recipe, source: Source, count: int) -> int:
+def decoded_images(recipe: Recipe, inputs: Inputs) -> int:
     """Return how many decoded images a run stores until it ends.
 
     Every random draw of real images is stored by itself, also if it has the same images as another one.
-
-    Args:
-        recipe: The recipe.
-        source: The real dataset.
-        count: Number of condensed images.
     """
-    spec, total = recipe.recover, count
-    train, evaluation = _on_disk(source.train), _on_disk(source.eval)
+    spec, total = recipe.recover, len(inputs.class_names) * recipe.recover.ipc
+    train, evaluation = _on_disk(inputs.source.train), _on_disk(inputs.source.eval)
+    # Squeeze stores images of their own size; the later stages store them again as the teacher's frame.
+    copies = 2 if inputs.frame is None else 1
     if evaluation is not None:
-        total += len(evaluation.labels)
+        total += copies * len(evaluation.labels)
     if train is not None:
         compares = evaluation is not None and (recipe.evaluate.baselines or recipe.evaluate.scores)
-        is_whole = recipe.squeeze.pretrained is None or recipe.evaluate.scores
-        total += len(train.labels) if is_whole else 0
+        if recipe.evaluate.scores:
+            total += copies * len(train.labels)
+        elif recipe.squeeze.pretrained is None:
+            total += len(train.labels)
         total += recipe.evaluate.seeds * _drawn(train, spec.ipc) if compares else 0
         total += _drawn(train, spec.patches.images) if spec.patches is not None else 0
         total += _drawn(train, spec.statistics_images) if spec.statistics == "class" else 0

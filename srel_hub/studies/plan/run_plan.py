@@ -67,7 +67,7 @@ def gather_facts(recipe: Recipe, inputs: Inputs, folder: Path, machine: Machine)
         train_images=None if source.train is None else len(source.train.labels),
         real_images=_random_real_images(source.train, recipe.recover.ipc) if recipe.evaluate.baselines else None,
         eval_images=None if source.eval is None else len(source.eval.labels),
-        decoded_images=decoded_images(recipe, source, recipe.recover.ipc * len(inputs.class_names)),
+        decoded_images=decoded_images(recipe, inputs),
         networks=_networks_on_meta(recipe, inputs, folder),
         machine=machine,
     )

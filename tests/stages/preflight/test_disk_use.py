@@ -16,16 +16,7 @@ from srel_hub.studies.plan.run_plan import gather_facts, machine_of
 
 
 REAL = "recover={ipc: 2, iterations: 2, patches: {images: 5}, statistics: class, statistics_images: 7, bn_weight: auto}"
-CASES = {
-    "patches and class statistics": [REAL, "evaluate.epochs=1"],
-    "scores": [
-        "evaluate.scores=true",
-        "evaluate.seeds=1",
-        "recover.ipc=2",
-        "recover.iterations=2",
-        "evaluate.epochs=1",
-    ],
-}
+SCORES = ["evaluate.scores=true", "evaluate.seeds=1", "evaluate.epochs=1", "relabel.epochs=1"]
 
 
 def sizes(run: Run) -> dict[str, int]:
@@ -34,12 +25,9 @@ def sizes(run: Run) -> dict[str, int]:
     return {file.relative_to(run.folder).as_posix(): file.stat().st_size for file in files.values()}
 
 
-@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES.keys())
-def test_a_run_stores_the_images_and_bytes_that_were_planned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
-) -> None:
+def test_a_run_stores_the_images_and_bytes_that_were_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_recipe(tmp_path / "colors.yaml", make_source(tmp_path / "source", (8, 8), ["red", "green", "blue"]))
-    run = Run(small_recipe(file, tmp_path / "runs", *overrides))
+    run = Run(small_recipe(file, tmp_path / "runs", REAL, *SCORES))
     inputs = prepare(run)
     machine = machine_of(run.device, run.engine.precision, tflops=1)
     planned = plan(gather_facts(run.recipe, inputs, run.folder, machine)).disk
@@ -52,14 +40,14 @@ def test_a_run_stores_the_images_and_bytes_that_were_planned(
     monkeypatch.setattr("srel_hub.condense.clear", measure)
     condense(run)
     ((cached, files),) = at_the_end
-    assert cached == decoded_images(run.recipe, inputs.source, 3 * run.recipe.recover.ipc)
+    assert cached == decoded_images(run.recipe, inputs)
 
     def taken(*folders: str) -> int:
         return sum(size for name, size in files.items() if name.startswith(folders))
 
     assert taken("images/", "dataset/data/") <= planned.images + 3 * 4096  # parquet's own bytes
     assert planned.labels <= taken("soft_labels/epoch", "dataset/soft_labels/epoch") <= planned.labels + 8192
-    assert planned.real <= taken("patches/", "statistics/") + 4096 and (planned.real > 0) == (REAL in overrides)
+    assert planned.real <= taken("patches/", "statistics/") + 4096
     assert planned.teachers == taken("teacher/model.safetensors", "teacher_repo/model.safetensors")
 
 
@@ -72,9 +60,9 @@ def test_the_caches_of_real_images_are_part_of_the_plan(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source", (8, 8), ["red", "green", "blue"])
     run = Run(small_recipe(write_recipe(tmp_path / "colors.yaml", source), tmp_path / "runs"))
     inputs = prepare(run)
-    plain = decoded_images(run.recipe, inputs.source, 9)
+    plain = decoded_images(run.recipe, inputs)
     real = Run(small_recipe(tmp_path / "colors.yaml", tmp_path / "runs", REAL, "recover.ipc=3")).recipe
-    assert decoded_images(real, inputs.source, 9) - plain == 3 * 5 + 3 * 7
+    assert decoded_images(real, inputs) - plain == 3 * 5 + 3 * 7
 
 
 def test_only_what_there_is_is_listed() -> None:
