@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 import pytest
-from conftest import branch
+from conftest import branch, small_recipe
 from local_hub.client import Hub
 from safetensors.numpy import load_file, save_file
 
@@ -29,8 +29,11 @@ from srel_hub.labels.checks import Subject, is_below_chance
 from srel_hub.labels.manifest import MANIFEST, read_manifest
 from srel_hub.labels.replay import replay
 from srel_hub.labels.verify import verify
+from srel_hub.recover import recover
 from srel_hub.relabel import relabel
 from srel_hub.reports.assemble import assemble
+from srel_hub.runs.run import Run
+from srel_hub.squeeze import squeeze
 from srel_hub.storage.condensed_table import (
     hide_progress_bars,
     image_table_sha256,
@@ -350,9 +353,13 @@ def test_below_chance_is_what_no_honest_set_is(hits: int, count: int, classes: i
 
 
 @pytest.fixture(scope="module")
-def untrained(recovered: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def untrained(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of a run whose teacher hardly knows its classes, as in a first look at own images."""
-    run = branch(recovered, tmp_path_factory.mktemp("untrained"), "source.eval_split=null")
+    overrides = ["squeeze.optimizer.lr=1e-9", "recover.iterations=1", "source.eval_split=null"]
+    root = tmp_path_factory.mktemp("untrained")
+    run = Run(small_recipe(finished.parent.parent / "colors.yaml", root, *overrides))
+    squeeze(run)
+    recover(run)
     relabel(run)
     evaluate(run)
     return assemble(run.folder, run.recipe, run.folder)[0]
