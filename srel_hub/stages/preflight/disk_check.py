@@ -22,7 +22,7 @@ def free_disk(gathered: Gathered) -> list[str]:
     if needed.total - total_bytes(gathered.folder) <= free:  # a resumed run has written a part of it
         return []
     return [
-        f"not enough disk: the run takes up to {needed} in {gathered.folder}, where {format_bytes(free)} are free; "
+        f"not enough disk: the run takes about {needed} in {gathered.folder}, where {format_bytes(free)} are free; "
         "free some space, set run.root to another disk, or lower relabel.epochs, recover.ipc or source.image_size"
     ]
 

@@ -161,7 +161,7 @@ def test_a_place_without_a_teacher(tmp_path: Path, says: Said) -> None:
 
 def test_not_enough_disk(says: Said) -> None:
     said = says("recover.ipc=100000", "relabel.epochs=100000000")
-    assert "not enough disk: the run takes up to" in said and "TiB" in said
+    assert "not enough disk: the run takes about" in said and "TiB" in said
     assert "lower relabel.epochs, recover.ipc or source.image_size" in said and "soft labels" in said
 
 
