@@ -89,10 +89,15 @@ def whole_number(name: str, value: object, least: int | None = None, purpose: st
         number = operator.index(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
         number = None
-    if number is None or isinstance(number, bool) or (least is not None and number < least):
+    if number is None or _is_bool(value) or (least is not None and number < least):
         allowed = "a whole number" if least is None else f"a whole number of at least {least}"
         raise UserError(f"{name}={value!r}: must be {allowed}{purpose}")
     return number
+
+
+def _is_bool(value: object) -> bool:
+    """Return whether a value is true or false, which Python and torch also use as 1 or 0."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
 
 
 def first_line(error: BaseException) -> str:
