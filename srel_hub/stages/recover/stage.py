@@ -28,8 +28,8 @@ from srel_hub.storage.files import atomic_write
 from srel_hub.teachers.classifier import Classifier
 
 
-# Times the cross-entropy. It was 27 for an EfficientNet-Lite0 at the default weight of 0.01, and 10.05 for the quickstart,
-# whose images are good.
+# Times the cross-entropy. It was 27 for an EfficientNet-Lite0 at the default weight of 0.01, and 10.05 for the
+# quickstart, whose images are good.
 DOMINANT = 12.0
 
 
