@@ -21,7 +21,8 @@ from srel_hub.stages.evaluate.summary import results_table
 from srel_hub.stages.pipeline import evaluate, recover, relabel, squeeze
 from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.storage.files import format_bytes, read_json, total_bytes
-from srel_hub.studies.plan.run_plan import describe
+from srel_hub.studies.plan.price import plan
+from srel_hub.studies.plan.run_plan import gather_facts, machine_of
 from srel_hub.studies.plan.text import plan_lines
 
 
@@ -36,7 +37,8 @@ def condense(run: Run) -> None:
             inputs = prepare(run, pushes=run.is_main and not run.recipe.publish.dry_run)
         run.begin()
         if run.is_main:
-            print("\n".join(plan_lines(describe(run, inputs))))
+            machine = machine_of(run.device, run.engine.precision, run.accelerator.num_processes)
+            print("\n".join(plan_lines(plan(gather_facts(run.recipe, inputs, run.folder, machine)))))
             if run.recipe.pictures and not can_draw():
                 run.print(
                     "matplotlib or scikit-learn is missing, so the card gets one picture only; run "
@@ -47,7 +49,7 @@ def condense(run: Run) -> None:
         relabel(run)
         evaluate(run, inputs.source)
         draw(run, inputs.source)
-        ensure_assembled(run)
+        ensure_assembled(run.recipe, run.marks, run.locked)
         with run.locked("cache"):
             clear(run)
     if run.is_main:
@@ -61,7 +63,9 @@ def condense(run: Run) -> None:
 
 def is_finished(run: Run) -> bool:
     """Return whether every stage is complete and the repositories are assembled from their results."""
-    return all(run.is_complete(stage) for stage in STAGES) and run.is_done("assemble", assembly_of(run))
+    return all(run.is_complete(stage) for stage in STAGES) and run.is_done(
+        "assemble", assembly_of(run.recipe, run.marks)
+    )
 
 
 def closing(dataset: Path, summary: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import io
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +30,13 @@ def commands(block: str) -> Iterator[list[str]]:
 
 
 def run_command(words: list[str], folder: Path) -> None:
-    """Run `srel-hub COMMAND ...`, `accelerate launch -m MODULE ...` or `python FILE ...` in a folder.
+    """Run `srel-hub ...`, `accelerate launch -m MODULE ...`, `python FILE ...`, `cp` or `mv` in a folder.
 
     It runs in this process, which saves the imports (seconds per command). Other tests start the launcher itself.
     """
+    if words[0] in ("cp", "mv"):
+        subprocess.run(words, cwd=folder, check=True)
+        return
     if "srel-hub" in words:
         words = ["-m", "srel_hub", *words[words.index("srel-hub") + 1 :]]
     words = words[words.index("-m") if "-m" in words else 1 :]

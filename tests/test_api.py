@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import HUB, ROOT
@@ -184,12 +185,41 @@ def test_overrides_keep_their_types(world: Path, tmp_path: Path, monkeypatch: py
     seen: list[Any] = []
     monkeypatch.setattr("srel_hub.api.Run", lambda recipe: seen.append(recipe) or pytest.skip.Exception("stop"))
     overrides = {"name": "010", "source.title": "é: [x] # \U0001f600", "publish.tag": None, "recover.lr": 1e-5}
-    overrides["evaluate.students"] = [{"model": "convnet", "width": 0.5}]
+    overrides["evaluate.students"] = [{"model": "convnet", "width": np.float32(0.5)}]
+    overrides |= {"recover.ipc": np.int64(7), "seed": torch.tensor(3), "relabel.epochs": np.uint8(5)}
     with pytest.raises(AttributeError):
         condense_dataset("quickstart", overrides)
     (recipe,) = seen
+    assert (recipe.recover.ipc, recipe.seed, recipe.relabel.epochs) == (7, 3, 5)
     assert (recipe.name, recipe.source.title, recipe.publish.tag) == ("010", "é: [x] # \U0001f600", None)
     assert recipe.recover.lr == 1e-5 and recipe.evaluate.students[0].width == 0.5
+
+
+INTEGERS = [1, np.int64(1), np.int8(1), np.array(1), torch.tensor(1), torch.tensor(1, dtype=torch.uint8)]
+
+
+@pytest.mark.parametrize("number", INTEGERS, ids=lambda number: f"{type(number).__name__}-{number}")
+def test_an_integer_of_numpy_or_torch_is_an_integer(world: Path, number: Any) -> None:
+    dataset = world / "runs" / "quickstart" / "dataset"
+    assert type(condensed := load_condensed(dataset, epochs=number).epochs) is int and condensed == 1
+    epoch = load_condensed(dataset, 2)[number]
+    assert torch.equal(epoch[number]["logits"], load_condensed(dataset)[1][1]["logits"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [0, -1, 1.0, np.float64(1), "1", True, np.True_, [1], torch.tensor([1, 2]), torch.tensor(1.5), b"1", object()],
+)
+def test_what_is_no_number_of_epochs_is_named(world: Path, wrong: Any) -> None:
+    dataset = world / "runs" / "quickstart" / "dataset"
+    with pytest.raises(UserError, match="epochs=.*must be a whole number of at least 1, the epochs to train"):
+        load_condensed(dataset, epochs=wrong)
+    if type(wrong) is not int:
+        condensed = load_condensed(dataset)
+        with pytest.raises(UserError, match="epoch=.*must be a whole number"):
+            condensed[wrong]
+        with pytest.raises(UserError, match="index=.*must be a whole number"):
+            condensed[0][wrong]
 
 
 def test_signal_handlers_and_threads_are_left_as_they_were(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from srel_hub.commands.shell_completion import COMPLETION
 from srel_hub.commands.status import STATUS
 from srel_hub.commands.sweep import SWEEP
 from srel_hub.commands.verify import VERIFY
-from srel_hub.errors import UserError, explain_os_error
+from srel_hub.errors import exit_status, explain
 from srel_hub.runs import signals
 from srel_hub.runs.signals import Stopped
 
@@ -78,18 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with signals.handled():
             return command.run(arguments) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Stopped as stopped:
+        return stopped.exit_status
     except BrokenPipeError:
         # The reader, such as `head`, has all that it wants. Without this line, Python reports the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(f"error: {explain_os_error(error)}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        return stopped.exit_status
+    except Exception as error:
+        status = exit_status(error)
+        if status is None:
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return status
 
 
 def help_page() -> str:

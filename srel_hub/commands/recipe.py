@@ -21,7 +21,7 @@ def _run(arguments: Namespace) -> None:
     from srel_hub.config import as_dict, fingerprint, load_recipe
     from srel_hub.config.arguments import require_different
     from srel_hub.config.json_schema import schema_text
-    from srel_hub.config.recipe_files import first_comment, protocol_names
+    from srel_hub.config.recipe_files import find_recipe, first_comment, protocol_names
     from srel_hub.config.reference import reference
     from srel_hub.config.yaml_io import to_yaml
     from srel_hub.errors import UserError
@@ -32,7 +32,7 @@ def _run(arguments: Namespace) -> None:
         if path is None:
             raise UserError("recipe show: the recipe is missing; type, for example, srel-hub recipe show quickstart")
         require_different(arguments.overrides)
-        recipe = load_recipe(path, arguments.overrides)
+        recipe = load_recipe(find_recipe(path), arguments.overrides)  # as written, also in a renamed run directory
         print(f"# fingerprint {fingerprint(recipe)}\n{to_yaml(as_dict(recipe))}", end="")
         return
     if path is not None:

@@ -1,10 +1,11 @@
 """Arguments of the public functions: their types, and overrides as text."""
 
 import json
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
-from typing import Any
+from numbers import Real
+from typing import Any, SupportsIndex
 
 from srel_hub.errors import UserError
 
@@ -42,6 +43,33 @@ def require_flag(name: str, value: object) -> None:
         raise UserError(f"{name}={value!r}: must be True or False, got {type(value).__name__}")
 
 
+def whole_number(name: str, value: object, least: int | None = None, purpose: str = "") -> int:
+    """Return an integer argument as an `int`. Integer scalars of numpy and torch are integers too.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The argument.
+        least: The smallest allowed number; None: any.
+        purpose: Text that ends the message, such as ' (stored: 300)'.
+
+    Raises:
+        UserError: If the value is not an integer, or too small.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        number = None
+    if number is None or _is_bool(value) or (least is not None and number < least):
+        allowed = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise UserError(f"{name}={value!r}: must be {allowed}{purpose}")
+    return number
+
+
+def _is_bool(value: object) -> bool:
+    """Return whether a value is true or false, which Python and torch also use as 1 or 0."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+
+
 def override_texts(overrides: Overrides) -> list[str]:
     """Return overrides as on the command line. Values of a mapping are written as JSON, which the YAML parser reads.
 
@@ -73,9 +101,9 @@ def _override_text(name: object, value: object) -> str:
 
 
 def _plain(value: Any) -> int | float | str | bytes:
-    """Return a number of NumPy, or a path, as JSON can hold it."""
-    if isinstance(value, Integral):
-        return int(value)
+    """Return a number of NumPy or torch, or a path, as JSON can hold it."""
+    if isinstance(value, SupportsIndex):
+        return operator.index(value)
     if isinstance(value, Real):
         return float(value)
     return os.fspath(value)  # type: ignore[no-any-return]

@@ -6,8 +6,10 @@ extended recipe, the protocol, the file, the overrides.
 """
 
 import copy
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from pydantic import ValidationError
 from srel_hub.config.arguments import Overrides, override_texts, require_path
 from srel_hub.config.fields import LONGEST_NAME, public_name
 from srel_hub.config.recipe import Recipe, recipe_adapter
-from srel_hub.config.recipe_files import find_recipe, read_merged, with_protocol
+from srel_hub.config.recipe_files import find_recipe, is_run_directory, read_merged, with_protocol
 from srel_hub.config.serialize import as_dict
 from srel_hub.config.validation import describe_errors, is_text, shown
 from srel_hub.config.yaml_io import parse_yaml
@@ -49,7 +51,8 @@ def load_recipe(path: str | Path, overrides: Overrides = ()) -> Recipe:
     """Read, merge and validate a recipe.
 
     Args:
-        path: A YAML file, the name of a shipped recipe, or a run directory (its `recipe.yaml` is read).
+        path: A YAML file, the name of a shipped recipe, or a run directory. Its `recipe.yaml` is read, but `run.root`
+            and `name` are those of the directory, so that a renamed, moved or copied run is used where it is.
         overrides: Values that replace those of the recipe: a mapping from dotted names to values, or strings
             `name=value` as on the command line. The value of a string is taken literally if the field is text,
             otherwise it is read as YAML; `null` is always null.
@@ -65,7 +68,23 @@ def load_recipe(path: str | Path, overrides: Overrides = ()) -> Recipe:
         ('quickstart', 5)
     """
     require_path("path", path, "a YAML file, the name of a shipped recipe, or a run directory")
-    return validated(read_recipe(path), override_texts(overrides), str(path))
+    texts = override_texts(overrides)
+    if is_run_directory(path):
+        return _load_in_place(Path(path), texts)
+    return validated(read_recipe(path), texts, str(path))
+
+
+def _load_in_place(folder: Path, overrides: Sequence[str]) -> Recipe:
+    """Load the recipe of a run directory, with the place of the directory unless overrides name another place."""
+    place = folder.resolve()
+    fields = {override.partition("=")[0] for override in overrides}
+    mapping, overrides = read_recipe(folder), [f"run.root={os.path.relpath(place.parent)}", *overrides]
+    if "name" in fields:
+        return validated(mapping, overrides, str(folder))
+    if "run.root" in fields:  # a new run at another place, whose name must be valid
+        return validated(mapping, [*overrides, f"name={place.name}"], str(folder))
+    # The name of a folder, such as "run (copy)", need not be a valid name of a recipe.
+    return replace(validated(mapping, overrides, str(folder)), name=place.name)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

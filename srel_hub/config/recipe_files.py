@@ -51,6 +51,14 @@ def find_recipe(path: str | Path) -> Path:
     )
 
 
+def is_run_directory(folder: str | Path) -> bool:
+    """Return whether a folder is a run directory: it has the recipe of the run, and its units of work.
+
+    A published dataset has a `recipe.yaml` too, but no `units`.
+    """
+    return (Path(folder) / "recipe.yaml").is_file() and (Path(folder) / "units").is_dir()
+
+
 def recipe_names() -> list[str]:
     """Return the sorted names of the shipped recipes.
 

@@ -1,5 +1,7 @@
 """The checks of a verification: each takes the dataset, and returns a description or raises a UserError."""
 
+import math
+
 import datasets
 import torch
 from tqdm import tqdm
@@ -16,6 +18,7 @@ from srel_hub.storage.files import format_bytes, sha256
 
 
 ACCURACY_MARGIN = 0.01  # below the manifest's accuracy; another device rounds otherwise
+UNLIKELY = 0.01  # probability below which an accuracy is not chance
 KNOWN_FILES = ("README.md", ".gitattributes", "LICENSE", "LICENSE.md", "LICENSE.txt", MANIFEST)
 MOST_PROBLEMS = 5  # that one line lists
 LOGITS_PER_STEP = 10_000_000  # that are in memory at once: 40 MB of float32
@@ -149,25 +152,47 @@ def check_teacher(subject: Subject) -> str:
 
 
 def check_accuracy(subject: Subject) -> str:
-    """Check that the teacher's accuracy on the stored images matches the manifest and is better than chance."""
+    """Check that the teacher's accuracy on the stored images matches the manifest, and is not below chance.
+
+    An accuracy near chance that the manifest itself states is a note: a small or hardly trained set is no fake.
+    """
     classifier, condensed, device = subject.condensed.classifier, subject.condensed, fastest_device()
     predicted = []
     for logits in predictions(classifier.model.to(device), condensed.pixels, classifier.table(device)):
         if not logits.isfinite().all():
             raise UserError("the teacher's logits on the stored images are not finite")
         predicted.append(logits.argmax(1))
-    accuracy = float((torch.cat(predicted) == condensed.labels).float().mean())
-    claimed, chance = subject.manifest.teacher.accuracy, 1 / subject.manifest.num_classes
+    hits = int((torch.cat(predicted) == condensed.labels).sum())
+    accuracy, classes = hits / len(condensed.labels), subject.manifest.num_classes
+    claimed, chance = subject.manifest.teacher.accuracy, 1 / classes
     if accuracy < claimed - ACCURACY_MARGIN:
         raise UserError(
             f"the teacher's accuracy on the stored images is {accuracy:.1%}, but the manifest says {claimed:.1%}"
         )
-    least = chance + BETTER_THAN_CHANCE * (1 - chance)
-    if accuracy <= least:
+    if is_below_chance(hits, len(condensed.labels), classes):
         raise UserError(
-            f"the teacher's accuracy on the stored images is {accuracy:.1%}; it must be more than {least:.1%}"
+            f"the teacher's accuracy on the stored images is {accuracy:.1%}, less than that of guessing "
+            f"({chance:.1%}), so the images have the classes of other images"
         )
-    return f"the teacher's accuracy on the stored images is {accuracy:.1%} (manifest: {claimed:.1%})"
+    note = ""
+    if accuracy <= chance + BETTER_THAN_CHANCE * (1 - chance):
+        note = f"; note: this is near that of guessing ({chance:.1%}), so the images show little of their classes"
+    return f"the teacher's accuracy on the stored images is {accuracy:.1%} (manifest: {claimed:.1%}){note}"
+
+
+def is_below_chance(hits: int, count: int, num_classes: int) -> bool:
+    """Return whether so few correct predictions are less likely than UNLIKELY if the classes were guessed.
+
+    Images are optimized toward their class, so even those of a useless teacher are not below chance. Images whose
+    classes were exchanged are. The bound exp(-N KL(hits / N || 1 / K)) is Chernoff's, so fewer than about 5 K images
+    never count as below chance.
+    """
+    accuracy, chance = hits / count, 1 / num_classes
+    if accuracy >= chance:
+        return False
+    divergence = (1 - accuracy) * math.log((1 - accuracy) / (1 - chance))
+    divergence += accuracy * math.log(accuracy / chance) if hits else 0.0
+    return math.exp(-count * divergence) < UNLIKELY
 
 
 def fastest_device() -> torch.device:

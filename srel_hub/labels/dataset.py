@@ -15,13 +15,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import datasets
 import pyarrow.parquet
 import torch
 from torch import Tensor, nn
 
+from srel_hub.config.arguments import whole_number
 from srel_hub.core.augment import normalization_table
 from srel_hub.core.engine import FLOAT32
 from srel_hub.errors import UserError, first_line
@@ -227,12 +228,12 @@ class Condensed:
         """Return the number of training epochs."""
         return self.epochs
 
-    def __getitem__(self, epoch: int) -> Epoch:
+    def __getitem__(self, epoch: SupportsIndex) -> Epoch:
         """Return training epoch `epoch`, from 0; its label files are downloaded and checked now.
 
         Raises:
             IndexError: If there is no such epoch.
-            UserError: If a label file differs from the manifest.
+            UserError: If a label file differs from the manifest, or `epoch` is not an integer.
 
         Examples:
             >>> from srel_hub import load_condensed
@@ -240,13 +241,14 @@ class Condensed:
             >>> len(condensed), len(condensed[299])
             (300, 50)
         """
-        if not 0 <= epoch < self.epochs:
-            raise IndexError(f"epoch {epoch} is out of range: there are {self.epochs} epochs")
+        number = whole_number("epoch", epoch)
+        if not 0 <= number < self.epochs:
+            raise IndexError(f"epoch {number} is out of range: there are {self.epochs} epochs")
         manifest = self.manifest
         if manifest.epochs == 0:
-            return sampled_epoch(self.pixels, self.labeller, manifest.augment, manifest.seed, epoch)
+            return sampled_epoch(self.pixels, self.labeller, manifest.augment, manifest.seed, number)
         table = normalization_table(manifest.mean, manifest.std)
-        return stored_epoch(self.pixels, table, self._labels, manifest.pool_epoch(epoch))
+        return stored_epoch(self.pixels, table, self._labels, manifest.pool_epoch(number))
 
     def __iter__(self) -> Iterator[Epoch]:
         """Yield the training epochs in order. While one trains, a thread downloads the labels of the next.

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from srel_hub import config
+from srel_hub.config.arguments import whole_number
 from srel_hub.core.augment import Views, normalize, render, sample_views
 from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.seeds import generator
@@ -108,15 +110,17 @@ class Epoch(Dataset[dict[str, Tensor]]):
         pixel_values, logits = self.batch(torch.as_tensor(indices, dtype=torch.int64))
         return [{"pixel_values": x, "logits": z} for x, z in zip(pixel_values, logits, strict=True)]
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Tensor]:
         """Return one image in its view, and the teacher's logits on it.
 
         Raises:
             IndexError: If the index is not in [-N, N).
+            UserError: If the index is not an integer.
         """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} is out of range: there are {len(self)} images")
-        return self.__getitems__([index % len(self)])[0]
+        number = whole_number("index", index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"image {number} is out of range: there are {len(self)} images")
+        return self.__getitems__([number % len(self)])[0]
 
 
 class KeptEpoch(Epoch):

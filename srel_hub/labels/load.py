@@ -2,8 +2,9 @@
 
 import sys
 from pathlib import Path
+from typing import SupportsIndex
 
-from srel_hub.errors import UserError
+from srel_hub.config.arguments import whole_number
 from srel_hub.hub.repository import Store, front_matter
 from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.manifest import MANIFEST, Manifest, read_manifest
@@ -11,7 +12,7 @@ from srel_hub.labels.repository_files import missing_downloads, open_dataset
 from srel_hub.storage.files import format_bytes
 
 
-def load_condensed(path: str | Path, epochs: int | None = None, revision: str | None = None) -> Condensed:
+def load_condensed(path: str | Path, epochs: SupportsIndex | None = None, revision: str | None = None) -> Condensed:
     """Open a condensed dataset.
 
     From the Hub, this downloads the card, the manifest and the images. Labels are downloaded epoch by epoch, when they
@@ -41,13 +42,11 @@ def load_condensed(path: str | Path, epochs: int | None = None, revision: str | 
     store = open_dataset(path, revision)
     manifest = read_manifest(store.fetch(MANIFEST))
     front_matter(store)  # load_dataset would read it, so it must be harmless
-    if epochs is None:
-        epochs = manifest.epochs
-    if not isinstance(epochs, int) or epochs < 1:
-        raise UserError(f"epochs={epochs}: must be a positive number of epochs to train (stored: {manifest.epochs})")
-    condensed = Condensed(store, manifest, epochs)
+    purpose = f", the epochs to train (stored: {manifest.epochs})"
+    count = whole_number("epochs", manifest.epochs if epochs is None else epochs, 1, purpose)
+    condensed = Condensed(store, manifest, count)
     if condensed.download_bytes:
-        print(_describe_download(store, manifest, epochs), file=sys.stderr)
+        print(_describe_download(store, manifest, count), file=sys.stderr)
     condensed.require_rows()
     return condensed
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from srel_hub.labels.manifest import OtherFile, read_manifest
 from srel_hub.reports.card import dataset_card, teacher_card, write_class_table
 from srel_hub.reports.plot_style import MOST_BYTES
 from srel_hub.reports.run_pictures import drawing_of
-from srel_hub.runs.run import Run
+from srel_hub.runs.completion import Marks
 from srel_hub.storage.condensed_table import class_grid, read_rows, write_split
 from srel_hub.storage.files import atomic_write, read_json, sha256, write_json
 
@@ -52,8 +54,15 @@ def assemble(run_folder: Path, recipe: Recipe, target: Path) -> tuple[Path, Path
     return dataset, teacher_repo
 
 
-def ensure_assembled(run: Run) -> tuple[Path, Path]:
+def ensure_assembled(
+    recipe: Recipe, marks: Marks, locked: Callable[[str], AbstractContextManager[None]]
+) -> tuple[Path, Path]:
     """Assemble both repositories in the run directory, unless they already exist for the current results.
+
+    Args:
+        recipe: The recipe of the run.
+        marks: The completion marks of the run, whose folder is the run directory.
+        locked: A function that returns the run's lock of a name (`Run.locked`).
 
     Returns:
         The dataset's folder and the teacher's folder.
@@ -61,27 +70,27 @@ def ensure_assembled(run: Run) -> tuple[Path, Path]:
     Raises:
         UserError: See `assemble`.
     """
-    folders = run.path("dataset"), run.path("teacher_repo")
-    unit = assembly_of(run)
-    if not run.is_done("assemble", unit):
-        with run.locked("assemble"):
+    folders = marks.folder / "dataset", marks.folder / "teacher_repo"
+    unit = assembly_of(recipe, marks)
+    if not marks.is_done("assemble", unit):
+        with locked("assemble"):
             # Another process may have assembled them while this one waited for the lock.
-            if not run.is_done("assemble", unit):
-                assemble(run.folder, run.recipe, run.folder)
+            if not marks.is_done("assemble", unit):
+                assemble(marks.folder, recipe, marks.folder)
                 files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
                 manifest = read_manifest(folders[0] / "soft_labels" / "manifest.json")
                 # Relabel has hashed the label files, which are the largest; do not read them again.
                 known = {f"dataset/soft_labels/{file.name}": file.sha256 for file in manifest.files}
-                run.marks.mark("assemble", unit, files, known)
+                marks.mark("assemble", unit, files, known)
     return folders
 
 
-def assembly_of(run: Run) -> str:
+def assembly_of(recipe: Recipe, marks: Marks) -> str:
     """Return the name of the unit of work that assembles the current results with this recipe and version."""
-    recipe = as_dict(replace(run.recipe, run=RunSettings()))  # how a run computes is not on the cards
-    results = [run.marks.digests("relabel", "manifest"), read_json(run.path("evaluate", "summary.json"))]
-    results.append(run.marks.digests("pictures", drawing_of(run)))
-    return f"dataset-{fingerprint([recipe, __version__, results])[:16]}"
+    on_cards = as_dict(replace(recipe, run=RunSettings()))  # how a run computes is not on the cards
+    results = [marks.digests("relabel", "manifest"), read_json(marks.folder / "evaluate" / "summary.json")]
+    results.append(marks.digests("pictures", drawing_of(recipe, marks)))
+    return f"dataset-{fingerprint([on_cards, __version__, results])[:16]}"
 
 
 def assemble_teacher(run_folder: Path, recipe: Recipe, tree: Path) -> None:

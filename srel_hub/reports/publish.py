@@ -47,7 +47,7 @@ def publish(run: Run) -> tuple[Path, Path]:
         return run.path("dataset"), run.path("teacher_repo")
     require_permission(spec, add_builtin_metadata(run.recipe.source).license)
     run.begin()  # stores settings that the cards show, such as source.terms
-    dataset, teacher_repo = ensure_assembled(run)
+    dataset, teacher_repo = ensure_assembled(run.recipe, run.marks, run.locked)
     run.print(f"publish: {dataset} and {teacher_repo} are assembled")
     if spec.repo_id is None:
         run.print("publish: publish.repo_id is not set, so nothing is pushed")

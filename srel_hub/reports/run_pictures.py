@@ -25,6 +25,7 @@ from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.data.splits import Images, Split, random_subset
 from srel_hub.errors import UserError
 from srel_hub.reports import plots
+from srel_hub.runs.completion import Marks
 from srel_hub.runs.decoded_images import condensed_images, source_images
 from srel_hub.runs.run import Run
 from srel_hub.stages.evaluate.summary import Training, student_title
@@ -73,7 +74,7 @@ def draw(run: Run, source: Source | None = None) -> Path | None:
         return None
     for part, stage in (("images", "recover"), ("soft_labels", "relabel"), ("evaluate", "evaluate")):
         run.require(part, stage)  # type: ignore[arg-type]
-    folder, unit = run.path("pictures"), drawing_of(run)
+    folder, unit = run.path("pictures"), drawing_of(run.recipe, run.marks)
     run.begin()
     if not run.is_done("pictures", unit):
         with run.locked("pictures"):
@@ -114,11 +115,11 @@ def _draw_all(run: Run, source: Source, target: Path) -> None:
             pass
 
 
-def drawing_of(run: Run) -> str:
+def drawing_of(recipe: Recipe, marks: Marks) -> str:
     """Return the name of the unit of work that draws the pictures of the current results."""
-    keys = [run.stage_key(stage) for stage in ("squeeze", "recover", "relabel", "evaluate")]
-    license = add_builtin_metadata(run.recipe.source).license  # decides whether real images are shown
-    results = [run.marks.digests("relabel", "manifest"), read_json(run.path("evaluate", "summary.json"))]
+    keys = [fingerprint(section) for section in (recipe.squeeze, recipe.recover, recipe.relabel, recipe.evaluate)]
+    license = add_builtin_metadata(recipe.source).license  # decides whether real images are shown
+    results = [marks.digests("relabel", "manifest"), read_json(marks.folder / "evaluate" / "summary.json")]
     return f"pictures-{fingerprint([keys, license, results])[:16]}"
 
 

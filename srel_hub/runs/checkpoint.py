@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from srel_hub.core.seeds import derive_seed
+from srel_hub.runs.saved_epochs import epochs_file, write_epochs
 from srel_hub.storage.files import atomic_write
 
 
@@ -23,7 +24,7 @@ class Checkpoint:
 
     Args:
         file: The file of the checkpoint. It begins with the sha256 of the remaining bytes, so that a damaged file is
-            not used.
+            not used. A small JSON file beside it has the number of epochs, for `srel-hub status`.
         model: The network, which is restored in place.
         optimizer: The optimizer, which is restored in place.
 
@@ -73,10 +74,17 @@ class Checkpoint:
         with atomic_write(self._file) as temporary, temporary.open("wb") as file:
             file.write(hashlib.sha256(buffer.getbuffer()).digest())
             file.write(buffer.getbuffer())
+        write_epochs(self._file, self.epochs)
 
     def remove(self) -> None:
-        """Delete the file; the training is complete."""
-        self._file.unlink(missing_ok=True)
+        """Delete the checkpoint; the training is complete."""
+        remove_checkpoint(self._file)
+
+
+def remove_checkpoint(file: Path) -> None:
+    """Delete the checkpoint of a complete training."""
+    for part in (file, epochs_file(file)):
+        part.unlink(missing_ok=True)
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> None:

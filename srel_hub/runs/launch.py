@@ -1,7 +1,7 @@
 """The Accelerator of a launch, and checks against options that launchers silently ignore."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 
@@ -9,11 +9,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from srel_hub.errors import UserError
+from srel_hub.errors import ErrorCollector, UserError
 from srel_hub.runs.machine import local_processes
 
 
 COMMAND = "accelerate launch --multi_gpu --num_processes {count} -m srel_hub.condense RECIPE"
+# Ways to divide a network among processes, by the variable with which accelerate's launcher requests them.
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config (tensor, context or sequence parallelism)",
+}
+OFF = ("", "0", "false", "no", "off")
 # A process may wait for another one's whole training. The default of 30 minutes would kill it; a process that died is
 # the launcher's business.
 COLLECTIVE_TIMEOUT = timedelta(days=30)
@@ -31,7 +39,7 @@ def make_accelerator(trackers: Sequence[str] = (), place: str = ".") -> Accelera
             set in the recipe; or if a tracker's package is missing.
     """
     _require_launch(os.environ)
-    _require_trackers(trackers)
+    require_trackers(trackers)
     torch.backends.cudnn.allow_tf32 = False  # convolutions in float32 really are; TF32 keeps 10 bits of 23
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -57,9 +65,11 @@ def make_accelerator(trackers: Sequence[str] = (), place: str = ".") -> Accelera
     return accelerator
 
 
-def _require_launch(environment: "os._Environ[str]") -> None:
+def _require_launch(environment: Mapping[str, str]) -> None:
+    """Raise one error with everything in the launcher's settings that this program does not support."""
+    errors = ErrorCollector()
     if "MASTER_PORT" in environment and "WORLD_SIZE" not in environment:
-        raise UserError(
+        errors.messages.append(
             "MASTER_PORT is set but WORLD_SIZE is not: several processes were requested and only one was started "
             "(`accelerate launch --cpu --num_processes N` does that). Start N processes, with or without GPUs, with: "
             f"{COMMAND.format(count='N')}. Start one with --num_processes 1. Otherwise unset MASTER_PORT."
@@ -67,18 +77,31 @@ def _require_launch(environment: "os._Environ[str]") -> None:
     for name, setting in (("ACCELERATE_MIXED_PRECISION", "precision"), ("ACCELERATE_DYNAMO_BACKEND", "compilation")):
         if environment.get(name, "no").lower() != "no":
             option = name.removeprefix("ACCELERATE_").lower()
-            raise UserError(
+            errors.messages.append(
                 f"--{option} {environment[name].lower()}: {setting} is set in the recipe; pass --{option} no"
+            )
+    for name, method in SHARDING.items():
+        if environment.get(name, "").lower() not in OFF:
+            errors.messages.append(
+                f"{name}={environment[name]}: {method} is not supported, because every process has whole networks; "
+                "it comes from accelerate's default config, a --config_file or an option. Start one process with "
+                f"`srel-hub condense RECIPE`, or several with: {COMMAND.format(count='N')}"
             )
     local = local_processes()
     if torch.cuda.is_available() and local > torch.cuda.device_count():
-        raise UserError(
+        errors.messages.append(
             f"{local} processes run on this machine, which has {torch.cuda.device_count()} GPUs; start one process "
             "per GPU: " + COMMAND.format(count=torch.cuda.device_count())
         )
+    errors.raise_all()
 
 
-def _require_trackers(trackers: Sequence[str]) -> None:
+def require_trackers(trackers: Sequence[str]) -> None:
+    """Check that the packages of experiment trackers can be imported.
+
+    Raises:
+        UserError: If one cannot. The message says how to install it.
+    """
     for name in trackers:
         try:
             import_module(name)

@@ -89,6 +89,7 @@ def resolve(recipe: Recipe, folder: Path, has_begun: bool) -> Resolved:
     """Resolve machine-dependent values, and compare the recipe with that of the run directory.
 
     `run.cpu_threads`, `precision` and `recover.stack` affect the results bit by bit, so a run keeps its first values.
+    It also keeps its first `name`, which cards show, if its directory was renamed or copied.
 
     Args:
         recipe: The requested recipe.
@@ -99,9 +100,11 @@ def resolve(recipe: Recipe, folder: Path, has_begun: bool) -> Resolved:
         UserError: If stages are outdated and `run.overwrite` does not allow redoing them.
     """
     stored = folder / "recipe.yaml"
-    if not has_begun or not stored.is_file():
+    before = load_recipe(stored) if stored.is_file() else None
+    if before is not None:
+        recipe = replace(recipe, name=before.name)
+    if before is None or not has_begun:
         return Resolved(_with_machine_values(recipe, fair_threads(), best_precision()))
-    before = load_recipe(stored)
     threads, precision = before.run.cpu_threads, before.precision
     assert precision != "auto", "a run stores the resolved recipe"
     resolved = _with_machine_values(recipe, fair_threads() if threads == "auto" else threads, precision)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from srel_hub.config import Recipe, load_recipe
+from srel_hub.config import Recipe
 from srel_hub.runs.completion import RESULTS, STAGES, Marks, Stage
 from srel_hub.runs.resume import resolve
 from srel_hub.storage.files import read_json, write_json
@@ -44,8 +44,7 @@ def lendable(folder: Path, recipe: Recipe) -> tuple[Stage, ...]:
     """
     if not (folder / "recipe.yaml").is_file():
         return ()
-    name = load_recipe(folder).name
-    requested = replace(recipe, name=name, run=replace(recipe.run, overwrite=True))
+    requested = replace(recipe, run=replace(recipe.run, overwrite=True))
     outdated = resolve(requested, folder, has_begun=True).outdated
     return tuple(itertools.takewhile(lambda stage: stage not in outdated and is_finished(folder, stage), STAGES[:-1]))
 

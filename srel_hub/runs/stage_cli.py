@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from srel_hub.config import Recipe, load_recipe
 from srel_hub.config.arguments import require_different
-from srel_hub.errors import UserError, explain_os_error
+from srel_hub.config.recipe_files import is_run_directory
+from srel_hub.errors import UserError, exit_status, explain
 from srel_hub.runs import signals
 from srel_hub.runs.run import Run
 from srel_hub.runs.signals import Stopped
@@ -43,9 +44,8 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
             run = Run(named(arguments[0], arguments[1:]))
         except (UserError, OSError) as error:
             if os.environ.get("RANK", "0") == "0":  # all processes of a launch find the same mistake
-                text = explain_os_error(error) if isinstance(error, OSError) else str(error)
-                tqdm.write(f"error: {text}", file=sys.stderr)
-            sys.exit(1 if isinstance(error, OSError) else 2)
+                tqdm.write(f"error: {explain(error)}", file=sys.stderr)
+            sys.exit(exit_status(error))
         except Stopped as stopped:
             sys.exit(stopped.exit_status)
         status = execute(stage, run)
@@ -54,43 +54,44 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
 
 
 def named(path: str, overrides: Sequence[str]) -> Recipe:
-    """Load the recipe that a command line names. A run directory is used in place.
+    """Load the recipe that a command line names. A run directory is used in place, whatever its name.
 
     Args:
         path: A recipe file, the name of a shipped recipe, or a run directory.
         overrides: `section.key=value` pairs.
 
     Raises:
-        UserError: For a wrong recipe, a folder inside a run, or a run directory that was renamed or copied.
+        UserError: For a wrong recipe, a folder inside a run, or a folder that has a recipe but no run.
     """
     require_different(overrides)
     folder = Path(path)
-    if folder.is_dir() and folder.resolve().name in ("dataset", "teacher_repo"):
-        raise UserError(f"{folder} is inside a run; pass the run directory: {folder.parent}")
-    root = [f"run.root={os.path.relpath(folder.resolve().parent)}"] if folder.is_dir() else []
-    recipe = load_recipe(folder, [*root, *overrides])
-    is_renamed = (folder / "recipe.yaml").is_file() and recipe.name != folder.resolve().name
-    if is_renamed and not any(override.startswith("name=") for override in overrides):
-        # The run directory is run.root/name, so the command would work on the original of a copy, and change that one.
-        raise UserError(
-            f"{folder}: its recipe has name={recipe.name}, so the command would work in {folder.parent / recipe.name}; "
-            f"rename the folder to {recipe.name}, in another place if it is a copy"
-        )
-    return recipe
+    if folder.is_dir() and not is_run_directory(folder):
+        place = folder.resolve()
+        if place.name in ("dataset", "teacher_repo") and is_run_directory(place.parent):
+            raise UserError(f"{folder} is inside a run; pass the run directory: {folder.parent}")
+        if (folder / "recipe.yaml").is_file():
+            raise UserError(
+                f"{folder} is not a run directory: it has a recipe.yaml, but no units/; to start a run from this "
+                f"recipe, pass {folder / 'recipe.yaml'}"
+            )
+    return load_recipe(path, overrides)
 
 
 def execute(stage: Callable[[Run], object], run: Run) -> int:
     """Call a stage, report how it ended, close the run, and return the exit status."""
     try:
         stage(run)
-    except UserError as error:
-        return _report(run, f"error: {error}", 2)
-    except OSError as error:
-        is_gone = not run.folder.is_dir()
-        advice = f"the run directory is gone; once it is back, {RESUME}" if is_gone else RESUME
-        return _report(run, f"error: {explain_os_error(error)}; {advice}", 1)
     except Stopped as stopped:
         return _report(run, f"stopped by {stopped}: {RESUME}", stopped.exit_status)
+    except Exception as error:
+        status = exit_status(error)
+        if status is None:
+            raise
+        message = f"error: {explain(error)}"
+        if status == 1:
+            is_gone = not run.folder.is_dir()
+            message += f"; the run directory is gone; once it is back, {RESUME}" if is_gone else f"; {RESUME}"
+        return _report(run, message, status)
     finally:
         with contextlib.suppress(OSError):
             run.close()

@@ -2,14 +2,16 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srel_hub.config import load_recipe
 from srel_hub.errors import UserError
 from srel_hub.runs.completion import RESULTS, STAGES, Stage
 from srel_hub.runs.heartbeat import other_processes
+from srel_hub.runs.saved_epochs import read_epochs
 from srel_hub.storage.files import format_bytes, read_json, total_bytes
 
 
@@ -26,10 +28,12 @@ class StageStatus:
         name: The stage.
         units: Number of units; None if the stage has not started.
         units_done: Number of finished units.
-        share: Share of the stage's steps that are done, in [0, 1].
+        share: Share of the stage's steps that are done, in [0, 1], with those of checkpoints.
         rate: Steps per second of all processes together; None if it is not known.
         seconds_left: Remaining time at this rate.
         bytes: Size of the stage's results.
+        checkpoints: Unfinished units on which no process works, but which will resume from a checkpoint: by unit, the
+            finished epochs and all epochs.
     """
 
     name: str
@@ -39,6 +43,7 @@ class StageStatus:
     rate: float | None
     seconds_left: float | None
     bytes: int
+    checkpoints: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -102,14 +107,27 @@ def _stage(folder: Path, name: Stage, lines: Sequence[dict[str, Any]], living: S
         units: dict[str, int] = read_json(folder / "units" / f"{name}.json")["units"]
         steps = {unit: count for unit, count in units.items() if count}  # without manifest and summary
     except (FileNotFoundError, ValueError):
-        return StageStatus(name, None, 0, 0.0, None, None, size)
+        return StageStatus(name, None, 0, 0.0, None, None, size, {})
     marks = {file.stem for file in (folder / "units" / name).glob("*.json")}
     done = [unit for unit in steps if unit in marks]
     now = [process["now"] for process in living if process.get("now", {}).get("stage") == name]
+    resumable = _checkpoints(folder, name, set(steps) - set(done) - {work["unit"] for work in now})
     total, made = sum(steps.values()), sum(steps[unit] for unit in done) + sum(work["made"] for work in now)
+    made += sum(steps[unit] * epochs // of for unit, (epochs, of) in resumable.items())
     rate = _rate([line for line in lines if line["stage"] == name and line["unit"] in steps], steps, now)
     left = None if rate is None or len(done) == len(steps) else (total - made) / rate
-    return StageStatus(name, len(steps), len(done), made / total if total else 1.0, rate, left, size)
+    return StageStatus(name, len(steps), len(done), made / total if total else 1.0, rate, left, size, resumable)
+
+
+def _checkpoints(folder: Path, stage: Stage, units: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Return the finished epochs and all epochs of units that have a checkpoint. Only trainings have checkpoints."""
+    saved = {unit: read_epochs(folder / "checkpoints" / f"{stage}-{unit}") for unit in sorted(units)}
+    found = {unit: epochs for unit, epochs in saved.items() if epochs is not None}
+    if not found:
+        return {}
+    recipe = load_recipe(folder / "recipe.yaml")
+    of = recipe.squeeze.epochs if stage == "squeeze" else recipe.evaluate.epochs
+    return {unit: (epochs, of) for unit, epochs in found.items()}
 
 
 def _rate(lines: Sequence[Record], steps: dict[str, int], now: Sequence[Record]) -> float | None:
@@ -132,6 +150,9 @@ def status_lines(status: Status) -> Iterator[str]:
         left = "" if stage.seconds_left is None else _span(stage.seconds_left)
         yield f"{stage.name:<10} {units:>15} {stage.share:>7.1%} {rate:>12} {left:>12} {format_bytes(stage.bytes):>10}"
     yield f"dataset and teacher_repo: {'assembled' if status.assembled else 'not assembled yet'}"
+    for stage in status.stages:
+        for unit, (epochs, of) in stage.checkpoints.items():
+            yield f"will resume: {stage.name} {unit}, after epoch {epochs:,} of {of:,}"
     for process in status.processes:
         now = process.get("now")
         doing = f"{now['stage']} {now['unit']}, {now['made']} of {now['steps']}" if now else "between units"

@@ -32,7 +32,7 @@ from srel_hub.core.optim import (
 from srel_hub.core.seeds import derive_seed, generator
 from srel_hub.data.splits import Images, channel_statistics, require_every_class
 from srel_hub.errors import first_few
-from srel_hub.runs.checkpoint import Checkpoint, seed_epoch
+from srel_hub.runs.checkpoint import Checkpoint, remove_checkpoint, seed_epoch
 from srel_hub.runs.decoded_images import source_images
 from srel_hub.runs.run import Run
 from srel_hub.runs.work_queue import WorkQueue
@@ -104,7 +104,7 @@ def squeeze(spec: config.Squeeze, inputs: Inputs, run: Run) -> Path:
                 classifier, facts = train_teacher(spec, inputs, run, work)
                 title = f"{spec.network.title}, {spec.epochs} epochs"
             work.done(save_teacher(classifier, facts, test, TEACHER, title, run))
-            run.path("checkpoints", CHECKPOINT).unlink(missing_ok=True)
+            remove_checkpoint(run.path("checkpoints", CHECKPOINT))
         save_further_teachers(inputs, test, run)
         run.broadcast(Order.FINISH)
     return run.path(TEACHER)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from srel_hub.errors import UserError
 
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+PRIVATE = 0o600  # of files that only their owner may read
 ABANDONED_AFTER = 24 * 3600.0  # seconds; whether another machine's process is alive cannot be seen from here
 
 
@@ -58,6 +60,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
             if file.is_file():
+                _give_usual_mode(file)
                 _flush(file)
         if path.is_dir():
             # `srel-hub report RUN --out FOLDER` once deleted the user's folder here.
@@ -79,6 +82,24 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _give_usual_mode(file: Path) -> None:
+    """Give a file the permissions of any other new file in its folder.
+
+    safetensors creates its files with mode 0600, whatever the umask. So other users of a machine could read all files
+    of a run except its networks.
+    """
+    if stat.S_IMODE(file.stat().st_mode) != PRIVATE:
+        return
+    # A new file shows the umask, which a process can only read by changing it, and the folder's default ACL.
+    probe = file.with_name(f".mode-of-{file.name}.{process_name()}.tmp")
+    try:
+        probe.touch(exist_ok=False)
+        with contextlib.suppress(PermissionError):  # a hard link to a file of another user
+            file.chmod(stat.S_IMODE(probe.stat().st_mode))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -199,11 +199,14 @@ def _pixel_values(augment: Augment | None, batch: int, size: tuple[int, int]) ->
     return normalize(images, torch.empty(3, 256, device=META))
 
 
-def drawing_cost(augment: Augment, count: int, size: tuple[int, int]) -> Cost:
-    """Return the cost of drawing an epoch's views of `count` images."""
+def drawing_cost(augment: Augment, count: int, size: tuple[int, int], kind: str) -> Cost:
+    """Return the cost of drawing an epoch's views of `count` images, which are drawn on the host."""
+    if kind == "cuda":
+        return Cost(0, 0, 0)
     sampled = min(count, SAMPLED_VIEWS)
     cost = measure_cost((sample_views(augment, sampled, size, torch.Generator()) for _ in range(2)), kind="cpu")
-    return Cost(0, 0, cost.memory * count // sampled)
+    drawn = (cost.memory + cost.heap) * count // sampled
+    return Cost(0, 0, drawn) if drawn <= HEAP_BYTES else Cost(0, drawn, 0)
 
 
 def scoring_cost(network: nn.Module, count: int, size: tuple[int, int], kind: str) -> Cost:

@@ -155,7 +155,9 @@ def test_what_is_no_condensed_dataset_is_refused(recovered: tuple[Path, Path], t
         UserError, match="nowhere: there is no local folder of this name, and no dataset on the Hub that you may read"
     ):
         load_condensed("nowhere")
-    with pytest.raises(UserError, match=r"epochs=0: must be a positive number of epochs to train \(stored: 2\)"):
+    with pytest.raises(
+        UserError, match=r"epochs=0: must be a whole number of at least 1, the epochs to train \(stored: 2\)"
+    ):
         load_condensed(dataset, epochs=0)
     labels = dataset / "soft_labels" / "epoch-00000.safetensors"
     content = labels.read_bytes()

@@ -1,6 +1,7 @@
 """One process equals two equals four, and the launcher's silent traps are errors."""
 
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from conftest import ROOT, execute, refused
 from runs import arguments, bytes_of, finish, records, units_done, world
 
+from srel_hub.commands.program import main
 from srel_hub.config import Network, Squeeze
 from srel_hub.stages.preflight.recipe_checks import single_images
 from srel_hub.storage.files import read_json
@@ -92,6 +94,10 @@ def test_two_processes_train_as_well_as_one(tmp_path: Path) -> None:
             "--mixed_precision bf16: precision is set in the recipe; pass --mixed_precision no",
         ),
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "pass --dynamo_backend no"),
+        ("ACCELERATE_USE_FSDP", "true", "ACCELERATE_USE_FSDP=true: FSDP is not supported, because every process has"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed is not supported"),
+        ("ACCELERATE_USE_MEGATRON_LM", "True", "Megatron-LM is not supported"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "1", "tensor, context or sequence parallelism) is not supported"),
     ],
 )
 def test_the_launchers_traps(
@@ -102,6 +108,40 @@ def test_the_launchers_traps(
     monkeypatch.setenv(name, value)
     assert message in refused(capsys, *arguments(world(tmp_path), tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_all_traps_of_one_launch_are_reported_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("FSDP", "true"), ("DEEPSPEED", "false"), ("MEGATRON_LM", "false")):
+        monkeypatch.setenv(f"ACCELERATE_USE_{name}", value)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    said = refused(capsys, *arguments(world(tmp_path), tmp_path / "runs")).splitlines()
+    assert len(said) == 2 and "pass --mixed_precision no" in said[0] and "FSDP is not supported" in said[1]
+
+
+CONFIG = """compute_environment: LOCAL_MACHINE
+machine_rank: 0
+main_training_function: main
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 1
+use_cpu: true
+"""
+
+
+@pytest.mark.parametrize(
+    "kind", ["FSDP", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("FSDP 2", "MEGATRON_LM"))]
+)
+def test_a_config_of_accelerate_that_divides_networks(tmp_path: Path, kind: str) -> None:
+    """The launcher adds a traceback of its own, without a file of this project."""
+    config, (name, _, version) = tmp_path / "config.yaml", kind.partition(" ")
+    fsdp = f"fsdp_config: {{fsdp_version: {version or 1}, fsdp_auto_wrap_policy: NO_WRAP}}\n" * (name == "FSDP")
+    config.write_text(f"{CONFIG}distributed_type: {name}\n{fsdp}")
+    command = ["--config_file", str(config), "-m", "srel_hub.condense", *arguments(world(tmp_path), tmp_path / "runs")]
+    done = execute("accelerate", "launch", *command, cwd=tmp_path)
+    assert done.returncode and done.stderr.count(f"error: ACCELERATE_USE_{name}=") == 1, done.stderr[-3000:]
+    assert not re.search(r'File ".*srel_hub/', done.stderr) and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.long
@@ -162,3 +202,5 @@ def test_a_tracker_that_is_not_installed(tmp_path: Path, capsys: pytest.CaptureF
         in said
     )
     assert "wandb" not in sys.modules and not (tmp_path / "runs").exists()
+    assert main(["plan", *arguments(world(tmp_path), tmp_path / "runs", "run.trackers=[wandb]")]) == 2
+    assert "run `pip install wandb`" in capsys.readouterr().err

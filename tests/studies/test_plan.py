@@ -19,11 +19,13 @@ from srel_hub.recover import recover
 from srel_hub.relabel import relabel
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
+from srel_hub.stages.inputs import Inputs
+from srel_hub.stages.preflight.disk_use import png_bytes
 from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.storage.condensed_table import encode_png
 from srel_hub.studies.plan.facts import Facts, Machine, Plan
-from srel_hub.studies.plan.price import label_bytes, plan, png_bytes
-from srel_hub.studies.plan.run_plan import describe
+from srel_hub.studies.plan.price import label_bytes, plan
+from srel_hub.studies.plan.run_plan import gather_facts, machine_of
 from srel_hub.studies.plan.text import plan_lines, plan_warnings
 from srel_hub.teachers import architectures, classifier
 from srel_hub.teachers.cost_model import build_on_meta, on_meta, weights_bytes
@@ -42,10 +44,16 @@ def plan_without_data(recipe: Recipe, num_classes: int, size: tuple[int, int], n
             train_images=None,
             real_images=None,
             eval_images=None,
+            decoded_images=0,
             networks={"teacher": build_on_meta(network, num_classes, size)},
             machine=GPU,
         )
     )
+
+
+def plan_of(run: Run, inputs: Inputs) -> Plan:
+    """Plan a run for one device of 1 TFLOP/s."""
+    return plan(gather_facts(run.recipe, inputs, run.folder, machine_of(run.device, run.engine.precision, tflops=1)))
 
 
 IMAGENET = Network(model="resnet18", stem="imagenet")
@@ -183,7 +191,7 @@ def test_a_teacher_takes_the_bytes_planned(make: Callable[[], nn.Module], tmp_pa
 def test_a_run_uses_what_was_planned(recovered: tuple[Path, Path], tmp_path: Path, mix: str) -> None:
     run = branch(recovered, tmp_path, f"relabel.augment.mix={mix}", "evaluate.batch_size=4", "evaluate.seeds=1")
     prepared = prepare(run)
-    planned = describe(run, prepared, tflops=1)
+    planned = plan_of(run, prepared)
     stages = {stage.name: stage.flops for stage in planned.stages}
     assert counted(lambda: relabel(run)) == stages["relabel"]
     assert counted(lambda: evaluate(run, prepared.source)) == stages["evaluate"]
@@ -206,7 +214,7 @@ def test_squeeze_and_recover_use_the_flops_planned(recovered: tuple[Path, Path],
     file, _ = recovered
     run = Run(small_recipe(file, tmp_path, "recover.stack=2", "squeeze.batch_size=7", "recover.class_block=2"))
     prepared = prepare(run)
-    planned = describe(run, prepared, tflops=1)
+    planned = plan_of(run, prepared)
     stages = {stage.name: stage.flops for stage in planned.stages}
     run.begin()
     scored = forward_flops(planned.facts.networks["teacher"], planned.facts.size)  # the FLOPs that metrics.json reports
@@ -216,7 +224,7 @@ def test_squeeze_and_recover_use_the_flops_planned(recovered: tuple[Path, Path],
 
 def test_a_finished_run_has_the_files_planned(finished: Path) -> None:
     run = Run(load_recipe(finished, [f"run.root={finished.parent}"]))
-    planned = describe(run, prepare(run), tflops=1)
+    planned = plan_of(run, prepare(run))
     dataset = run.path("dataset")
     for folder, count in planned.files.items():
         assert len([file for file in (dataset / folder).iterdir() if file.is_file()]) == count, folder
@@ -226,7 +234,7 @@ def test_a_finished_run_has_the_files_planned(finished: Path) -> None:
 def test_a_pretrained_teacher_costs_no_training(stand_in: list[str], tmp_path: Path) -> None:
     run = Run(load_recipe("in1k_ipc50", [*stand_in, f"run.root={tmp_path}"]))
     prepared = prepare(run)
-    planned = describe(run, prepared, tflops=1)
+    planned = plan_of(run, prepared)
     adopted = prepared.adopted["teacher"].classifier.model
     assert planned.stages[0].flops == 200 * forward_flops(adopted, (32, 32)), "it is scored on 200 eval images"
     assert planned.stages[3].units == 1, "no training split: only the condensed images are trained on"

@@ -6,6 +6,7 @@ from torch import nn
 
 from srel_hub.config import Recipe
 from srel_hub.core.engine import Precision
+from srel_hub.stages.preflight.disk_use import DiskUse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Facts:
         train_images: Images of the training split; None if no stage reads it.
         real_images: Images of a random real subset; None if students are not trained on any.
         eval_images: Images of the eval split; None if students are not evaluated.
+        decoded_images: Number of decoded images that the run stores until it ends.
         networks: Every teacher on the meta device, by its folder in the run.
         machine: The devices that share the work.
     """
@@ -52,6 +54,7 @@ class Facts:
     train_images: int | None
     real_images: int | None
     eval_images: int | None
+    decoded_images: int
     networks: dict[str, nn.Module]
     machine: Machine
 
@@ -103,6 +106,7 @@ class Plan:
         teacher_bytes: Exact bytes of each teacher's `model.safetensors`, by its folder in the run.
         files: Number of files in each folder of the dataset's repository; an upper bound for `data`.
         shards: Number of files in the run's `images/`.
+        disk: Bytes that the run directory takes at its peak.
         stages: Squeeze, recover, relabel and evaluate.
     """
 
@@ -114,6 +118,7 @@ class Plan:
     teacher_bytes: dict[str, int]
     files: dict[str, int]
     shards: int
+    disk: DiskUse
     stages: tuple[StagePlan, ...]
 
     @property

@@ -7,18 +7,20 @@ the stages' own steps on torch's meta device. Hours are FLOPs divided by the spe
 accurate as that speed.
 """
 
-import math
 from dataclasses import replace
+
+from torch import nn
 
 from srel_hub.config import Relabel
 from srel_hub.core.encodings import recipe_encoding
 from srel_hub.labels.epoch_files import epoch_file_bytes
+from srel_hub.stages.preflight.disk_use import disk_use, png_bytes
 from srel_hub.stages.recover.units import recipe_units
 from srel_hub.stages.relabel import label_parts
 from srel_hub.storage.condensed_table import SHARD_BYTES
 from srel_hub.studies.plan.facts import Facts, Plan
 from srel_hub.studies.plan.stage_plans import plan_evaluate, plan_recover, plan_relabel, plan_squeeze
-from srel_hub.teachers.cost_model import weights_bytes
+from srel_hub.teachers.cost_model import build_on_meta, weights_bytes
 
 
 ROOT_FILES = 4  # README.md, recipe.yaml, classes.csv, metrics.json
@@ -42,19 +44,9 @@ def plan(facts: Facts) -> Plan:
             "soft_labels": 1 + len(label_parts(recipe.relabel, count, facts.num_classes)),  # 1: manifest.json
         },
         shards=len(recipe_units(recipe.recover, facts.num_classes, facts.size)),
+        disk=disk_use(recipe, facts.num_classes, facts.size, facts.decoded_images, facts.networks, _trained(facts)),
         stages=(plan_squeeze(facts), plan_recover(facts), plan_relabel(facts), plan_evaluate(facts)),
     )
-
-
-def png_bytes(size: tuple[int, int]) -> int:
-    """Return an upper bound of the bytes of one RGB image as PNG.
-
-    Noise does not compress, so the file takes up to 1 % more than the pixels, plus 160 bytes of fixed parts.
-
-    Args:
-        size: (height, width) in pixels.
-    """
-    return math.ceil(1.01 * 3 * size[0] * size[1]) + 160
 
 
 def label_bytes(spec: Relabel, count: int, num_classes: int) -> dict[str, int]:
@@ -73,3 +65,13 @@ def label_bytes(spec: Relabel, count: int, num_classes: int) -> dict[str, int]:
         sizes = (epoch_file_bytes(file.epoch, file.rows, encoding, spec.augment.mix) for file in files)
         bytes_by_encoding[name] = sum(sizes)
     return bytes_by_encoding
+
+
+def _trained(facts: Facts) -> dict[str, nn.Module]:
+    """Return the networks that the run trains, on the meta device, by the field of the recipe."""
+    recipe = facts.recipe
+    networks = {} if recipe.squeeze.pretrained is not None else {"squeeze.network": facts.networks["teacher"]}
+    if facts.eval_images is not None:
+        for index, student in enumerate(recipe.evaluate.students):
+            networks[f"evaluate.students.{index}"] = build_on_meta(student, facts.num_classes, facts.size)
+    return networks

@@ -12,9 +12,11 @@ from srel_hub.config import Recipe
 from srel_hub.core.engine import Precision
 from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
+from srel_hub.runs.launch import require_trackers
 from srel_hub.runs.machine import total_memory
 from srel_hub.runs.run import Run
 from srel_hub.stages.inputs import Inputs, teacher_specs
+from srel_hub.stages.preflight.disk_use import decoded_images
 from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.studies.plan.facts import Facts, Machine, Plan
 from srel_hub.studies.plan.price import plan
@@ -23,19 +25,6 @@ from srel_hub.teachers.cost_model import build_on_meta, matmul_tflops, on_meta
 
 
 SUSTAINED = 0.3  # assumed share of a matrix product's speed; what convolutions reach is unknown before they run
-
-
-def describe(run: Run, inputs: Inputs, devices: int | None = None, tflops: float | None = None) -> Plan:
-    """Compute the cost of all stages of a run, including those that are already complete.
-
-    Args:
-        run: The run, which has the teachers of complete stages and the devices of this launch.
-        inputs: The opened data and pretrained teachers.
-        devices: Number of devices that share the work; None: the processes of this launch.
-        tflops: 10^12 operations per second that each device sustains; None: estimated on this machine.
-    """
-    machine = machine_of(run.device, run.engine.precision, devices or run.accelerator.num_processes, tflops)
-    return plan(gather_facts(run.recipe, inputs, run.folder, machine))
 
 
 def machine_of(device: torch.device, precision: Precision, devices: int = 1, tflops: float | None = None) -> Machine:
@@ -78,6 +67,7 @@ def gather_facts(recipe: Recipe, inputs: Inputs, folder: Path, machine: Machine)
         train_images=None if source.train is None else len(source.train.labels),
         real_images=_random_real_images(source.train, recipe.recover.ipc) if recipe.evaluate.baselines else None,
         eval_images=None if source.eval is None else len(source.eval.labels),
+        decoded_images=decoded_images(recipe, inputs),
         networks=_networks_on_meta(recipe, inputs, folder),
         machine=machine,
     )
@@ -114,6 +104,9 @@ def plan_recipe(recipe: Recipe, devices: int | None = None, tflops: float | None
     for option, value in (("--devices", devices), ("--device-tflops", tflops)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{option}={value}: must be a number above 0")
+    require_trackers(recipe.run.trackers)
     # Planning writes nothing, so another launch in the run, or results of another recipe, need not stop it.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
-    return describe(run, prepare(run, writes=False), devices, tflops)
+    inputs = prepare(run, writes=False)
+    machine = machine_of(run.device, run.engine.precision, devices or run.accelerator.num_processes, tflops)
+    return plan(gather_facts(run.recipe, inputs, run.folder, machine))

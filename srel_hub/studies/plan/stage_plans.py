@@ -51,7 +51,7 @@ def plan_squeeze(facts: Facts) -> StagePlan:
     teacher = in_precision(facts.networks["teacher"], machine.precision)
     step = measure_cost(training_steps(teacher, spec.optimizer, spec.augment, share, facts.size), machine.kind)
     flops += spec.epochs * (step.flops * count // share)
-    costs += [step, drawing_cost(spec.augment, count, facts.size)]
+    costs += [step, drawing_cost(spec.augment, count, facts.size, machine.kind)]
     stage = _stage_plan(facts, "squeeze", 1, flops, costs, networks, count)
     return replace(stage, hours=flops / (machine.devices * _flops_per_hour(machine)))
 
@@ -133,7 +133,7 @@ def plan_relabel(facts: Facts) -> StagePlan:
     """Plan the labeling of all stored epochs, and one scoring of the teacher on the whole images."""
     spec, count, kind = facts.recipe.relabel, facts.condensed_images, facts.machine.kind
     labellers = facts.labellers
-    costs = [drawing_cost(spec.augment, count, facts.size), scoring_cost(labellers[0], count, facts.size, kind)]
+    costs = [drawing_cost(spec.augment, count, facts.size, kind), scoring_cost(labellers[0], count, facts.size, kind)]
     for network in labellers:
         model = in_precision(network, facts.machine.precision)
         costs.append(measure_cost(inference_steps(model, spec.augment, min(spec.batch_size, count), facts.size), kind))
@@ -165,7 +165,8 @@ def _plan_student(facts: Facts, network: Network, names: Sequence[str], eval_ima
     labellers, condensed = facts.labellers, facts.condensed_images
     student = build_on_meta(network, facts.num_classes, size)
     model = in_precision(student, machine.precision)
-    costs = [scoring_cost(student, eval_images, size, machine.kind), drawing_cost(relabel.augment, condensed, size)]
+    costs = [scoring_cost(student, eval_images, size, machine.kind)]
+    costs.append(drawing_cost(relabel.augment, condensed, size, machine.kind))
     steps: dict[tuple[int, bool], Cost] = {}
     flops = len(names) * eval_images * forward_flops(student, size)
     for name in names:

@@ -47,6 +47,7 @@ def _size_lines(plan: Plan) -> Iterator[str]:
     yield f"  teachers   {weights}"
     yield f"  dataset    at most {sum(plan.files.values()):,} files, pushed in one commit: {folders}"
     yield f"  run        {plan.shards:,} files in images/"
+    yield f"  disk       about {plan.disk}"
 
 
 def _stage_lines(plan: Plan) -> Iterator[str]:

@@ -116,6 +116,7 @@ def plan_choice(spec: config.Source, data: Data, choice: Choice, machine: Machin
             train_images=data.train_images,
             real_images=min(choice.ipc, data.smallest_class) * len(data.class_names),
             eval_images=data.eval_images,
+            decoded_images=0,  # disk space decides nothing here
             networks={"teacher": build_on_meta(choice.network, len(data.class_names), size)},
             machine=machine,
         )

@@ -389,3 +389,18 @@ def test_killed_and_shared_it_is_the_same(tmp_path: Path) -> None:
     assert statuses == [0, 0], (tmp_path / "0.txt").read_text()[-2000:]
     whole, together = (bytes_of(tmp_path / name / "world", (*PARTS, "patches")) for name in ("whole", "shared"))
     assert whole == together and "patches/class-00000.parquet" in whole
+
+
+@pytest.mark.parametrize(("weight", "warns"), [("1e4", True), ("0.01", False), ("auto", False)])
+def test_a_batchnorm_term_that_dominates_is_mentioned_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], weight: str, warns: bool
+) -> None:
+    file = write_recipe(tmp_path / "colors.yaml", make_source(tmp_path / "source", SIZE, ["red", "green", "blue"]))
+    run = Run(small_recipe(file, tmp_path, f"recover.bn_weight={weight}", "recover.stack=1", "recover.bn_ratio=20"))
+    squeeze(run)
+    recover(run)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "the BatchNorm term is" in line]
+    logged = [line for line in run.path("log.txt").read_text().splitlines() if "the BatchNorm term is" in line]
+    assert len(lines) == len(logged) == warns
+    assert all(line.startswith("warning: recover.bn_weight=10000: ") for line in lines)
+    assert all(line.endswith("; set recover.bn_weight=auto") for line in lines)
