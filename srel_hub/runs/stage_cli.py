@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from srel_hub.config import Recipe, load_recipe
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, machine_failure
 from srel_hub.runs import signals
 from srel_hub.runs.run import Run
 from srel_hub.runs.signals import Stopped
@@ -43,7 +43,7 @@ def cli(stage: Callable[[Run], object], argv: Sequence[str] | None = None) -> No
         except (UserError, OSError) as error:
             if os.environ.get("RANK", "0") == "0":  # all processes of a launch find the same mistake
                 tqdm.write(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(1 if machine_failure(error) else 2)
         except Stopped as stopped:
             sys.exit(stopped.exit_status)
         status = execute(stage, run)

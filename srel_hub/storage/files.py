@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from safetensors import SafetensorError
 
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, as_os_error
 
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -48,6 +49,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Raises:
         UserError: If a file would take the place of a folder. A folder only ever replaces a folder.
+        OSError: If the file cannot be written. safetensors has an exception of its own for a full disk.
     """
     if path.name in ("", ".."):  # '.', '..' and '/' name existing folders, whatever is written
         raise UserError(f"{path} is a folder; pass the name of a file, such as {path / 'result'}")
@@ -66,6 +68,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
         _flush(path.parent)
+    except SafetensorError as error:
+        raise as_os_error(error) or error from None
     finally:
         _remove(temporary)
 
