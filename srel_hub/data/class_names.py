@@ -54,10 +54,14 @@ class Classes:
     def _problem(self, value: Any) -> str:
         if _is_missing(value):
             return "no label (NA, null and nan in a metadata.csv count as none); add the label or remove the image"
+        if isinstance(value, float):
+            return f"the label {value!r}, which is not a whole number from 0 on; correct or remove the row"
         return f"the label {value!r}, which is not a class (allowed: {self._allowed()}); correct or remove the row"
 
     def _allowed(self) -> str:
         values = list(self.by_value)
+        if not values:
+            return "text, or whole numbers from 0 on"
         if isinstance(values[0], int) and values == list(range(len(values))):
             return f"0 to {len(values) - 1}"
         return ", ".join(self.names[:ALLOWED_LISTED]) + (", ..." if len(self.names) > ALLOWED_LISTED else "")

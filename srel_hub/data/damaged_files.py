@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pyarrow.json
@@ -47,7 +48,7 @@ def _problems(root: Path) -> Iterator[str]:
 
 
 def _is_utf8(name: str) -> bool:
-    return name.isprintable() or name == name.encode(errors="ignore").decode()
+    return name == name.encode(errors="ignore").decode()
 
 
 def _printable(name: str) -> str:
@@ -65,6 +66,19 @@ def _check_card(file: Path) -> None:
         raise UserError(f"{file}{line}: {error.problem or error.context}; correct the YAML") from error
     if not isinstance(metadata, dict | None):
         raise UserError(f"{file}: the metadata between the lines {FENCE} must be `key: value` lines")
+    for name in _class_names(metadata):
+        if not isinstance(name, str):
+            raise UserError(f"{file}: the class name {name!r} is not text; put the name in quotes")
+
+
+def _class_names(metadata: Any) -> Iterator[Any]:
+    """Yield the names of all `class_label` in a card's metadata."""
+    values = metadata.values() if isinstance(metadata, dict) else metadata if isinstance(metadata, list) else ()
+    for value in values:
+        yield from _class_names(value)
+    label = metadata.get("class_label") if isinstance(metadata, dict) else None
+    names = label.get("names") if isinstance(label, dict) else None
+    yield from names.values() if isinstance(names, dict) else names if isinstance(names, list) else ()
 
 
 def _check_csv(file: Path) -> None:

@@ -129,12 +129,13 @@ def copies_within(examined: Examined) -> list[str]:
     if groups:
         copies = sum(len(group) - 1 for group in groups)
         listed = _examples(groups, lambda group: " and ".join(first_few([examined.name(i) for i in group])))
-        remarks.append(f"{examined.where}: {copies:,} images are copies of other images: {listed}")
+        total = len(examined.rows)
+        remarks.append(f"{examined.where}: copies of other images: {copies:,} of {total:,} images: {listed}")
     if contradicting:
         count = sum(map(len, contradicting))
         listed = _examples(contradicting, lambda group: " and ".join(first_few([examined.labeled(i) for i in group])))
         remarks.append(
-            f"{examined.where}: {count:,} identical images have different labels; correct the labels or remove the "
+            f"{examined.where}: identical images with different labels: {count:,}; correct the labels or remove the "
             f"images: {listed}"
         )
     return remarks
@@ -151,8 +152,8 @@ def copies_across(one: Examined, other: Examined) -> list[str]:
     differing = sum(int(one.labels[own]) != int(other.labels[theirs]) for own, theirs in pairs)
     labels = f" ({differing:,} of them with another label)" if differing else ""
     return [
-        f"{len(pairs):,} of the {len(keys):,} images of {other.where}{labels} are identical to images of {one.where}, "
-        f"so accuracies will be too high; remove them from one of the splits: {listed}"
+        f"{other.where}: images that {one.where} has as well: {len(pairs):,} of {len(keys):,}{labels}, so accuracies "
+        f"will be too high; remove them from one of the splits: {listed}"
     ]
 
 

@@ -104,8 +104,8 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
     skipped: dict[str, tuple[str, ...]] = {}
     if spec.on_bad_image == "skip":
         for name, split in splits.items():
-            splits[name], skipped[name], listed = without_unreadable(split, str(spec.path))
-            remarks += listed
+            splits[name], skipped[name], notes = without_unreadable(split, str(spec.path))
+            remarks += notes
             with errors.collect():
                 splits[name].check(every_class=name == spec.train_split)
         errors.raise_all()
@@ -311,7 +311,11 @@ def _make_splits(
     """
     first, *others = tables
     classes_by_split = {name: classes_of_column(table.features[label]) for name, table in tables.items()}
-    classes = classes_by_split[first] or classes_of_values(read_label_column(tables[first], label, progress))
+    classes = classes_by_split[first]
+    if classes is None:
+        values = read_label_column(tables[first], label, progress)
+        classes = classes_of_values(values)
+        classes.indices(values, f"{spec.path}, split {first}")  # rows without a label come before missing classes
     for other in others:
         _require_same_classes(spec, label, (first, classes_by_split[first]), (other, classes_by_split[other]))
     require_usable_names(classes.names, str(spec.path))

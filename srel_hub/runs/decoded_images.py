@@ -39,33 +39,33 @@ def source_images(run: Run, split: Split, frame: Frame | None, rows: Tensor | No
     file = run.path("cache", f"source-{fingerprint([split.fingerprint, len(split.labels), framing, chosen])[:16]}")
 
     def decode() -> None:
-        examined = split.images(frame, rows, file).examined
-        if examined is not None:
-            _report(run, examined, fingerprint(framing)[:16], is_whole=rows is None)
+        images = split.images(frame, rows, file)
+        if images.examined is not None:
+            _report(run, images.examined, images.size, is_whole=rows is None)
 
     _write_once(run, file, decode)
     return Images(map_pixels(file), split.labels if rows is None else split.labels[rows])
 
 
-def _report(run: Run, examined: Examined, framing: str, is_whole: bool) -> None:
+def _report(run: Run, examined: Examined, size: tuple[int, int], is_whole: bool) -> None:
     """Report what decoding showed, once per split: of all its images, or else of the first part that is decoded.
 
     Args:
         run: The run, after `begin`.
         examined: What decoding showed.
-        framing: A key of the frame. Only images of the same frame are compared.
+        size: (height, width) of the images. Only images of the same size are compared.
         is_whole: Whether all images of the split were decoded.
     """
-    split = fingerprint(examined.where)[:16]
-    whole, part = (run.path("cache", f"examined-{framing}-{split}-{extent}") for extent in ("whole", "part"))
+    name, sized = fingerprint(examined.where)[:16], f"examined-{size[0]}-{size[1]}"
+    whole, part = (run.path("cache", f"{sized}-{extent}-{name}") for extent in ("whole", "part"))
     if whole.is_file() or (part.is_file() and not is_whole):
         return
-    others = {file.name.rsplit("-", 1)[0]: file for file in sorted(run.path("cache").glob(f"examined-{framing}-*"))}
-    others.pop(whole.name.rsplit("-", 1)[0], None)
     with atomic_write(whole if is_whole else part) as temporary:
         save_examined(temporary, examined)
     remarks = [*examined.remarks, *(copies_within(examined) if is_whole else ())]
-    for other in others.values():  # "whole" comes after "part"
+    stored = sorted(run.path("cache").glob(f"{sized}-*"))
+    by_split = {file.name.rsplit("-", 1)[1]: file for file in stored}  # "whole" comes after "part"
+    for other in (file for key, file in by_split.items() if key != name):
         remarks += copies_across(load_examined(other), examined)
     for remark in remarks:
         if not run.is_main:  # any process may be the one that decodes

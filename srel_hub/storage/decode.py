@@ -20,6 +20,10 @@ LARGEST_SIDE = 32_767  # pixels; crop boxes are stored as int16
 # Sides of an image are at most in this ratio before it is resized. Resizing the shorter side of an image of
 # 1 x 32,000 pixels to 256 would take 6 GB.
 LONGEST_RATIO = 64
+# A file of a few hundred bytes may claim to be an image of 178 million pixels, the most that Pillow opens. An animated
+# WebP then takes 3 GB and a minute. One byte of a PNG holds at most 8,000 pixels, of one color.
+LARGE_IMAGE = 20_000_000  # pixels
+PIXELS_PER_BYTE = 8_000
 BILINEAR = int(Image.Resampling.BILINEAR)
 TURNS = {  # by the EXIF tag Orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -96,6 +100,7 @@ def decode(value: Any, frame: Frame | None, where: str) -> Decoded:
     try:
         # Pillow warns about damaged metadata and about large images. Each image is either read or rejected.
         with warnings.catch_warnings(action="ignore"), _stream(value) as stream, Image.open(stream) as image:
+            _require_plausible(image.size, stream)
             return _decode(image, frame)
     except Exception as error:  # damaged files make Pillow's plugins raise almost anything
         failure = machine_failure(error)
@@ -132,6 +137,14 @@ def _stream(value: Any) -> IO[bytes]:
         raise
     except Exception as error:
         raise OSError(errno.EIO, f"cannot be read: {cause(error)}", path) from error
+
+
+def _require_plausible(size: tuple[int, int], stream: IO[bytes]) -> None:
+    place = stream.tell()
+    pixels, content = size[0] * size[1], stream.seek(0, io.SEEK_END)
+    stream.seek(place)
+    if pixels > LARGE_IMAGE and pixels > PIXELS_PER_BYTE * content:
+        raise ValueError(f"{content:,} bytes cannot hold {size[0]:,} x {size[1]:,} pixels")
 
 
 def _decode(image: Image.Image, frame: Frame | None) -> Decoded:
@@ -174,8 +187,8 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     `ImageOps.exif_transpose` writes the other tags again, so that a single tag of a wrong type makes it fail.
     """
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # damaged metadata makes Pillow raise almost anything
+        turn = TURNS.get(image.getexif()[ExifTags.Base.Orientation])
+    except Exception:  # there is no tag, or damaged metadata, which makes Pillow raise almost anything
         turn = None
     return image if turn is None else image.transpose(turn)
 
