@@ -114,7 +114,7 @@ def _apply(mapping: dict[str, Any], override: str) -> str | None:
         mapping = mapping[section]
     try:
         mapping[leaf] = text if is_literal else yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
+    except Exception:  # a date such as 2024-13-45 is a ValueError, deep nesting a RecursionError
         return f"{key}={text}: the value is not valid YAML; quote it"
     return None
 

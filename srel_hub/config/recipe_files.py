@@ -9,7 +9,7 @@ import yaml
 
 from srel_hub.config.resources import RECIPES
 from srel_hub.config.yaml_io import Loader, merge
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, reading
 
 
 PROTOCOLS, SWEEPS = RECIPES / "protocols", RECIPES / "sweeps"
@@ -71,10 +71,8 @@ def read_merged(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(
             f"{file}: extends itself through {' -> '.join(child.name for child in children)}; remove one `extends`"
         )
-    try:
+    with reading(f"{file}: not valid YAML"):  # a date such as 2024-13-45 is a ValueError, `!!int x` too
         mapping = yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(mapping, dict):
         kind = "an empty file" if mapping is None else type(mapping).__name__
         raise UserError(f"{file}: a recipe must be a mapping of sections, got {kind}")

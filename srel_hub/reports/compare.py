@@ -13,7 +13,7 @@ from typing import Any
 
 from srel_hub.config import Recipe, fingerprint, load_recipe
 from srel_hub.config.protocols import protocol_of, protocol_title
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, reading
 from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.manifest import MANIFEST, read_manifest
 from srel_hub.reports import plot_style, tables
@@ -119,8 +119,11 @@ def _read(path: str) -> _Measured:
     file = next((name for name in SUMMARIES if name in names), None)
     if file is None:
         raise UserError(f"{store}: there are no results; run `srel-hub evaluate` on this run first")
-    summary = read_json(store.fetch(file))
-    if not summary["measured"]:
+    path_of_summary = store.fetch(file)
+    with reading(f"{store}: {file} is not in the form that srel_hub writes"):
+        summary = read_json(path_of_summary)
+        measured = summary["measured"]
+    if not measured:
         raise UserError(f"{store}: no students were evaluated, because source.eval_split is null")
     manifest_file = store.fetch(MANIFEST)
     manifest = read_manifest(manifest_file)

@@ -77,7 +77,7 @@ def parse_argument(argument: str) -> Axis | None:
     name, _, text = argument.partition("=")
     try:
         values = yaml.load(f"[{text}]", Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
+    except Exception:  # see `srel_hub.config.loading`: not only YAMLError
         return None
     return _field_axis(name, values) if isinstance(values, list) and len(values) >= 2 else None
 
