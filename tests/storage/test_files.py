@@ -1,11 +1,15 @@
 """Files that appear whole, and never in the place of a folder."""
 
+import errno
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from srel_hub.errors import UserError
-from srel_hub.storage.files import write_json, write_text
+from srel_hub.storage.files import atomic_write, write_json, write_text
 
 
 @pytest.mark.parametrize("name", ["kept", ".", ".."])
@@ -17,3 +21,15 @@ def test_a_file_never_replaces_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(UserError, match="is a folder; pass the name of a file"):
             write(Path(name), "page")
     assert (tmp_path / "kept" / "precious").read_text() == "p" and len(list(tmp_path.rglob("*"))) == 2
+
+
+def test_a_full_disk_is_an_os_error_whichever_library_reports_it(tmp_path: Path) -> None:
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(OSError, match="No space left on device") as caught, atomic_write(tmp_path / "weights"):
+        raise SafetensorError(message)
+    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+
+
+def test_the_message_is_that_of_safetensors(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "weights") as temporary:
+        save_file({"a": torch.zeros(3)}, temporary / "missing" / "file")
