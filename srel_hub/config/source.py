@@ -45,6 +45,10 @@ class Source:
     """Height and width of the condensed images in pixels, by resizing and a center crop. null: the size that a
     pretrained teacher expects, otherwise the size of the images."""
 
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What to do if images cannot be read. error: list them and stop. skip: leave them out and list them on the card;
+    all images are checked before the run begins, so the dataset must be a local copy (`streaming: false`)."""
+
     title: Line | None = None
     """Name of the dataset on the cards. null: its path."""
 

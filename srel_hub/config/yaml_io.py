@@ -56,11 +56,7 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
     except RecursionError:
         raise yaml.YAMLError("brackets are nested too deeply") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-    ) as error:  # a tag such as !!int can make its parser raise any of them
+    except Exception as error:  # a tag such as !!int makes its parser raise ValueError, TypeError, and others
         reason = str(error).replace('in "<unicode string>", ', "in ")
         raise yaml.YAMLError(" ".join(reason.split())) from None
 

@@ -1,8 +1,9 @@
 """Class names: read them from a label column, and compare those of splits and teachers."""
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,11 @@ from srel_hub.errors import UserError, first_few
 
 
 ALLOWED_LISTED = 10  # class names that a message lists
+LONGEST_NAME = 500  # characters; the longest name of ImageNet has 121
+# Characters that neither the YAML nor the table of a card can represent: control characters, halves of surrogate pairs,
+# and what ends a line. U+0085 comes back from YAML as a space, so a class gets another name.
+UNUSABLE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
+UNUSABLE = "\ufeff\ufffe\uffff"  # a byte order mark, which cannot be seen, and two codes that are no characters
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,16 @@ class Classes:
         return torch.tensor(indices, dtype=torch.int64)
 
     def _problem(self, value: Any) -> str:
-        if value is None:
+        if _is_missing(value):
             return "no label (NA, null and nan in a metadata.csv count as none); add the label or remove the image"
+        if isinstance(value, float):
+            return f"the label {value!r}, which is not a whole number from 0 on; correct or remove the row"
         return f"the label {value!r}, which is not a class (allowed: {self._allowed()}); correct or remove the row"
 
     def _allowed(self) -> str:
         values = list(self.by_value)
+        if not values:
+            return "text, or whole numbers from 0 on"
         if isinstance(values[0], int) and values == list(range(len(values))):
             return f"0 to {len(values) - 1}"
         return ", ".join(self.names[:ALLOWED_LISTED]) + (", ..." if len(self.names) > ALLOWED_LISTED else "")
@@ -67,12 +77,71 @@ def classes_of_column(feature: Any) -> Classes | None:
 def classes_of_values(values: Iterable[Any]) -> Classes:
     """Return the classes of a column of strings, in alphabetical order, or of whole numbers, in increasing order.
 
-    A negative number is not a class: on the Hub, -1 marks rows without a label.
+    A negative number is not a class: on the Hub, -1 marks rows without a label. A fraction is not a class either. (A
+    column of whole numbers with a missing one is read as 0.0, 1.0, ...)
     """
-    known = {value for value in values if value is not None and (isinstance(value, str) or value >= 0)}
+    known = {_without_point(value) for value in values if not _is_missing(value) and _can_be_class(value)}
     return Classes(
         tuple(str(value) for value in sorted(known)), {value: index for index, value in enumerate(sorted(known))}
     )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())  # NaN differs from itself
+
+
+def _can_be_class(value: Any) -> bool:
+    return isinstance(value, str) or (value >= 0 and value == value // 1)
+
+
+def _without_point(value: Any) -> Any:
+    return int(value) if isinstance(value, float) else value
+
+
+def require_usable_names(names: Sequence[Any], where: str) -> None:
+    """Check that class names are text, that they differ, and that a card can represent them.
+
+    Args:
+        names: by index, as read from other people's files.
+        where: the dataset or teacher, which begins the message.
+
+    Raises:
+        UserError: if names cannot be used. The message lists them.
+    """
+    problems = [f"{where}: class {i} {problem}" for i, name in enumerate(names) for problem in _problems_of(name)]
+    if not problems:
+        problems = [f"{where}: {problem}" for problem in _same_names(names)]
+    if problems:
+        raise UserError("\n".join(first_few(problems)))
+
+
+def _problems_of(name: Any) -> Iterator[str]:
+    if not isinstance(name, str):
+        yield f"is named {name!r}, which is not text; put the name in quotes where it is defined"
+    elif not name.strip():
+        yield f"has the name {name!r}, which is empty; name it"
+    elif len(name) > LONGEST_NAME:
+        yield f"has a name of {len(name)} characters ({name[:40]!r} ...); at most {LONGEST_NAME} are allowed"
+    else:
+        unusable = sorted({letter for letter in name if _is_unusable(letter)})
+        if unusable:
+            codes = ", ".join(f"U+{ord(letter):04X}" for letter in unusable)
+            yield f"is named {name!r}; {codes} cannot be written on a dataset card; rename the class"
+
+
+def _is_unusable(letter: str) -> bool:
+    return unicodedata.category(letter) in UNUSABLE_CATEGORIES or letter in UNUSABLE
+
+
+def _same_names(names: Sequence[str]) -> Iterator[str]:
+    """Yield the names that look the same: they differ only in blanks or in how accents are encoded."""
+    by_look: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        by_look.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), []).append(index)
+    for indices in by_look.values():
+        if len(indices) > 1:
+            listed = " and ".join(f"{index} ({names[index]!r})" for index in indices)
+            yield f"classes {listed} have names that look the same; rename one of them, or merge the classes"
 
 
 def are_numbered(names: Sequence[str]) -> bool:

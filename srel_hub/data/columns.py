@@ -14,6 +14,10 @@ LAYOUTS = (
     "beside the folders); train/1.jpg with train/metadata.csv (columns file_name,label); parquet files. Labels must "
     "be class labels, strings or whole numbers"
 )
+INCOMPLETE = (
+    "Whole numbers are read as fractions (float64) if a row has none; to find that row, set source.label_column"
+)
+LABEL_NAMES = ("label", "labels")
 CONTENT = {"image_column": "images", "label_column": "class labels, strings or whole numbers"}
 
 Features = Mapping[str, Any]  # the type of every column
@@ -45,7 +49,10 @@ def find_columns(spec: config.Source, features: Features, split: str) -> tuple[s
     with errors.collect():
         certain = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
         plain = [name for name, feature in features.items() if _is_label(feature)]
-        likely = plain if len(plain) == 1 else [name for name in ("label", "labels") if name in plain]
+        # `datasets` reads whole numbers as fractions if one is missing. The row without a label is reported later.
+        incomplete = [name for name, feature in features.items() if _holds_fractions(feature)]
+        plain += [name for name in incomplete if name in (*LABEL_NAMES, spec.label_column)]
+        likely = plain if len(plain) == 1 else [name for name in LABEL_NAMES if name in plain]
         label = _find_column(spec.label_column, "label_column", certain or likely, certain + plain, where, features)
     errors.raise_all()
     return image, label
@@ -69,7 +76,9 @@ def _find_column(
             f"{where}: the column with {CONTENT[field]} is ambiguous; set source.{field} to one of "
             f"{', '.join(usable)} (columns: {columns})"
         )
-    raise UserError(f"{where}: there is no column with {CONTENT[field]} (columns: {columns}). {LAYOUTS}")
+    fractions = field == "label_column" and any(map(_holds_fractions, features.values()))
+    hint = f". {INCOMPLETE}" if fractions else ""
+    raise UserError(f"{where}: there is no column with {CONTENT[field]} (columns: {columns}){hint}. {LAYOUTS}")
 
 
 def _kind(feature: Any) -> str:
@@ -87,6 +96,10 @@ def _is_castable_to_image(feature: Any) -> bool:
         or _holds_bytes(feature)
         or (isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary", "string"))
     )
+
+
+def _holds_fractions(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value) and str(feature.dtype).startswith("float")
 
 
 def _is_label(feature: Any) -> bool:

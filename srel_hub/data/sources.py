@@ -1,7 +1,8 @@
 """The real dataset: the built-in digits, or anything that `load_dataset` opens, as uint8 RGB images of one size."""
 
 import contextlib
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,20 @@ from srel_hub import config
 from srel_hub.config import is_local
 from srel_hub.config.places import expanded, missing_place, nearest_place, unreachable
 from srel_hub.data.builtin import DIGITS, load_digits
-from srel_hub.data.class_names import Classes, classes_of_column, classes_of_values, describe_mismatch
+from srel_hub.data.class_names import (
+    Classes,
+    classes_of_column,
+    classes_of_values,
+    describe_mismatch,
+    require_usable_names,
+)
 from srel_hub.data.columns import find_columns
+from srel_hub.data.damaged_files import damaged_files
 from srel_hub.data.folder_checks import check_folder, linked_folders
 from srel_hub.data.reach import cache_if_unreachable
+from srel_hub.data.readable import without_unreadable
 from srel_hub.data.splits import Progress, Split, TableSplit, empty_classes, read_label_column
-from srel_hub.errors import ErrorCollector, UserError, first_few, first_line
+from srel_hub.errors import ErrorCollector, UserError, cause, first_few, machine_failure, reading
 
 
 STREAMED_BYTES = 20e9  # with `source.streaming: auto`, larger datasets are streamed instead of copied to disk
@@ -35,12 +44,15 @@ class Source:
         train: the training split; None if no stage needs it or the recipe names none.
         eval: the split that students and teachers are scored on; None if the recipe names none.
         remarks: for the user to see.
+        skipped: the names of the images that were left out because they cannot be read, by split; None if the recipe
+            does not skip them.
     """
 
     class_names: tuple[str, ...] | None = None
     train: Split | None = None
     eval: Split | None = None
     remarks: tuple[str, ...] = ()
+    skipped: Mapping[str, tuple[str, ...]] | None = None
 
 
 def add_builtin_metadata(spec: config.Source) -> config.Source:
@@ -84,16 +96,31 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
             "source.image_column and source.label_column"
         )
     image, label = columns[requested[0]]
-    remarks = _check_folder(spec, files, label, tables[requested[0]].features[label])
+    with reading(f"source.path={spec.path}"):
+        remarks = _check_folder(spec, files, label, tables[requested[0]].features[label])
     splits = _make_splits(spec, tables, image, label, progress)
     for split in splits.values():
         with errors.collect():
             split.check(every_class=split.name == spec.train_split)
     errors.raise_all()
+    skipped: dict[str, tuple[str, ...]] = {}
+    if spec.on_bad_image == "skip":
+        for name, split in splits.items():
+            splits[name], skipped[name], notes = without_unreadable(split, str(spec.path))
+            remarks += notes
+            with errors.collect():
+                splits[name].check(every_class=name == spec.train_split)
+        errors.raise_all()
     opened = {role: splits[name] for role, name in names.items() if name is not None}
     if spec.eval_split is not None and isinstance(tables[spec.eval_split], datasets.Dataset):
         remarks += _classes_not_scored(opened["eval"])
-    return Source(splits[requested[0]].classes.names, opened.get("train"), opened.get("eval"), tuple(remarks))
+    return Source(
+        splits[requested[0]].classes.names,
+        opened.get("train"),
+        opened.get("eval"),
+        tuple(remarks),
+        skipped if spec.on_bad_image == "skip" else None,
+    )
 
 
 def split_names(spec: config.Source) -> list[str]:
@@ -142,7 +169,7 @@ def _open_tables(spec: config.Source, requested: Sequence[str]) -> tuple[dict[st
     if missing:
         raise UserError("\n".join(missing))
     streaming = spec.streaming if spec.streaming != "auto" else _bytes(builder, files, requested) > STREAMED_BYTES
-    try:
+    with _opening(spec, builder.builder_configs):
         if isinstance(builder, (Parquet, Arrow)):
             return {name: _load_alone(spec, path, builder, name, bool(streaming)) for name in requested}, {}
         # The classes of an image folder are the folders of all splits, so all splits are opened. If one of them is not
@@ -152,8 +179,6 @@ def _open_tables(spec: config.Source, requested: Sequence[str]) -> tuple[dict[st
         # `read_picture` decodes the images; `datasets` would also do it, in threads, when it streams from the Hub.
         threads = {"decode_num_threads": 0} if "decode_num_threads" in vars(builder.config) else {}
         tables = _load(spec, path, streaming=bool(streaming) or (remote and not_needed), **threads)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(_explain(spec, error)) from None
     return {name: tables[name] for name in requested}, {str(name): list(paths) for name, paths in files.items()}
 
 
@@ -161,7 +186,7 @@ def _check_folder(spec: config.Source, files: dict[str, list[str]], label: str, 
     """Return remarks on a local folder of image files, and none for other sources, whose `files` is empty."""
     if not files or not is_local(str(spec.path)):
         return []
-    is_number = isinstance(feature, datasets.Value) and feature.dtype.startswith("int")
+    is_number = isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "float"))
     return check_folder(expanded(str(spec.path)), files, label if is_number else None)
 
 
@@ -197,23 +222,62 @@ def _builder(spec: config.Source, path: str) -> Any:
         raise UserError(
             f"source.revision={spec.revision}: {path} is a local folder without revisions; remove source.revision"
         )
-    with contextlib.nullcontext() if exists else cache_if_unreachable(path, spec.revision) as failure:
-        try:
-            return datasets.load_dataset_builder(path, name=spec.config, revision=spec.revision)
-        except (OSError, ValueError, RuntimeError) as error:
-            if failure is None or not isinstance(error, ConnectionError):
-                raise UserError(_explain(spec, error)) from None
-            reason = f"the Hub cannot be reached ({failure}), and the dataset is not in the cache"
-            raise unreachable(f"source.path={path}", path, reason) from None
+    with (
+        contextlib.nullcontext() if exists else cache_if_unreachable(path, spec.revision) as failure,
+        _opening(spec, unreachable_because=failure),
+    ):
+        return datasets.load_dataset_builder(path, name=spec.config, revision=spec.revision)
+
+
+@contextlib.contextmanager
+def _opening(
+    spec: config.Source, configs: Iterable[str] = (), unreachable_because: str | None = None
+) -> Iterator[None]:
+    """Turn whatever `datasets` raises about a dataset into a UserError that explains it.
+
+    Args:
+        spec: The recipe's section.
+        configs: The names of the dataset's configurations, as far as they are known.
+        unreachable_because: Why the Hub cannot be used, so that only the cache is; None if it can be used.
+
+    Raises:
+        UserError: If the dataset cannot be opened.
+        OSError: If the machine failed, for example because its disk is full, or the Hub cannot be reached.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # other people's files make `datasets` raise almost anything
+        if unreachable_because is not None and isinstance(error, ConnectionError):
+            reason = f"the Hub cannot be reached ({unreachable_because}), and the dataset is not in the cache"
+            raise unreachable(f"source.path={spec.path}", str(spec.path), reason) from None
+        failure = machine_failure(error)
+        if failure is not None:
+            raise failure from None
+        if str(error).startswith("Not enough disk space"):
+            raise OSError(errno.ENOSPC, str(error), str(datasets.config.HF_DATASETS_CACHE)) from error
+        names = list(configs)
+        listed = f"; configurations of this dataset: {', '.join(names)}" if len(names) > 1 else ""
+        raise UserError(_explain(spec, error) + listed) from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, datasets.exceptions.DatasetGenerationCastError):
+        # Its message names the columns and the file; its cause prints two whole schemas.
+        return " ".join(str(error).split()).removeprefix("An error occurred while generating the dataset ")
+    return cause(error)
 
 
 def _explain(spec: config.Source, error: BaseException) -> str:
     """Explain why `datasets` cannot open a dataset, and what to do about it."""
-    reason = first_line(error)
+    reason = _reason(error)
     if is_local(str(spec.path)):
-        links = [str(link) for link in linked_folders(expanded(str(spec.path)))]
+        folder = expanded(str(spec.path))
+        links = [str(link) for link in linked_folders(folder)]
         hint = f"; links to folders are not followed: {', '.join(links[:3])}" if links else ""
-        return f"source.path={spec.path}: load_dataset cannot open this folder: {reason}{hint}"
+        damaged = "".join(f"\n{problem}" for problem in damaged_files(folder))
+        return f"source.path={spec.path}: load_dataset cannot open this folder: {reason}{hint}{damaged}"
     if "gated dataset" in reason:
         return (
             f"source.path={spec.path}: this dataset is gated on the Hub; request access on the dataset's page, then "
@@ -259,9 +323,14 @@ def _make_splits(
     """
     first, *others = tables
     classes_by_split = {name: classes_of_column(table.features[label]) for name, table in tables.items()}
-    classes = classes_by_split[first] or classes_of_values(read_label_column(tables[first], label, progress))
+    classes = classes_by_split[first]
+    if classes is None:
+        values = read_label_column(tables[first], label, progress)
+        classes = classes_of_values(values)
+        classes.indices(values, f"{spec.path}, split {first}")  # rows without a label come before missing classes
     for other in others:
         _require_same_classes(spec, label, (first, classes_by_split[first]), (other, classes_by_split[other]))
+    require_usable_names(classes.names, str(spec.path))
     if len(classes.names) < 2:
         raise UserError(f"{spec.path}: {len(classes.names)} class found; at least 2 are required")
     return {

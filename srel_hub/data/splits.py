@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from srel_hub.data.class_names import Classes
-from srel_hub.errors import UserError, first_few
-from srel_hub.storage.decode import LARGEST_SIDE, SMALLEST_SIDE, Frame, fit, read_picture
+from srel_hub.data.examined import Examined, Examiner
+from srel_hub.errors import UserError, first_few, reading
+from srel_hub.storage.decode import LARGEST_SIDE, SMALLEST_SIDE, Frame, decode, fit, read_picture
 from srel_hub.storage.files import atomic_write
 from srel_hub.storage.mapped_images import Picture, in_memory, map_pixels, write_pixels
 
@@ -36,10 +37,12 @@ class Images:
     Attributes:
         pixels: uint8 [N, 3, H, W].
         labels: int64 [N].
+        examined: what decoding showed; None for data in memory.
     """
 
     pixels: Tensor
     labels: Tensor
+    examined: Examined | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -83,10 +86,11 @@ class Split(Protocol):
 
 def read_label_column(table: Any, label: str, progress: Progress) -> list[Any]:
     """Return all values of the label column, in row order."""
-    if isinstance(table, datasets.Dataset):
-        return list(table[label][:])
-    rows = progress(table.select_columns([label]), None, "read labels", "row")
-    return [row[label] for row in rows]
+    with reading(f"the column {label} cannot be read"):
+        if isinstance(table, datasets.Dataset):
+            return list(table[label][:])
+        rows = progress(table.select_columns([label]), None, "read labels", "row")
+        return [row[label] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ class TableSplit:
     @property
     def size(self) -> tuple[int, int]:
         """Return (height, width) of the first image, in pixels; decodes it."""
-        _, picture = next(_pictures(zip([0], [0], self._encoded([0]), strict=True), None, self.where))
+        picture = read_picture(next(self.encoded([0]), None), None, f"{self.where}: row 0")
+        _require_sides(picture.shape, self.where)
         height, width, _ = picture.shape
         return height, width
 
@@ -150,17 +155,26 @@ class TableSplit:
         rows = torch.arange(len(self.labels)) if rows is None else rows
         # Read in increasing order, because a streamed table has no other, and store each image at its place.
         increasing, places = rows.sort()
-        encoded = self.progress(self._encoded(increasing.tolist()), len(rows), f"decode {self.where}", "image")
-        pictures = _pictures(zip(places.tolist(), increasing.tolist(), encoded, strict=True), frame, self.where)
+        encoded = self.progress(self.encoded(increasing.tolist()), len(rows), f"decode {self.where}", "image")
+        numbered = zip(places.tolist(), increasing.tolist(), encoded, strict=True)
+        examiner = Examiner(self.where, len(rows))
+        pictures = _pictures(numbered, frame, self.where, examiner)
         if file is None:
-            return Images(in_memory(len(rows), pictures), self.labels[rows])
-        with atomic_write(file) as temporary:
-            write_pixels(temporary, len(rows), pictures)
-        return Images(map_pixels(file), self.labels[rows])
+            pixels = in_memory(len(rows), pictures)
+        else:
+            with atomic_write(file) as temporary:
+                write_pixels(temporary, len(rows), pictures)
+            pixels = map_pixels(file)
+        labels = self.labels[rows]
+        return Images(pixels, labels, examiner.examined(rows, labels, self.classes.names))
+
+    def encoded(self, numbers: Sequence[int]) -> Iterator[Any]:
+        """Yield the undecoded images of rows with increasing numbers (the first argument of `decode`)."""
+        with reading(f"{self.where}: the images cannot be read"):
+            yield from self._encoded(numbers)
 
     def _encoded(self, numbers: Sequence[int]) -> Iterator[Any]:
-        """Yield the undecoded images of rows with increasing numbers."""
-        # Other columns may hold images too; `decode=False` leaves the decoding to `read_picture`.
+        # Other columns may hold images too; `decode=False` leaves the decoding to `decode`.
         table = self.table.select_columns([self.image]).cast_column(self.image, datasets.Image(decode=False))
         if isinstance(table, datasets.Dataset):
             yield from (row[self.image] for row in table.select(numbers))
@@ -197,13 +211,16 @@ def empty_classes(labels: Tensor, class_names: Sequence[str]) -> list[str]:
     return [name for name, count in zip(class_names, counts, strict=True) if count == 0]
 
 
-def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, where: str) -> Iterator[Picture]:
+def _pictures(
+    encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, where: str, examiner: Examiner
+) -> Iterator[Picture]:
     """Decode images one by one.
 
     Args:
         encoded: for each image the place in the result, the row in the dataset, and the undecoded value.
         frame: the size to resize the images to; None keeps their own size.
         where: the dataset and split, which begin messages.
+        examiner: collects what decoding shows.
 
     Yields:
         the place, and the pixels uint8 [H, W, 3].
@@ -215,10 +232,11 @@ def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, wher
     shape: tuple[int, ...] | None = None
     for place, row, value in encoded:
         try:
-            picture = read_picture(value, frame, f"{where}: row {row}")
+            decoded = decode(value, frame, f"{where}: row {row}")
         except UserError as error:
             problems.append(str(error))
             continue
+        picture = decoded.pixels
         if shape is None:
             shape = picture.shape
             _require_sides(shape, where)
@@ -229,6 +247,7 @@ def _pictures(encoded: Iterable[tuple[int, int, Any]], frame: Frame | None, wher
             )
             continue
         if not problems:  # after a problem, continue only to find the others
+            examiner.add(place, value, decoded)
             yield place, picture
     if problems:
         raise UserError("\n".join(first_few(problems)))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from srel_hub.config.arguments import whole_number
 from srel_hub.core.augment import normalization_table
 from srel_hub.core.engine import FLOAT32
-from srel_hub.errors import UserError, first_line
+from srel_hub.errors import UserError, reading
 from srel_hub.hub.repository import Store
 from srel_hub.labels.epochs import Epoch, sampled_epoch, stored_epoch
 from srel_hub.labels.labeller import Labeller, make_labeller
@@ -86,12 +86,10 @@ class Condensed:
             >>> from srel_hub import load_condensed
             >>> load_condensed("runs/quickstart/dataset").require_rows()
         """
-        try:
+        with reading(f"{self._store}: data/ cannot be read"):
             rows = sum(pyarrow.parquet.read_metadata(file).num_rows for file in self._parquet)
             schemas = [pyarrow.parquet.read_schema(file) for file in self._parquet]
             features = [datasets.Features.from_arrow_schema(schema) for schema in schemas]
-        except Exception as error:  # damaged or hostile files make pyarrow raise almost anything
-            raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
         manifest = self.manifest
         if any(set(f) != {"image", "label"} or not isinstance(f["image"], datasets.Image) for f in features):
             raise UserError(
@@ -128,10 +126,8 @@ class Condensed:
         """Pixels and labels, read from the files, because the cache of `datasets` may be outdated."""
         self.require_rows()
         labels = torch.empty(self.manifest.num_images, dtype=torch.int64)
-        try:
+        with reading(f"{self._store}: data/ cannot be read"):
             pixels = in_memory_or_mapped(len(labels), self.manifest.image_size, self._pictures(labels))
-        except (pyarrow.ArrowException, OSError, TypeError) as error:
-            raise UserError(f"{self._store}: data/ cannot be read: {first_line(error)}") from error
         return pixels, labels
 
     def _pictures(self, labels: Tensor) -> Iterator[Picture]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from srel_hub.core.augment import Views
 from srel_hub.core.encodings import TENSORS, Layout, decode, has_true_indices, layout
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, reading
 from srel_hub.labels.epoch_files import VIEW_TENSORS, epoch_layout
 from srel_hub.labels.manifest import LabelFile, Manifest
 from srel_hub.storage.files import sha256
@@ -133,12 +133,9 @@ def _require_file(path: Path, file: LabelFile, manifest: Manifest) -> None:
     if sha256(path) != file.sha256:
         raise UserError(f"{path}: its sha256 differs from the manifest's; the file was changed; {REPAIR}")
     expected = epoch_layout(file.rows[1] - file.rows[0], manifest.coding, manifest.augment.mix)
-    try:
-        with safe_open(path, framework="pt") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            tensors = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-    except SafetensorError as error:
-        raise UserError(f"{path}: this is not a safetensors file: {error}") from None
+    with reading(f"{path}: this is not a safetensors file"), safe_open(path, framework="pt") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        tensors = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     if tensors != expected:
         raise UserError(f"{path}: the file has the tensors {_describe(tensors)}; it must have {_describe(expected)}")
 

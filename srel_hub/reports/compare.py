@@ -14,7 +14,7 @@ from typing import Any
 from srel_hub.config import Recipe, fingerprint, load_recipe
 from srel_hub.config.places import expanded
 from srel_hub.config.protocols import protocol_of, protocol_title
-from srel_hub.errors import ErrorCollector, UserError, first_line
+from srel_hub.errors import ErrorCollector, UserError, first_line, reading
 from srel_hub.hub.repository import Store, open_store
 from srel_hub.labels.manifest import MANIFEST, read_manifest
 from srel_hub.reports import plot_style, tables
@@ -159,11 +159,10 @@ def _read(path: str) -> _Measured:
         if "recipe.yaml" not in names:
             raise UserError(f"{path}: this is neither a run nor a condensed dataset, because it has no recipe.yaml")
         raise _NotEvaluatedError(f"{store}: there are no results; run `srel-hub evaluate {path}` first")
-    try:
-        summary = read_json(store.fetch(file))
+    path_of_summary = store.fetch(file)
+    with reading(f"{store}: {file} is not in the form that srel_hub writes", "write the results again"):
+        summary = read_json(path_of_summary)
         measured = summary["measured"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _malformed(f"{store}: {file}", error) from None
     if not measured:
         raise _NotEvaluatedError(f"{store}: no students were evaluated, because source.eval_split is null")
     manifest_file = store.fetch(MANIFEST)

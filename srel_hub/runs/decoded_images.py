@@ -1,11 +1,17 @@
-"""Decoded images of a run, kept in its folder `cache` while stages need them. All processes map the same files."""
+"""Decoded images of a run, kept in its folder `cache` while stages need them. All processes map the same files.
 
+Identical images within a split and across splits are reported when they are decoded.
+"""
+
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
+from tqdm import tqdm
 
 from srel_hub.config import fingerprint
+from srel_hub.data.examined import Examined, copies_across, copies_within, load_examined, save_examined
 from srel_hub.data.splits import Images, Split
 from srel_hub.runs.run import Run
 from srel_hub.storage.condensed_table import decode_image, read_labels, read_rows
@@ -31,8 +37,40 @@ def source_images(run: Run, split: Split, frame: Frame | None, rows: Tensor | No
     chosen = None if rows is None else rows.tolist()
     framing = None if frame is None else [frame.size, frame.resize, frame.resample]
     file = run.path("cache", f"source-{fingerprint([split.fingerprint, len(split.labels), framing, chosen])[:16]}")
-    _write_once(run, file, lambda: split.images(frame, rows, file))
+
+    def decode() -> None:
+        images = split.images(frame, rows, file)
+        if images.examined is not None:
+            _report(run, images.examined, images.size, is_whole=rows is None)
+
+    _write_once(run, file, decode)
     return Images(map_pixels(file), split.labels if rows is None else split.labels[rows])
+
+
+def _report(run: Run, examined: Examined, size: tuple[int, int], is_whole: bool) -> None:
+    """Report what decoding showed, once per split: of all its images, or else of the first part that is decoded.
+
+    Args:
+        run: The run, after `begin`.
+        examined: What decoding showed.
+        size: (height, width) of the images. Only images of the same size are compared.
+        is_whole: Whether all images of the split were decoded.
+    """
+    name, sized = fingerprint(examined.where)[:16], f"examined-{size[0]}-{size[1]}"
+    whole, part = (run.path("cache", f"{sized}-{extent}-{name}") for extent in ("whole", "part"))
+    if whole.is_file() or (part.is_file() and not is_whole):
+        return
+    with atomic_write(whole if is_whole else part) as temporary:
+        save_examined(temporary, examined)
+    remarks = [*examined.remarks, *(copies_within(examined) if is_whole else ())]
+    stored = sorted(run.path("cache").glob(f"{sized}-*"))
+    by_split = {file.name.rsplit("-", 1)[1]: file for file in stored}  # "whole" comes after "part"
+    for other in (file for key, file in by_split.items() if key != name):
+        remarks += copies_across(load_examined(other), examined)
+    for remark in remarks:
+        if not run.is_main:  # any process may be the one that decodes
+            tqdm.write(f"warning: {remark}", file=sys.stderr)
+        run.print(f"warning: {remark}")
 
 
 def condensed_images(run: Run) -> Images:

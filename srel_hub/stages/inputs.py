@@ -108,6 +108,9 @@ def require_same_data(teacher: Path, source: Source, class_names: tuple[str, ...
         count = len(source.eval.labels)
         if count != before["eval_images"]:
             changes.append(f"the eval split has {count} images, but had {before['eval_images']}")
+    skipped = None if source.skipped is None else {name: list(images) for name, images in source.skipped.items()}
+    if not changes and before.get("skipped_images") != skipped:
+        changes.append("other images cannot be read")
     if changes:
         raise UserError(
             f"source: the data changed since the run {teacher.parent} began: {'; '.join(changes)}. Restore the data, "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from srel_hub.config import Recipe
 from srel_hub.data.sources import Source, open_source
+from srel_hub.errors import UserError
 from srel_hub.labels.manifest import read_manifest
 from srel_hub.runs.decoded_images import condensed_images
 from srel_hub.runs.run import Run
@@ -34,6 +35,7 @@ def squeeze(run: Run, inputs: Inputs | None = None) -> Path:
         with run.accelerator.main_process_first():
             inputs = prepare(run)
         run.begin()
+    require_same_skipped(run, inputs.source)
     if run.is_main:
         for remark in (*inputs.source.remarks, *squeeze_stage.few_images(inputs, recipe.recover.ipc)):
             run.print(f"note: {remark}")
@@ -97,7 +99,22 @@ def evaluate_and_print(run: Run) -> None:
 
 def _open_source(run: Run) -> Source:
     with run.accelerator.main_process_first():
-        return open_source(run.recipe.source, run.progress, run.recipe.opens_train)
+        source = open_source(run.recipe.source, run.progress, run.recipe.opens_train)
+    require_same_skipped(run, source)
+    return source
+
+
+def require_same_skipped(run: Run, source: Source) -> None:
+    """Check that all processes of the launch leave out the same images. All of them call this together.
+
+    Raises:
+        UserError: If images can be read on some machines only.
+    """
+    if run.recipe.source.on_bad_image == "skip" and run.broadcast(source.skipped) != source.skipped:
+        raise UserError(
+            "source.on_bad_image=skip: this machine cannot read the same images as that of the main process; give all "
+            "machines the same files and the same version of Pillow"
+        )
 
 
 def _label_teachers(recipe: Recipe, run: Run) -> dict[str, Classifier]:

@@ -103,6 +103,8 @@ def squeeze(spec: config.Squeeze, inputs: Inputs, run: Run) -> Path:
                 run.broadcast(Order.TRAIN)
                 classifier, facts = train_teacher(spec, inputs, run, work)
                 title = f"{spec.network.title}, {spec.epochs} epochs"
+            if inputs.source.skipped is not None:
+                facts["skipped_images"] = {name: list(images) for name, images in inputs.source.skipped.items()}
             work.done(save_teacher(classifier, facts, test, TEACHER, title, run))
             remove_checkpoint(run.path("checkpoints", CHECKPOINT))
         save_further_teachers(inputs, test, run)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srel_hub.errors import UserError, first_line
+from srel_hub.errors import UserError, cause
 
 
 ROW_GROUP_BYTES = 16_000_000  # to read one row, a reader reads its whole row group
@@ -62,8 +62,8 @@ def decode_untrusted(content: bytes | None, size: tuple[int, int], where: str) -
             if (image.height, image.width) == size and image.mode == "RGB":
                 return decode_image(content or b"")
             actual = f"a PNG of {image.width} x {image.height} pixels, mode {image.mode}"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        actual = f"unreadable: {first_line(error)}"
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        actual = f"unreadable: {cause(error)}"
     raise UserError(f"{where}: must be an RGB PNG of {size[1]} x {size[0]} pixels, but is {actual}")
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from safetensors import SafetensorError
 
-from srel_hub.errors import UserError
+from srel_hub.errors import UserError, as_os_error
 
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -50,6 +51,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Raises:
         UserError: If a file would take the place of a folder. A folder only ever replaces a folder.
+        OSError: If the file cannot be written. safetensors has an exception of its own for a full disk.
     """
     if path.name in ("", ".."):  # '.', '..' and '/' name existing folders, whatever is written
         raise UserError(f"{path} is a folder; pass the name of a file, such as {path / 'result'}")
@@ -69,6 +71,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
         _flush(path.parent)
+    except SafetensorError as error:
+        raise as_os_error(error) or error from None
     except OSError as error:
         if str(error.filename).startswith(str(temporary)):
             error.filename = str(path)  # users do not know the temporary name

@@ -1,4 +1,5 @@
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,81 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
     image = ramp(64, 64)
     for frame in (Frame((64, 64)), Frame((64, 64), 80)):
         assert fit(image, frame) is image
+
+
+# Metadata, formats and ranges
+
+
+def as_value(image: Image.Image, kind: str, **options: Any) -> dict[str, Any]:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def exif_with(*entries: tuple[int, int, int, bytes], following: int = 0) -> bytes:
+    """EXIF with these entries: tag, type, count and value (at most four bytes)."""
+    fields = b"".join(struct.pack(">HHI", tag, kind, count) + v.ljust(4, b"\0") for tag, kind, count, v in entries)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + fields + struct.pack(">I", following)
+
+
+TURNED = (274, 3, 1, struct.pack(">H", 6))
+
+
+@pytest.mark.parametrize(
+    ("exif", "turns"),
+    [
+        (exif_with(TURNED, (296, 2, 2, b"2\0")), True),  # ResolutionUnit as text
+        (exif_with(TURNED, (282, 3, 1, b"\0\1")), True),  # XResolution as a whole number
+        (exif_with(TURNED, (34665, 2, 4, b"abc\0")), True),  # the place of another directory as text
+        (exif_with(TURNED, (34665, 4, 1, struct.pack(">I", 8))), True),  # a directory that contains itself
+        (exif_with(TURNED, (34665, 4, 1, struct.pack(">I", 2**31))), True),
+        (exif_with(TURNED, following=8), True),
+        (exif_with(TURNED, (271, 2, 2**31, b"\0\0\xff\xff")), True),
+        (exif_with((274, 4, 1, struct.pack(">I", 70_000))), False),
+        (exif_with((274, 3, 1, struct.pack(">H", 0))), False),
+        (exif_with((274, 2, 4, b"six\0")), False),
+        (exif_with(TURNED)[:18], False),
+        (b"Exif\0\0", False),
+        (b"Exif\0\0XX\0*", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_does_not_matter(kind: str, exif: bytes, turns: bool) -> None:
+    array = np.zeros((8, 16, 3), np.uint8)
+    array[:, :8, 0] = 255
+    pixels = read_picture(as_value(Image.fromarray(array), kind, exif=exif), None, "here")
+    assert pixels.shape == ((16, 8, 3) if turns else (8, 16, 3))
+    assert pixels[2, 4, 0] > 200 and pixels[-3, -4, 0] < 60  # red is on the left; turned, it is at the top
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"), [([[0, 65536]], "32-bit values from 0 to 65536"), ([[-1, 5]], "32-bit values from -1 to 5")]
+)
+def test_32_bits_of_an_unknown_range_are_refused(values: list[list[int]], reason: str) -> None:
+    with pytest.raises(UserError, match=f"{reason}, whose range is unknown; save it with 8 or 16 bits"):
+        read_picture(as_value(Image.fromarray(np.array(values, np.int32)), "TIFF"), None, "here")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_is_read(kind: str) -> None:
+    first, second = Image.new("L", (8, 6), 255), Image.new("L", (8, 6), 0)
+    value = as_value(first, kind, save_all=True, append_images=[second])
+    assert read_picture(value, None, "here").mean() > 250
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" * 9])
+def test_files_that_are_no_images_are_rejected(content: bytes) -> None:
+    with pytest.raises(UserError, match="row 3: Pillow cannot read this image"):
+        read_picture({"bytes": content, "path": None}, None, "row 3")
+
+
+def test_a_small_file_cannot_claim_to_be_a_large_image() -> None:
+    content = bytearray(as_value(Image.new("RGB", (8, 8)), "BMP")["bytes"])
+    content[18:26] = struct.pack("<ii", 12_000, 12_000)
+    with pytest.raises(UserError, match="bytes cannot hold 12,000 x 12,000 pixels"):
+        read_picture({"bytes": bytes(content), "path": None}, None, "here")
+
+
+def test_a_very_long_image_takes_little_memory() -> None:
+    value = as_value(Image.new("L", (1, 30_000), 9), "PNG")
+    assert read_picture(value, Frame((224, 224), 256), "here").shape == (224, 224, 3)

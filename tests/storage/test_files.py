@@ -1,11 +1,13 @@
 """Files that appear whole, and never in the place of a folder."""
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from srel_hub.errors import UserError
@@ -49,3 +51,15 @@ def test_every_file_of_a_run_has_the_mode_of_the_umask(finished: Path) -> None:
     os.umask(umask := os.umask(0))
     others = {f: stat.S_IMODE(f.stat().st_mode) for f in finished.rglob("*") if f.is_file()}
     assert {file: oct(mode) for file, mode in others.items() if mode != 0o666 & ~umask} == {}
+
+
+def test_a_full_disk_is_an_os_error_whichever_library_reports_it(tmp_path: Path) -> None:
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(OSError, match="No space left on device") as caught, atomic_write(tmp_path / "weights"):
+        raise SafetensorError(message)
+    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+
+
+def test_the_message_is_that_of_safetensors(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "weights") as temporary:
+        save_file({"a": torch.zeros(3)}, temporary / "missing" / "file")
