@@ -1,6 +1,7 @@
 """Decode an image of any format, size and mode to RGB pixels of one size."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,8 @@ def _stream(value: Any) -> Any:
         raise ValueError("the row is empty")
     if value["bytes"] is not None:
         return io.BytesIO(value["bytes"])
+    if "://" not in value["path"]:
+        return open(value["path"], "rb")  # fsspec would read `::` in a name as a path inside an archive
     return fsspec.open(value["path"], "rb").open()  # a streamed dataset's files may be on the Hub or in an archive
 
 
@@ -103,3 +106,26 @@ def fit(image: Image.Image, frame: Frame) -> Image.Image:
 def scale_shorter_side(size: tuple[int, int], side: int) -> tuple[int, int]:
     """Return (height, width) with the same aspect ratio and a shorter side of `side` pixels."""
     return round(size[0] * side / min(size)), round(size[1] * side / min(size))
+
+
+def read_header(value: Any, where: str) -> tuple[tuple[int, int], str]:
+    """Read the size and mode of one row of an image column, without decoding its pixels.
+
+    Args:
+        value: see `read_picture`.
+        where: the dataset and row, which begin the message.
+
+    Returns:
+        (width, height) as stored, before any rotation by EXIF, and Pillow's mode.
+
+    Raises:
+        UserError: if Pillow cannot read it.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), _stream(value) as stream, Image.open(stream) as image:
+            return image.size, image.mode
+    except Exception as error:  # damaged files make Pillow's plugins raise almost anything
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "damaged, or of an unknown format" if is_unknown else first_line(error)
+        file = f" ({value['path']})" if value is not None and value["path"] else ""
+        raise UserError(f"{where}{file}: Pillow cannot read this image ({reason}); repair or remove it") from None

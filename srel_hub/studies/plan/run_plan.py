@@ -116,4 +116,4 @@ def plan_recipe(recipe: Recipe, devices: int | None = None, tflops: float | None
             raise UserError(f"{option}={value}: must be a number above 0")
     # Planning writes nothing, so another launch in the run, or results of another recipe, need not stop it.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
-    return describe(run, prepare(run, writes=False), devices, tflops)
+    return describe(run, prepare(run, writes=False, shows=True), devices, tflops)
