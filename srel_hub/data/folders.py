@@ -123,7 +123,7 @@ def read_image_folder(tree: Tree, named: Collection[str] = ()) -> ImageFolder:
     outside = [file.path for file in tree.files if file.path not in inside]
     is_image = {path: suffix_of(path) in suffixes for path in outside}
     _note(unread, "images beside the folders of the splits", (path for path in outside if is_image[path]))
-    _note(unread, "files that are not images", (path for path in outside if not is_image[path]))
+    _note_others(unread, [path for path in outside if not is_image[path]])
     _note(unread, "hidden folders", tree.hidden)
     problems = _lookalike_classes(splits)
     if problems:
@@ -133,6 +133,11 @@ def read_image_folder(tree: Tree, named: Collection[str] = ()) -> ImageFolder:
 
 def _note(unread: dict[str, list[str]], reason: str, paths: Iterable[str]) -> None:
     unread.setdefault(reason, []).extend(paths)
+
+
+def _note_others(unread: dict[str, list[str]], paths: Sequence[str]) -> None:
+    _note(unread, "files that are not images", (path for path in paths if suffix_of(path) in OTHER_TYPES))
+    _note(unread, "files of types that cannot be read", (path for path in paths if suffix_of(path) not in OTHER_TYPES))
 
 
 def _read_split(
@@ -165,7 +170,7 @@ def _read_split(
     split.problems += _left_out(tree, prefix, classes, nested, others)
     split.classes = {name: images for name, images in classes.items() if images or _is_empty(tree, prefix + name)}
     _note(unread, "images beside the class folders", (file.path for file in beside))
-    _note(unread, "files that are not images", (file.path for file in others))
+    _note_others(unread, [file.path for file in others])
     return split
 
 
@@ -178,8 +183,8 @@ def _no_labels(tree: Tree, split: ImageSplit, count: int) -> str:
     at_the_top = [file.path for file in tree.files if file.path in METADATA]
     if split.folder and at_the_top:
         return (
-            f"{at_the_top[0]} is one level too high: it must be in the folder {place}, beside the images that it lists, "
-            "because each split is read on its own"
+            f"{at_the_top[0]} is one level too high: it must be in the folder {place}, beside the images that it "
+            "lists, because each split is read on its own"
         )
     if not count:
         return f"{place} has no image file"

@@ -13,6 +13,7 @@ from srel_hub.data.builtin import DIGITS, load_digits
 from srel_hub.data.class_names import Classes, classes_of_column, classes_of_values, describe_mismatch
 from srel_hub.data.columns import find_columns
 from srel_hub.data.folder_checks import check_folder
+from srel_hub.data.folders import LAYOUTS
 from srel_hub.data.opening import dataset_path, find_builder, local_folder, open_tables
 from srel_hub.data.splits import Progress, Split, TableSplit, empty_classes, read_label_column
 from srel_hub.errors import ErrorCollector, UserError, first_few
@@ -158,7 +159,10 @@ def _make_splits(
     for other in others:
         _require_same_classes(spec, label, (first, classes_by_split[first]), (other, classes_by_split[other]))
     if len(classes.names) < 2:
-        raise UserError(f"{spec.path}: {len(classes.names)} class found; at least 2 are required")
+        raise UserError(
+            f"{spec.path}: at least 2 classes are required, but {len(classes.names)} found "
+            f"({', '.join(classes.names) or 'none'}). {LAYOUTS}"
+        )
     return {
         name: TableSplit(name, f"{spec.path}, split {name}", table, image, label, classes, progress)
         for name, table in tables.items()

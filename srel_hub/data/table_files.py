@@ -2,12 +2,12 @@
 
 import re
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from srel_hub.data.split_folders import METADATA, SPLITS, listed
-from srel_hub.data.tree import File, Tree, shown, suffix_of
+from srel_hub.data.tree import File, Tree, image_suffixes, shown, suffix_of
 from srel_hub.errors import UserError
 
 
@@ -78,8 +78,8 @@ def read_table_folder(tree: Tree, kind: str, named: Collection[str] = ()) -> Tab
             "the name of their split to their names, as train-2.parquet, or move them elsewhere"
         )
     splits = {str(split): paths for split, paths in by_split.items()} or {"train": rest}
-    for path in splits["train"] if kind == "zip" and rest else ():
-        _require_one_split(tree.root, path)
+    for path in files if kind == "zip" else ():
+        _check_archive(tree.root, path)
     used = set(files)
     others = [file.path for file in tree.files if file.path not in used]
     unread = {**tree.unread, f"files other than {kind}": others, "hidden folders": list(tree.hidden)}
@@ -110,20 +110,20 @@ def _split_of_file(root: Path, path: str, words: Mapping[str, str]) -> str | Non
     return next(iter(found), None)
 
 
-def _require_one_split(root: Path, path: str) -> None:
-    """Refuse an archive with folders for several splits, which `datasets` would read as one.
+def _check_archive(root: Path, path: str) -> None:
+    """Refuse an archive of class folders: `datasets` takes the name of the archive's folder as the class of all images.
 
     Raises:
-        UserError: if the archive has such folders, or is damaged.
+        UserError: if the archive has images and no metadata file, or is damaged.
     """
     try:
         with zipfile.ZipFile(root / path) as archive:
-            parts = {part for name in archive.namelist() for part in name.split("/")[:-1][:2]}
+            names = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{root / path}: this archive cannot be read ({error}); replace it") from None
-    inside: Sequence[str] = sorted(part for part in parts if part.lower() in SPLITS)
-    if len({SPLITS[part.lower()] for part in inside}) > 1:
+    has_images = any(suffix_of(name) in image_suffixes() for name in names)
+    if has_images and not any(Path(name).name in METADATA for name in names):
         raise UserError(
-            f"{root / path}: this archive holds several splits ({listed(inside)}), but would be read as one; unpack "
-            "it, and set source.path to the unpacked folder"
+            f"{root / path}: class folders are not read from a zip archive; unpack it, and set source.path to the "
+            "unpacked folder"
         )

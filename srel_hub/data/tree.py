@@ -86,9 +86,10 @@ def list_tree(root: Path) -> Tree:
                 if entry.is_symlink() and Path(real).is_relative_to(target):
                     tree.unread["links to a folder that contains the link"].append(path)
                 elif target in seen:
+                    both = " and ".join(map(shown, sorted((path, seen[target]))))
                     tree.problems.append(
-                        f"{shown(path)} and {shown(seen[target])} are the same folder, because one of them is a link, "
-                        "so its images would be read twice; remove the link"
+                        f"{both} are the same folder, because one of them is a link, so its images would be read "
+                        "twice; remove the link"
                     )
                 else:
                     seen[target] = path
