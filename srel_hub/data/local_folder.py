@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import metadata_load
@@ -56,7 +57,7 @@ def readme_names_files(root: Path) -> bool:
     Raises:
         UserError: if the YAML cannot be read.
     """
-    metadata = {}
+    metadata: dict[str, Any] = {}
     for name, load in ((README, metadata_load), (STANDALONE, lambda file: yaml.safe_load(file.read_text("utf-8")))):
         if (root / name).is_file():
             try:

@@ -1,7 +1,8 @@
 """Open the splits of a dataset as tables of `datasets`, from a local folder or from the Hub."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def open_tables(spec: config.Source, requested: Sequence[str]) -> Opened:
     path, folder = dataset_path(spec), local_folder(spec)
     if isinstance(folder, ImageFolder):
         chosen = _find_splits(spec, requested, tuple(folder.splits))
-        tables = image_tables(folder, spec, chosen)
+        with _naming_the_field(spec):
+            tables = image_tables(folder, spec, chosen)
         has_metadata = any(folder.splits[split].metadata for split in chosen.values())
         layout = "image files with labels from metadata files" if has_metadata else "one folder of images per class"
         return Opened(tables, layout, tuple(folder.splits), folder.unread, tuple(folder.remarks))
@@ -109,7 +111,26 @@ def local_folder(spec: config.Source) -> ImageFolder | TableFolder | None:
             f"source.revision={spec.revision}: {spec.path} is a local folder without revisions; remove source.revision"
         )
     named = [name for name in (spec.train_split, spec.eval_split) if name is not None]
-    return read_local_folder(Path(path), named)
+    with _naming_the_field(spec):
+        return read_local_folder(Path(path), named)
+
+
+@contextlib.contextmanager
+def _naming_the_field(spec: config.Source) -> Iterator[None]:
+    """Begin the messages about a folder with the recipe's field, and the path as it is in the recipe.
+
+    Raises:
+        UserError: the error, with these messages.
+    """
+    try:
+        yield
+    except UserError as error:
+        path = dataset_path(spec)
+        lines = [
+            f"source.path={spec.path}{line.removeprefix(path)}" if line.startswith(path) else line
+            for line in str(error).splitlines()
+        ]
+        raise UserError("\n".join(lines)) from None
 
 
 def _find_splits(

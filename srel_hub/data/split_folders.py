@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from srel_hub.data.tree import Tree, image_suffixes, shown, suffix_of
 from srel_hub.errors import UserError
@@ -10,14 +11,17 @@ from srel_hub.errors import UserError
 SPLITS = {  # folders at the top that are splits, in any case
     "train": "train",
     "training": "train",
-    "test": "test",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "dev": "validation",
+    "test": "test",
 }
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 EXAMPLES = 3  # paths that a message lists
+
+
+Value = TypeVar("Value")
 
 
 def split_of(name: str, named: Collection[str] = ()) -> str | None:
@@ -33,6 +37,11 @@ def split_of(name: str, named: Collection[str] = ()) -> str | None:
 def find_split(splits: Collection[str], name: str) -> str | None:
     """Return the split that a name in the recipe stands for, such as `validation` for `val`; None if there is none."""
     return next((split for split in (name, SPLITS.get(name.lower())) if split in splits), None)
+
+
+def in_order(splits: Mapping[str, Value]) -> dict[str, Value]:
+    """Return a mapping from splits with `train`, `validation` and `test` first."""
+    return {name: splits[name] for name in (*dict.fromkeys(SPLITS.values()), *splits) if name in splits}
 
 
 def listed(paths: Iterable[str], limit: int = EXAMPLES) -> str:
@@ -67,8 +76,7 @@ def split_folders(tree: Tree, named: Collection[str]) -> tuple[dict[str, str], l
                 "them into one folder, or move one of them elsewhere"
             )
         folders[split] = top
-    order = ["train", "validation", "test"]
-    return dict(sorted(folders.items(), key=lambda item: order.index(item[0]) if item[0] in order else 3)), []
+    return in_order(folders), []
 
 
 def _images_at_the_top(tree: Tree) -> tuple[dict[str, int], dict[str, set[int]]]:

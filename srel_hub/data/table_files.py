@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from srel_hub.data.split_folders import METADATA, SPLITS, listed
+from srel_hub.data.split_folders import METADATA, SPLITS, in_order, listed
 from srel_hub.data.tree import File, Tree, image_suffixes, shown, suffix_of
 from srel_hub.errors import UserError
 
@@ -77,7 +77,7 @@ def read_table_folder(tree: Tree, kind: str, named: Collection[str] = ()) -> Tab
             f"{tree.root}: some {kind} files are named like splits ({known}), but others are not: {listed(rest)}. Add "
             "the name of their split to their names, as train-2.parquet, or move them elsewhere"
         )
-    splits = {str(split): paths for split, paths in by_split.items()} or {"train": rest}
+    splits = in_order({str(split): paths for split, paths in by_split.items()}) or {"train": rest}
     for path in files if kind == "zip" else ():
         _check_archive(tree.root, path)
     used = set(files)

@@ -138,7 +138,7 @@ def test_a_folder_with_the_name_of_a_split_is_a_class_among_classes(tmp_path: Pa
         (["Train/a/1.png", "train/a/1.png"], "the folders Train and train are both the split train"),
         (
             ["train/a/1.png", "extra/a/1.png"],
-            "named like splits: train .*; others are not: extra .* .eval_split=",
+            "train .*; others are not: extra [^;]* as source.eval_split=extra",
         ),
         (["train/1.png", "figures/1.png"], "named like splits: train .*; others are not: figures"),
         (
