@@ -35,16 +35,16 @@ def image_tables(folder: ImageFolder, spec: config.Source, requested: Mapping[st
         UserError: if a requested split cannot be used. The message lists all problems.
     """
     errors = ErrorCollector()
-    for split in requested.values():
-        errors.extend(first_few([f"{folder.root}: {problem}" for problem in folder.splits[split].problems]))
-    if any(folder.splits[split].is_unlabeled for split in requested.values()):
+    chosen = {name: folder.splits[split] for name, split in requested.items()}
+    for split in chosen.values():
+        errors.extend(first_few([f"{folder.root}: {problem}" for problem in split.problems]))
+    if any(split.is_unlabeled for split in chosen.values()):
         errors.extend([LAYOUTS])
     errors.raise_all()
     names = _class_names(folder, spec)
     tables = {}
-    for name, split_name in requested.items():
+    for name, split in chosen.items():
         with errors.collect():
-            split = folder.splits[split_name]
             if split.metadata:
                 tables[name] = _metadata_table(folder, split, spec, name)
             else:
@@ -99,17 +99,14 @@ def _metadata_table(folder: ImageFolder, split: ImageSplit, spec: config.Source,
             raise UserError("\n".join(first_few(problems)))
     repeated, conflicting = conflicting_rows(paths, labels)
     if conflicting:
-        raise UserError(
-            "\n".join(
-                first_few([f"{root / path}: this image is listed with two labels; keep one" for path in conflicting])
-            )
-        )
-    files = _existing(root, split, paths)
+        problems = [f"{root / image}: this image is listed with two labels; keep one" for image in conflicting]
+        raise UserError("\n".join(first_few(problems)))
+    existing = _existing(root, split, paths)
     dropped = set(repeated)
-    kept = [row for row, path in enumerate(paths) if path in files and row not in dropped]
+    kept = [row for row, path in enumerate(paths) if path in existing and row not in dropped]
     _require_labels_kept(folder, split, labels, kept)
-    _note_unread(folder, split, paths, files, repeated)
-    return _table(root, [files[str(paths[row])] for row in kept], table.take(kept), features)
+    _note_unread(folder, split, paths, existing, repeated)
+    return _table(root, [existing[paths[row]] for row in kept], table.take(kept), features)
 
 
 def _existing(root: Path, split: ImageSplit, paths: Sequence[str | None]) -> dict[str | None, File]:

@@ -8,7 +8,7 @@ import datasets
 
 from srel_hub import config
 from srel_hub.data.sources import Source
-from srel_hub.data.split_folders import listed
+from srel_hub.data.split_folders import find_split, listed
 from srel_hub.data.splits import DecodedSplit, Progress, Split, TableSplit
 from srel_hub.data.tree import shown
 from srel_hub.errors import UserError
@@ -131,9 +131,12 @@ def overview_lines(overview: Overview, all_classes: bool = False) -> list[str]:
     title = f"data: {shown(overview.title)} ({source.layout})"
     if not views:
         return [f"{title}: no split is opened"]
-    rows = [("split", "images", "classes", "smallest class", "largest class", "width x height", "mode")]
+    rows: list[tuple[str, ...]] = [
+        ("split", "images", "classes", "smallest class", "largest class", "width x height", "mode")
+    ]
     rows += [_row(view, names) for view in views]
-    others = [name for name in source.splits if name not in {view.name for view in views}]
+    opened = {find_split(source.splits, view.name) for view in views}
+    others = [name for name in source.splits if name not in opened]
     return [
         title,
         *_aligned(rows),
@@ -150,6 +153,7 @@ def _row(view: SplitView, names: Sequence[str]) -> tuple[str, ...]:
     present = [(count, index) for index, count in enumerate(view.counts) if count]
     smallest = min(present, default=None)
     largest = max(present, key=lambda pair: (pair[0], -pair[1]), default=None)
+    extremes: tuple[str, ...]
     if smallest is None or largest is None:
         extremes = ("-", "-")
     elif smallest[0] == largest[0]:
