@@ -34,7 +34,7 @@ def condense(run: Run) -> None:
             tqdm.write(f"{run.folder} is complete: nothing to do{checked}", file=sys.stderr)
     else:
         with run.accelerator.main_process_first():
-            inputs = prepare(run, pushes=run.is_main and not run.recipe.publish.dry_run)
+            inputs = prepare(run, pushes=run.is_main and not run.recipe.publish.dry_run, shows=True)
         run.begin()
         if run.is_main:
             machine = machine_of(run.device, run.engine.precision, run.accelerator.num_processes)

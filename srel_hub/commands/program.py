@@ -11,6 +11,7 @@ from srel_hub.commands.compare import COMPARE
 from srel_hub.commands.continual import CONTINUAL
 from srel_hub.commands.export import EXPORT
 from srel_hub.commands.init import INIT
+from srel_hub.commands.inspect import INSPECT
 from srel_hub.commands.measure import MEASURE
 from srel_hub.commands.plan import PLAN
 from srel_hub.commands.recipe import RECIPE
@@ -25,6 +26,7 @@ from srel_hub.runs.signals import Stopped
 
 
 COMMANDS = (
+    INSPECT,
     INIT,
     PLAN,
     stages.CONDENSE,

@@ -6,14 +6,10 @@ from typing import Any
 import datasets
 
 from srel_hub import config
+from srel_hub.data.folders import LAYOUTS
 from srel_hub.errors import ErrorCollector, UserError
 
 
-LAYOUTS = (
-    "Supported layouts: train/ant/1.jpg and train/bee/2.jpg (one folder per class, at least two classes, no image "
-    "beside the folders); train/1.jpg with train/metadata.csv (columns file_name,label); parquet files. Labels must "
-    "be class labels, strings or whole numbers"
-)
 INCOMPLETE = (
     "Whole numbers are read as fractions (float64) if a row has none; to find that row, set source.label_column"
 )

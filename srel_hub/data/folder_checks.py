@@ -1,17 +1,15 @@
 """Local folders of image files: report what `datasets` would silently read in an unintended way."""
 
-import csv
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from srel_hub.data.metadata import misread_numbers
+from srel_hub.data.split_folders import METADATA
 from srel_hub.errors import UserError, first_few
 
 
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 HARMLESS = (".txt", ".md", ".json", ".yaml", ".yml", ".db", ".html", ".pdf", ".zip")  # no remark if these are skipped
-NUMBER = re.compile(r"^[-+]?\d+$")
 
 Files = Mapping[str, Sequence[str]]  # of every split
 
@@ -45,7 +43,7 @@ def check_folder(root: Path, files: Files, number_column: str | None) -> list[st
         ]
     if number_column is not None:
         paths = [Path(file) for split in files.values() for file in split]
-        problems += [problem for path in paths for problem in _misread_numbers(path, number_column)]
+        problems += [problem for path in paths for problem in misread_numbers(path, number_column)]
     if problems:
         raise UserError("\n".join(first_few(problems)))
     return _skipped_files(root, {Path(file).resolve() for split in files.values() for file in split})
@@ -62,18 +60,6 @@ def _class_folders(files: Sequence[str]) -> dict[str, list[str]]:
     """Return the folders of each class name."""
     folders = sorted({Path(file).parent for file in files})
     return {name: [str(f) for f in folders if f.name == name] for name in {folder.name for folder in folders}}
-
-
-def _misread_numbers(file: Path, column: str) -> Iterator[str]:
-    """Report the first label of a metadata.csv that changes when read as a number, such as 007."""
-    if file.name != "metadata.csv":
-        return
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        for row in csv.DictReader(lines):
-            value = row.get(column) or ""
-            if NUMBER.match(value.strip()) and str(int(value)) != value:
-                yield f"{file}: the {column} {value} is read as the number {int(value)}; use names instead of numbers"
-                return
 
 
 def _skipped_files(root: Path, used: set[Path]) -> list[str]:

@@ -1,19 +1,14 @@
-"""The real dataset: the built-in digits, or anything that `load_dataset` opens, as uint8 RGB images of one size."""
+"""The real dataset: the built-in digits, a local folder, or a dataset on the Hub, as uint8 RGB images of one size."""
 
-import contextlib
-import errno
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.packaged_modules.arrow.arrow import Arrow
-from datasets.packaged_modules.parquet.parquet import Parquet
 
 from srel_hub import config
 from srel_hub.config import is_local
-from srel_hub.config.places import expanded, missing_place, nearest_place, unreachable
 from srel_hub.data.builtin import DIGITS, load_digits
 from srel_hub.data.class_names import (
     Classes,
@@ -23,16 +18,12 @@ from srel_hub.data.class_names import (
     require_usable_names,
 )
 from srel_hub.data.columns import find_columns
-from srel_hub.data.damaged_files import damaged_files
-from srel_hub.data.folder_checks import check_folder, linked_folders
-from srel_hub.data.reach import cache_if_unreachable
+from srel_hub.data.folder_checks import check_folder
+from srel_hub.data.folders import LAYOUTS
+from srel_hub.data.opening import dataset_path, find_builder, local_folder, open_tables
 from srel_hub.data.readable import without_unreadable
 from srel_hub.data.splits import Progress, Split, TableSplit, empty_classes, read_label_column
-from srel_hub.errors import ErrorCollector, UserError, cause, first_few, machine_failure, reading
-
-
-STREAMED_BYTES = 20e9  # with `source.streaming: auto`, larger datasets are streamed instead of copied to disk
-LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+from srel_hub.errors import ErrorCollector, UserError, first_few, reading
 
 
 @dataclass(frozen=True)
@@ -44,6 +35,9 @@ class Source:
         train: the training split; None if no stage needs it or the recipe names none.
         eval: the split that students and teachers are scored on; None if the recipe names none.
         remarks: for the user to see.
+        layout: how files were assigned to splits and classes, in a few words.
+        splits: names of all splits, also of those that are not opened.
+        unread: files that are not read, by reason. Paths are relative to a local folder.
         skipped: the names of the images that were left out because they cannot be read, by split; None if the recipe
             does not skip them.
     """
@@ -52,6 +46,9 @@ class Source:
     train: Split | None = None
     eval: Split | None = None
     remarks: tuple[str, ...] = ()
+    layout: str = ""
+    splits: tuple[str, ...] = ()
+    unread: Mapping[str, Sequence[str]] = field(default_factory=dict)
     skipped: Mapping[str, tuple[str, ...]] | None = None
 
 
@@ -78,12 +75,13 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
         UserError: if the dataset cannot be used. The message lists all problems.
     """
     if spec.builtin is not None:
-        return Source(*load_digits())
+        return Source(*load_digits(), layout="the built-in digits", splits=("train", "test"))
     names = {"train": spec.train_split if train else None, "eval": spec.eval_split}
     requested = [name for name in names.values() if name is not None]
     if not requested:
         return Source() if spec.train_split is None else Source(_class_names_only(spec))
-    tables, files = _open_tables(spec, requested)
+    found = open_tables(spec, requested)
+    tables = found.tables
     columns, errors = {}, ErrorCollector()
     for name, table in tables.items():
         with errors.collect():
@@ -97,7 +95,7 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
         )
     image, label = columns[requested[0]]
     with reading(f"source.path={spec.path}"):
-        remarks = _check_folder(spec, files, label, tables[requested[0]].features[label])
+        remarks = [*found.remarks, *_check_folder(spec, found.files, label, tables[requested[0]].features[label])]
     splits = _make_splits(spec, tables, image, label, progress)
     for split in splits.values():
         with errors.collect():
@@ -115,11 +113,14 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
     if spec.eval_split is not None and isinstance(tables[spec.eval_split], datasets.Dataset):
         remarks += _classes_not_scored(opened["eval"])
     return Source(
-        splits[requested[0]].classes.names,
-        opened.get("train"),
-        opened.get("eval"),
-        tuple(remarks),
-        skipped if spec.on_bad_image == "skip" else None,
+        class_names=splits[requested[0]].classes.names,
+        train=opened.get("train"),
+        eval=opened.get("eval"),
+        remarks=tuple(remarks),
+        layout=found.layout,
+        splits=found.splits,
+        unread=found.unread,
+        skipped=skipped if spec.on_bad_image == "skip" else None,
     )
 
 
@@ -129,8 +130,10 @@ def split_names(spec: config.Source) -> list[str]:
     Raises:
         UserError: if `load_dataset` cannot open the path.
     """
-    assert spec.path is not None
-    builder = _builder(spec, str(expanded(spec.path)) if spec.path.startswith("~") else spec.path)
+    path, folder = dataset_path(spec), local_folder(spec)
+    if folder is not None:
+        return list(folder.splits)
+    builder = find_builder(spec, path, None)
     return [str(name) for name in builder.config.data_files or builder.info.splits or {}]
 
 
@@ -147,170 +150,19 @@ def _classes_not_scored(split: TableSplit) -> list[str]:
 def _class_names_only(spec: config.Source) -> tuple[str, ...] | None:
     """Return the class names of a training split that no stage needs, if its columns state them."""
     assert spec.train_split is not None
-    tables, _ = _open_tables(replace(spec, streaming=True), [spec.train_split])
+    tables = open_tables(replace(spec, streaming=True), [spec.train_split]).tables
     features = tables[spec.train_split].features or {}
     _, label = find_columns(spec, features, spec.train_split)
     classes = classes_of_column(features[label])
     return None if classes is None else classes.names
 
 
-def _open_tables(spec: config.Source, requested: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Open splits with `datasets`. Other splits are not downloaded.
-
-    Returns:
-        the tables by split, and the files by split if the dataset consists of image files, else {}.
-    """
-    assert spec.path is not None
-    path = str(expanded(spec.path)) if spec.path.startswith("~") else spec.path
-    builder = _builder(spec, path)
-    files = builder.config.data_files or {}
-    available = [str(name) for name in files or builder.info.splits or {}]
-    missing = [_missing_split(spec, name, available) for name in requested if name not in available]
-    if missing:
-        raise UserError("\n".join(missing))
-    streaming = spec.streaming if spec.streaming != "auto" else _bytes(builder, files, requested) > STREAMED_BYTES
-    with _opening(spec, builder.builder_configs):
-        if isinstance(builder, (Parquet, Arrow)):
-            return {name: _load_alone(spec, path, builder, name, bool(streaming)) for name in requested}, {}
-        # The classes of an image folder are the folders of all splits, so all splits are opened. If one of them is not
-        # needed and not local, the dataset is streamed, because then nothing of it is downloaded.
-        remote = any("://" in file for name in available for file in files.get(name, []))
-        not_needed = set(requested) < set(available)
-        # `read_picture` decodes the images; `datasets` would also do it, in threads, when it streams from the Hub.
-        threads = {"decode_num_threads": 0} if "decode_num_threads" in vars(builder.config) else {}
-        tables = _load(spec, path, streaming=bool(streaming) or (remote and not_needed), **threads)
-    return {name: tables[name] for name in requested}, {str(name): list(paths) for name, paths in files.items()}
-
-
-def _check_folder(spec: config.Source, files: dict[str, list[str]], label: str, feature: Any) -> list[str]:
-    """Return remarks on a local folder of image files, and none for other sources, whose `files` is empty."""
+def _check_folder(spec: config.Source, files: Mapping[str, Sequence[str]], label: str, feature: Any) -> list[str]:
+    """Return remarks on a local folder whose README.md names image files, and none for other sources."""
     if not files or not is_local(str(spec.path)):
         return []
     is_number = isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "float"))
-    return check_folder(expanded(str(spec.path)), files, label if is_number else None)
-
-
-def _load_alone(spec: config.Source, path: str, builder: Any, name: str, streaming: bool) -> Any:
-    """Load one split of a dataset whose files store class names, with the class names of that split's files.
-
-    If the splits were loaded together, all would get the features of the first one, and a different order of classes in
-    another split would be lost silently. If the files have no class names, those of the dataset's card are used.
-    """
-    files = builder.config.data_files
-    options = {"streaming": streaming, "data_files": {name: files[name]} if len(files) > 1 else None}
-    table = _load(spec, path, **options)[name]
-    features_of_card = builder.info.features
-    has_names = any(isinstance(feature, datasets.ClassLabel) for feature in (table.features or {}).values())
-    if has_names or features_of_card is None or options["data_files"] is None:
-        return table
-    return _load(spec, path, **options, features=features_of_card)[name]
-
-
-def _load(spec: config.Source, path: str, **options: Any) -> Any:
-    return datasets.load_dataset(path, name=spec.config, revision=spec.revision, **options)
-
-
-def _builder(spec: config.Source, path: str) -> Any:
-    """Return the builder of `datasets`, which lists splits and features before any download."""
-    exists = Path(path).exists()
-    missing = missing_place(path)
-    if missing is not None:
-        raise UserError(f"source.path={path}: {missing}")
-    if Path(path).is_file():
-        raise UserError(f"source.path={path} is a file; set it to the folder that contains the file")
-    if exists and spec.revision is not None:
-        raise UserError(
-            f"source.revision={spec.revision}: {path} is a local folder without revisions; remove source.revision"
-        )
-    with (
-        contextlib.nullcontext() if exists else cache_if_unreachable(path, spec.revision) as failure,
-        _opening(spec, unreachable_because=failure),
-    ):
-        return datasets.load_dataset_builder(path, name=spec.config, revision=spec.revision)
-
-
-@contextlib.contextmanager
-def _opening(
-    spec: config.Source, configs: Iterable[str] = (), unreachable_because: str | None = None
-) -> Iterator[None]:
-    """Turn whatever `datasets` raises about a dataset into a UserError that explains it.
-
-    Args:
-        spec: The recipe's section.
-        configs: The names of the dataset's configurations, as far as they are known.
-        unreachable_because: Why the Hub cannot be used, so that only the cache is; None if it can be used.
-
-    Raises:
-        UserError: If the dataset cannot be opened.
-        OSError: If the machine failed, for example because its disk is full, or the Hub cannot be reached.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # other people's files make `datasets` raise almost anything
-        if unreachable_because is not None and isinstance(error, ConnectionError):
-            reason = f"the Hub cannot be reached ({unreachable_because}), and the dataset is not in the cache"
-            raise unreachable(f"source.path={spec.path}", str(spec.path), reason) from None
-        failure = machine_failure(error)
-        if failure is not None:
-            raise failure from None
-        if str(error).startswith("Not enough disk space"):
-            raise OSError(errno.ENOSPC, str(error), str(datasets.config.HF_DATASETS_CACHE)) from error
-        names = list(configs)
-        listed = f"; configurations of this dataset: {', '.join(names)}" if len(names) > 1 else ""
-        raise UserError(_explain(spec, error) + listed) from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, datasets.exceptions.DatasetGenerationCastError):
-        # Its message names the columns and the file; its cause prints two whole schemas.
-        return " ".join(str(error).split()).removeprefix("An error occurred while generating the dataset ")
-    return cause(error)
-
-
-def _explain(spec: config.Source, error: BaseException) -> str:
-    """Explain why `datasets` cannot open a dataset, and what to do about it."""
-    reason = _reason(error)
-    if is_local(str(spec.path)):
-        folder = expanded(str(spec.path))
-        links = [str(link) for link in linked_folders(folder)]
-        hint = f"; links to folders are not followed: {', '.join(links[:3])}" if links else ""
-        damaged = "".join(f"\n{problem}" for problem in damaged_files(folder))
-        return f"source.path={spec.path}: load_dataset cannot open this folder: {reason}{hint}{damaged}"
-    if "gated dataset" in reason:
-        return (
-            f"source.path={spec.path}: this dataset is gated on the Hub; request access on the dataset's page, then "
-            f"{LOG_IN}"
-        )
-    if "doesn't exist on the Hub or cannot be accessed" in reason:
-        return (
-            f"source.path={spec.path}: this is not a local folder, and not a dataset on the Hub that you can access"
-            f"{nearest_place(str(spec.path))}; check the spelling; if it is private, {LOG_IN}"
-        )
-    if "config" in reason.lower():
-        return f"source.config={spec.config}: {' '.join(str(error).split())}"
-    return f"source.path={spec.path}: load_dataset cannot open this dataset, from disk or from the Hub: {reason}"
-
-
-def _missing_split(spec: config.Source, name: str, available: list[str]) -> str:
-    message = f"{spec.path} has no split of this name (available: {', '.join(available)})"
-    if name != spec.eval_split:
-        return f"source.train_split={name}: {message}"
-    return (
-        f"source.eval_split={name}: {message}; set source.eval_split=null to skip evaluation, or move 20 % of the "
-        f"images of each class to a folder {name}"
-    )
-
-
-def _bytes(builder: Any, files: Any, requested: Sequence[str]) -> float:
-    """Return the size of splits according to the dataset's card, or else of their local files; 0 if unknown."""
-    on_card = builder.info.splits or {}
-    local = [Path(file) for name in requested if name in files for file in files[name] if "://" not in file]
-    return float(
-        sum(on_card[name].num_bytes for name in requested if name in on_card)
-        or sum(file.stat().st_size for file in local)
-    )
+    return check_folder(Path(dataset_path(spec)), files, label if is_number else None)
 
 
 def _make_splits(
@@ -332,7 +184,10 @@ def _make_splits(
         _require_same_classes(spec, label, (first, classes_by_split[first]), (other, classes_by_split[other]))
     require_usable_names(classes.names, str(spec.path))
     if len(classes.names) < 2:
-        raise UserError(f"{spec.path}: {len(classes.names)} class found; at least 2 are required")
+        raise UserError(
+            f"{spec.path}: at least 2 classes are required, but {len(classes.names)} found "
+            f"({', '.join(classes.names) or 'none'}). {LAYOUTS}"
+        )
     return {
         name: TableSplit(name, f"{spec.path}, split {name}", table, image, label, classes, progress)
         for name, table in tables.items()

@@ -31,13 +31,16 @@ def squeeze(run: Run, inputs: Inputs | None = None) -> Path:
     recipe = run.recipe
     if run.broadcast(all(run.is_done(stage_of(folder), folder) for folder in teacher_specs(recipe))):
         return run.path("teacher")
+    is_shown = inputs is not None  # `condense` has printed the remarks with the table of the dataset
     if inputs is None:
         with run.accelerator.main_process_first():
             inputs = prepare(run)
         run.begin()
     require_same_skipped(run, inputs.source)
     if run.is_main:
-        for remark in (*inputs.source.remarks, *squeeze_stage.few_images(inputs, recipe.recover.ipc)):
+        for remark in inputs.source.remarks:
+            (run.log.info if is_shown else run.print)(f"note: {remark}")
+        for remark in squeeze_stage.few_images(inputs, recipe.recover.ipc):
             run.print(f"note: {remark}")
     return squeeze_stage.squeeze(recipe.squeeze, inputs, run)
 

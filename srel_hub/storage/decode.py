@@ -1,10 +1,12 @@
 """Decode an image of any format, size and mode to RGB pixels of one size."""
 
+import contextlib
 import errno
 import io
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -97,11 +99,36 @@ def decode(value: Any, frame: Frame | None, where: str) -> Decoded:
         UnreadableImageError: if Pillow cannot read it.
         OSError: if the machine or the network failed, so that nothing is known about the image.
     """
+    with _opened(value, where) as image:
+        return _decode(image, frame)
+
+
+def read_header(value: Any, where: str) -> tuple[tuple[int, int], str]:
+    """Read the size and mode of one row of an image column, without decoding its pixels.
+
+    Args:
+        value: see `decode`.
+        where: the dataset and row, which begin the message.
+
+    Returns:
+        (width, height) as stored, before any rotation by EXIF, and Pillow's mode.
+
+    Raises:
+        UnreadableImageError: if Pillow cannot read it.
+        OSError: if the machine or the network failed.
+    """
+    with _opened(value, where) as image:
+        return image.size, image.mode
+
+
+@contextlib.contextmanager
+def _opened(value: Any, where: str) -> Iterator[Image.Image]:
+    """Open an image, and turn whatever Pillow raises about it, also later, into an UnreadableImageError."""
     try:
         # Pillow warns about damaged metadata and about large images. Each image is either read or rejected.
         with warnings.catch_warnings(action="ignore"), _stream(value) as stream, Image.open(stream) as image:
             _require_plausible(image.size, stream)
-            return _decode(image, frame)
+            yield image
     except Exception as error:  # damaged files make Pillow's plugins raise almost anything
         failure = machine_failure(error)
         if failure is not None:
@@ -127,7 +154,7 @@ def _stream(value: Any) -> IO[bytes]:
     if path is None:
         raise ValueError("the row has neither bytes nor a path")
     if "://" not in path:
-        return open(path, "rb")
+        return open(path, "rb")  # fsspec would read `::` in a name as a path inside an archive
     # A streamed dataset's files are on the Hub or in an archive. All of the file is read here, because an error of the
     # network says nothing about the image.
     try:

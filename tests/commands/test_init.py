@@ -106,8 +106,8 @@ def test_a_dataset_without_what_is_needed_gets_an_error(tmp_path: Path, capsys: 
     whole = make_folder(tmp_path / "whole", {"daisy": 2, "rose": 2})
     shutil.rmtree(whole / "train")
     errors = {
-        "empty": "source.path=empty: load_dataset cannot open this folder",
-        "one": "no column with class labels, strings or whole numbers",
+        "empty": "source.path=empty has no file that can be read as an image or a table (files: none)",
+        "one": "at least 2 classes are required, but 1 found (daisy)",
         "./nowhere": "source.path=./nowhere: there is no such folder",
         "whole/test": "there is no split to score students on (splits: train). Put 80 % of each class's images in",
         "whole": "whole: there is no split named train (splits: test); add source.train_split=NAME",

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from srel_hub import config
 from srel_hub.config import Pretrained, Publish, Recipe
+from srel_hub.data.overview import look_at, overview_lines
 from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.errors import ErrorCollector, UnavailableError, UserError
 from srel_hub.hub.permission import require_permission
@@ -38,13 +39,14 @@ CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (
 SLOW_CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (data_checks.class_order,)
 
 
-def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Inputs:
+def prepare(run: Run, pushes: bool = False, writes: bool = True, shows: bool = False) -> Inputs:
     """Gather and check everything that a run needs.
 
     Args:
         run: The run, before `begin`.
         pushes: Whether the result will be pushed, so that license, token and repositories are checked too.
         writes: Whether the run will write, so that free disk space is checked too.
+        shows: Whether to print the table of the dataset before the checks that take time.
 
     Raises:
         UserError: If anything is wrong. The message lists all mistakes.
@@ -55,7 +57,7 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Inputs:
     with problems.collect():
         for remark in require_permission(publish, add_builtin_metadata(run.recipe.source).license):
             tqdm.write(remark, file=sys.stderr)
-    gathered = gather(run.recipe, run, writes, problems)
+    gathered = gather(run.recipe, run, writes, problems, shows)
     for checks in (CHECKS, SLOW_CHECKS):
         for check in checks:
             problems.extend(check(gathered))
@@ -63,7 +65,7 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Inputs:
     return gathered.inputs
 
 
-def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> Gathered:
+def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector, shows: bool = False) -> Gathered:
     """Open the source and the teachers, and derive class names, image size and networks from them.
 
     Args:
@@ -71,11 +73,12 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> 
         run: The run, which may already have finished teachers.
         writes: Whether the run will write.
         problems: The collector of all errors.
+        shows: Whether to print the table of the dataset.
 
     Raises:
         UserError: If too much is missing for the remaining checks.
     """
-    source, opened = _open(recipe, run, problems)
+    source, opened = _open(recipe, run, problems, shows)
     frame = image_frame(recipe.source, opened.get("teacher"))
     names = source.class_names
     if run.is_done("squeeze", "teacher"):
@@ -109,7 +112,7 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> 
     )
 
 
-def _open(recipe: Recipe, run: Run, problems: ErrorCollector) -> tuple[Source, dict[str, Opened]]:
+def _open(recipe: Recipe, run: Run, problems: ErrorCollector, shows: bool) -> tuple[Source, dict[str, Opened]]:
     """Open the source, and the pretrained teachers that the run does not have yet.
 
     Raises:
@@ -118,6 +121,8 @@ def _open(recipe: Recipe, run: Run, problems: ErrorCollector) -> tuple[Source, d
     source, opened = None, dict[str, Opened]()
     with problems.collect():
         source = open_source(recipe.source, run.progress, recipe.opens_train)
+        if shows and run.is_main:
+            print("\n".join(overview_lines(look_at(source, recipe.source, run.progress))))
     missing: dict[str, tuple[Pretrained | None, str]] = {
         folder: spec for folder, spec in teacher_specs(recipe).items() if not run.is_done(stage_of(folder), folder)
     }

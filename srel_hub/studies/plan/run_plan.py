@@ -107,6 +107,6 @@ def plan_recipe(recipe: Recipe, devices: int | None = None, tflops: float | None
     require_trackers(recipe.run.trackers)
     # Planning writes nothing, so another launch in the run, or results of another recipe, need not stop it.
     run = Run(replace(recipe, run=replace(recipe.run, cooperate=True, overwrite=True, trackers=())))
-    inputs = prepare(run, writes=False)
+    inputs = prepare(run, writes=False, shows=True)
     machine = machine_of(run.device, run.engine.precision, devices or run.accelerator.num_processes, tflops)
     return plan(gather_facts(run.recipe, inputs, run.folder, machine))

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 
 from srel_hub import config
-from srel_hub.data.columns import LAYOUTS
+from srel_hub.data.folders import LAYOUTS
 from srel_hub.data.sources import open_source, split_names
 from srel_hub.data.splits import TableSplit
 from srel_hub.errors import UserError
