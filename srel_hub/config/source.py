@@ -120,8 +120,8 @@ class Source:
         require("```" not in (self.citation or ""), "citation: must not contain ```")
         require(
             self.eval_split is None or self.eval_split != self.train_split,
-            f"eval_split={self.eval_split}: must differ from train_split; set eval_split=null to skip the evaluation, or "
-            "eval_fraction=0.2 to set training images aside",
+            f"eval_split={self.eval_split}: must differ from train_split; set eval_split=null to skip the evaluation, "
+            "or also eval_fraction=0.2 to set training images aside",
         )
         require(
             self.eval_fraction is None or (self.builtin is None and self.train_split is not None),

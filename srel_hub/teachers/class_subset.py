@@ -59,9 +59,7 @@ def with_columns(classifier: "Classifier", columns: Sequence[int]) -> "Classifie
         columns: For each class, its index among the classifier's classes.
     """
     names = tuple(classifier.class_names[column] for column in columns)
-    return replace(
-        classifier, model=ClassSubset(classifier.model, columns, classifier.class_names), class_names=names
-    )
+    return replace(classifier, model=ClassSubset(classifier.model, columns, classifier.class_names), class_names=names)
 
 
 def complete(classifier: "Classifier") -> "Classifier":

@@ -98,8 +98,8 @@ def require_accuracy(
     score = mean_recall(torch.cat([batch.argmax(1) for batch in logits]), images.labels)
     if score < threshold:
         raise UserError(
-            f"{who}: the teacher recognizes {score:.1%} of {len(rows)} {images_title} (mean over the classes); a teacher "
-            f"trained on these classes, in this order, should reach at least {threshold:.1%}. So this one was probably "
+            f"{who}: the teacher recognizes {score:.1%} of {len(rows)} {images_title} (mean over the classes); a "
+            f"teacher trained on these classes, in this order, should reach at least {threshold:.1%}. So this one was probably "
             f"trained on other classes, or on the same ones in another order; {TRUST}"
         )
 

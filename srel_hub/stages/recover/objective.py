@@ -135,7 +135,9 @@ class Objective:
     def __enter__(self) -> "Objective":
         relative = self.spec.bn_term == "relative"
         with ExitStack() as stack:
-            networks = [stack.enter_context(matched(complete_network(each.model), relative)) for each in self._classifiers]
+            networks = [
+                stack.enter_context(matched(complete_network(each.model), relative)) for each in self._classifiers
+            ]
             if not all(network.layers for network in networks):
                 raise UserError(
                     "a teacher has no BatchNorm2d layer, but SRe2L recovers images from BatchNorm statistics; choose "
