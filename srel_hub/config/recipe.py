@@ -82,7 +82,7 @@ class Recipe:
             "evaluate.scores=true: needs source.train_split, source.eval_split and evaluate.baselines",
         )
         require(
-            self.recover.patches is None or self.source.train_split is not None,
+            self.recover.patches is None or not self.recover.reads_real or self.source.train_split is not None,
             "recover.patches: need the training split, but source.train_split is null; name the split, or set "
             "recover.patches=null to start from noise",
         )

@@ -200,10 +200,9 @@ class Recover:
 
     def __post_init__(self) -> None:
         require(self.ipc > 0 or self.images is not None, "ipc: is required, and must be at least 1")
-        others = [name for name in ("patches", "teachers") if getattr(self, name)]
         require(
-            self.images is None or not others,
-            f"images: no image is recovered, so {' and '.join(others)} cannot be used; remove one of them",
+            self.images is None or not self.teachers,
+            "images: no image is recovered, so further classifiers to match cannot be used; set recover.teachers=[]",
         )
         check_interval("scale", self.scale, highest=1)
         check_interval("ratio", self.ratio)

@@ -15,7 +15,7 @@ from srel_hub.data.builtin import DIGITS, load_digits
 from srel_hub.data.class_names import Classes, classes_of_column, classes_of_values, describe_mismatch
 from srel_hub.data.class_subset import find_classes, keep_classes
 from srel_hub.data.columns import find_columns
-from srel_hub.data.eval_split import MadeSplit, divide, require_no_eval_split
+from srel_hub.data.eval_split import EVAL_SPLITS, MadeSplit, divide, require_no_eval_split
 from srel_hub.data.folder_checks import check_folder, linked_folders
 from srel_hub.data.splits import Progress, Split, TableSplit, empty_classes, read_label_column, require_every_class
 from srel_hub.errors import ErrorCollector, UserError, first_few, first_line
@@ -263,9 +263,11 @@ def _missing_split(spec: config.Source, name: str, available: list[str]) -> str:
     message = f"{spec.path} has no split of this name (available: {', '.join(available)})"
     if name != spec.eval_split:
         return f"source.train_split={name}: {message}"
+    other = next((split for split in EVAL_SPLITS if split in available and split != spec.train_split), None)
+    remedy = "source.eval_fraction=0.2 to set aside a fifth of each class's training images"
     return (
-        f"source.eval_split={name}: {message}; set source.eval_fraction=0.2 to set aside a fifth of each class's "
-        "training images, or source.eval_split=null to skip the evaluation"
+        f"source.eval_split={name}: {message}; set {remedy if other is None else f'source.eval_split={other}'}, or "
+        "source.eval_split=null to skip the evaluation"
     )
 
 

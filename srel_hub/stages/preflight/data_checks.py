@@ -99,8 +99,8 @@ def require_accuracy(
     if score < threshold:
         raise UserError(
             f"{who}: the teacher recognizes {score:.1%} of {len(rows)} {images_title} (mean over the classes); a "
-            f"teacher trained on these classes, in this order, should reach at least {threshold:.1%}. So this one was probably "
-            f"trained on other classes, or on the same ones in another order; {TRUST}"
+            f"teacher trained on these classes, in this order, should reach at least {threshold:.1%}. So this one was "
+            f"probably trained on other classes, or on the same ones in another order; {TRUST}"
         )
 
 
@@ -150,7 +150,7 @@ def one_image_size(gathered: Gathered) -> list[str]:
 def enough_real_patches(gathered: Gathered) -> list[str]:
     """Check that every class has enough crops for its patches."""
     train, spec, ipc = gathered.inputs.source.train, gathered.recipe.recover.patches, gathered.recipe.recover.ipc
-    if train is None or spec is None:
+    if train is None or spec is None or not gathered.recipe.recover.reads_real:
         return []
     images = train.labels.bincount(minlength=gathered.num_classes)
     crops = images.clamp(max=spec.images) * spec.crops

@@ -109,7 +109,7 @@ def test_a_finished_run_is_not_done_again(labeled: Run, capsys: pytest.CaptureFi
 
 
 def test_neither_split_is_opened_with_a_pretrained_teacher(finished: Path, theirs: Path, tmp_path: Path) -> None:
-    closed = ["source.path=no/where", "source.train_split=null", "source.eval_split=null"]
+    closed = ["source.path=no/where", "source.train_split=null", "source.eval_split=null", "recover.patches={}"]
     run = run_of(*arguments(finished, theirs, tmp_path, *closed))
     condense(run)
     assert load_condensed(run.path("dataset")).manifest.num_images == 12
@@ -169,7 +169,7 @@ def test_numbers_must_be_in_the_datasets_order(
         ("broken", [], "Pillow cannot read this image"),
         ("", ["recover.images=./nowhere"], "recover.images.path=./nowhere: there is no such folder"),
         ("", ["recover.images.split=validation"], "recover.images.split=validation: "),
-        ("", ["recover.patches={}"], "images: no image is recovered, so patches cannot be used"),
+        ("", ["recover.teachers=[org/net]"], "images: no image is recovered, so further classifiers to match cannot"),
         ("", ["publish.repo_id=me/them", "publish.private=false"], "recover.images.license: is unknown"),
     ],
 )
