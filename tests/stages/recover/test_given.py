@@ -14,8 +14,11 @@ from srel_hub.commands.program import main
 from srel_hub.condense import condense
 from srel_hub.config import load_recipe
 from srel_hub.errors import UserError
+from srel_hub.recover import recover
 from srel_hub.runs.run import Run
-from srel_hub.storage.condensed_table import encode_png, write_parquet
+from srel_hub.squeeze import squeeze
+from srel_hub.stages.preflight.prepare import prepare
+from srel_hub.storage.condensed_table import decode_image, encode_png, read_labels, read_rows, write_parquet
 from srel_hub.storage.files import read_json
 from srel_hub.studies.plan.run_plan import plan_recipe
 
@@ -62,7 +65,7 @@ def test_pixels_are_unchanged_and_sorted_by_the_datasets_classes(labeled: Run, t
     assert load_recipe(labeled.folder).recover.ipc == 4, "read from the images"
     for label, name in enumerate(NAMES):
         stored = {image.numpy().tobytes() for image in condensed.pixels[condensed.labels == label]}
-        files = [torch.tensor(Image.open(file).getdata()) for file in (theirs / name).iterdir()]
+        files = [torch.tensor(Image.open(file).get_flattened_data()) for file in (theirs / name).iterdir()]
         assert stored == {
             pixels.to(torch.uint8).view(8, 8, 3).permute(2, 0, 1).contiguous().numpy().tobytes() for pixels in files
         }
@@ -111,22 +114,21 @@ def test_a_finished_run_is_not_done_again(labeled: Run, capsys: pytest.CaptureFi
 def test_neither_split_is_opened_with_a_pretrained_teacher(finished: Path, theirs: Path, tmp_path: Path) -> None:
     closed = ["source.path=no/where", "source.train_split=null", "source.eval_split=null", "recover.patches={}"]
     run = run_of(*arguments(finished, theirs, tmp_path, *closed))
-    condense(run)
-    assert load_condensed(run.path("dataset")).manifest.num_images == 12
+    squeeze(run)
+    assert len(read_labels(recover(run))) == 12
 
 
 def test_a_condensed_dataset_can_be_labeled_again(finished: Path, theirs: Path, tmp_path: Path) -> None:
     closed = ["source.path=no/where", "source.train_split=null", "source.eval_split=null", "recover.ipc=3"]
     run = run_of(*arguments(finished, theirs, tmp_path, *closed, f"recover.images={finished / 'dataset'}"))
-    condense(run)
-    ours, again = load_condensed(finished / "dataset"), load_condensed(run.path("dataset"))
-    assert torch.equal(ours.pixels, again.pixels) and torch.equal(ours.labels, again.labels)
+    squeeze(run)
+    assert list(read_rows(recover(run))) == list(read_rows(finished / "images"))
 
 
 def test_a_teacher_without_batchnorm_may_label_them(finished: Path, theirs: Path, tmp_path: Path) -> None:
     trained = ["squeeze.pretrained=null", "squeeze.network={model: deit_tiny, width: 0.05}"]
-    words = arguments(finished, theirs, tmp_path, *trained)
-    assert plan_recipe(load_recipe(words[0], words[1:]), tflops=1.0).images == 12
+    inputs = prepare(run_of(*arguments(finished, theirs, tmp_path, *trained)), writes=False)
+    assert inputs.given is not None and inputs.given.ipc == 4
 
 
 def numbered(folder: Path, order: list[int]) -> Path:
@@ -148,7 +150,9 @@ def test_numbers_must_be_in_the_datasets_order(
     finished: Path, theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right, wrong = numbered(theirs.parent, [0, 1, 2]), numbered(theirs.parent, [2, 0, 1])
-    condense(run_of(*arguments(finished, theirs, tmp_path, f"recover.images={right}", "name=right")))
+    run = run_of(*arguments(finished, theirs, tmp_path, f"recover.images={right}", "name=right"))
+    squeeze(run)
+    assert len(list(recover(run).iterdir())) == 1
     words = arguments(finished, theirs, tmp_path, f"recover.images={wrong}", "name=wrong")
     assert "the teacher recognizes 0.0% of 6 images" in refused(capsys, *words)
 
@@ -159,7 +163,7 @@ def test_numbers_must_be_in_the_datasets_order(
         ("", ["recover.ipc=3"], "recover.ipc=3: recover.images={folder} has 4 images per class; remove recover.ipc"),
         (
             "",
-            ["source.image_size=16"],
+            ["squeeze.pretrained=null", "source.image_size=16"],
             "the images have 8 x 8 pixels, but the dataset has 16 x 16. Given images are never",
         ),
         ("fewer", [], "every class must have the same number of images, but 'green' has 3 and 'red' has 4"),
@@ -225,7 +229,7 @@ def test_large_sets_are_stored_in_several_parts(
     labels = [2, 2, 2, 0, 1, 0, 1, 0, 1]
     write_parquet(folder / "train.parquet", [encode_png(x) for x in pixels], labels, NAMES)
     run = run_of(*arguments(finished, theirs, tmp_path, f"recover.images={folder}", "source.eval_split=null"))
-    condense(run)
-    assert len(list(run.path("images").iterdir())) == 3
-    condensed = load_condensed(run.path("dataset"))
-    assert torch.equal(condensed.pixels, pixels[[3, 4, 0, 5, 6, 1, 7, 8, 2]])
+    squeeze(run)
+    assert len(list(recover(run).iterdir())) == 3
+    stored = torch.stack([decode_image(png) for png, _ in read_rows(run.path("images"))])
+    assert torch.equal(stored, pixels[[3, 4, 0, 5, 6, 1, 7, 8, 2]])
