@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from srel_hub import config
-from srel_hub.data.selected_split import SelectedSplit, select_rows
+from srel_hub.data.selected_split import rows_of_whole, select_rows
 from srel_hub.data.splits import Split, TableSplit
 from srel_hub.errors import UserError, first_few, first_line
 
@@ -122,9 +122,7 @@ def _choose(groups: Sequence[Sequence[int]], fraction: float) -> Tensor:
 
 def _digests(split: Split, where: str) -> Iterator[str]:
     """Yield the sha256 of the undecoded bytes of every image."""
-    rows = torch.arange(len(split.labels))
-    if isinstance(split, SelectedSplit):
-        split, rows = split.whole, split.rows
+    split, rows = rows_of_whole(split)
     assert isinstance(split, TableSplit), "the built-in dataset has an eval split"
     if not isinstance(split.table, datasets.Dataset):
         raise UserError(

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from srel_hub.data.splits import Images, Split
@@ -45,6 +46,13 @@ class SelectedSplit:
     def select(self, rows: Tensor) -> "SelectedSplit":
         """Return some of these rows, int64 [M], as a split of the same other split."""
         return SelectedSplit(self.whole, self.rows[rows], self.labels[rows])
+
+
+def rows_of_whole(split: Split) -> tuple[Split, Tensor]:
+    """Return the split that a split is selected from, or the split itself, and the rows in it, int64 [N]."""
+    if isinstance(split, SelectedSplit):
+        return split.whole, split.rows
+    return split, torch.arange(len(split.labels))
 
 
 def select_rows(split: Split, rows: Tensor) -> SelectedSplit:

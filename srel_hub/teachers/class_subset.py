@@ -44,7 +44,7 @@ class ClassSubset(nn.Module):
     @property
     def config(self) -> Any:
         """A copy of the network's config for a network with the selected classes only."""
-        config = copy.deepcopy(self.network.config)
+        config: Any = copy.deepcopy(self.network.config)
         vars(config).pop(CLASS_COLUMNS, None)
         names = [self.class_names[column] for column in self.columns.tolist()]
         config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
@@ -92,7 +92,7 @@ def read_columns(config: Any) -> list[int] | None:
     Raises:
         ValueError: If it is not a list of different classes of the network.
     """
-    columns = getattr(config, CLASS_COLUMNS, None)
+    columns: list[int] | None = getattr(config, CLASS_COLUMNS, None)
     if columns is None:
         return None
     is_valid = (

@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import datasets
-import torch
 
 from srel_hub import config
 from srel_hub.data.columns import LAYOUTS
 from srel_hub.data.eval_split import EVAL_SPLITS, require_no_eval_split
-from srel_hub.data.selected_split import SelectedSplit
+from srel_hub.data.selected_split import rows_of_whole
 from srel_hub.data.sources import open_source, split_names
 from srel_hub.data.splits import Split, TableSplit
 from srel_hub.errors import UserError
@@ -88,9 +87,7 @@ def look(spec: config.Source) -> tuple[Data, tuple[str, ...]]:
 
 def shorter_sides(split: Split) -> Iterator[int]:
     """Yield the shorter sides of images from the whole split, or of the first images of a streamed split."""
-    rows = torch.arange(len(split.labels))
-    if isinstance(split, SelectedSplit):
-        split, rows = split.whole, split.rows
+    split, rows = rows_of_whole(split)
     assert isinstance(split, TableSplit), "init takes no built-in dataset"
     table = split.table.select_columns([split.image]).cast_column(split.image, datasets.Image(decode=False))
     if isinstance(table, datasets.Dataset):

@@ -245,4 +245,6 @@ def _scalar(value: Any) -> str:
     """Return a value as YAML on one line."""
     if isinstance(value, str) and ("\n" in value or len(value) > WIDTH):
         return json.dumps(value, ensure_ascii=False)  # YAML reads JSON's strings
+    if isinstance(value, tuple):
+        return json.dumps(value, ensure_ascii=False)
     return to_yaml({"": value}).partition(":")[2].strip()
