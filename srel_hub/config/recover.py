@@ -199,7 +199,6 @@ class Recover:
     recover images."""
 
     def __post_init__(self) -> None:
-        require(self.ipc > 0 or self.images is not None, "ipc: is required, and must be at least 1")
         require(
             self.images is None or not self.teachers,
             "images: no image is recovered, so further classifiers to match cannot be used; set recover.teachers=[]",

@@ -100,7 +100,7 @@ def _results_of(dataset: _Measured, name: str, protocol: str) -> Iterator[Result
             hard = _is_hard(recipe, row["row"])
             yield Result(
                 dataset=name,
-                source=recipe.source.title or recipe.source.path or str(recipe.source.builtin),
+                source=_source_title(recipe),
                 student=student_title(student),
                 row=row["row"],
                 images=row["train_images"],
@@ -111,6 +111,15 @@ def _results_of(dataset: _Measured, name: str, protocol: str) -> Iterator[Result
                 std=row["top1"]["std"],
                 n=row["n"],
             )
+
+
+def _source_title(recipe: Recipe) -> str:
+    """Return the title of a source, with what makes its classes or eval images differ from the whole dataset's."""
+    source = recipe.source
+    parts = [source.title or source.path or str(source.builtin)]
+    parts += [f"{len(source.classes)} of its classes"] if source.classes is not None else []
+    parts += [f"eval_fraction {source.eval_fraction:g}"] if source.eval_fraction is not None else []
+    return ", ".join(parts)
 
 
 def _read(path: str) -> _Measured:

@@ -129,4 +129,4 @@ def test_recipes_validate_without_source_files(tmp_path: Path) -> None:
 
 def test_an_error_in_the_recipe_names_its_field_once() -> None:
     with pytest.raises(UserError, match="quickstart: the recipe has 1 error\n  recover.ipc: "):
-        load_recipe("quickstart", ["recover.ipc=-1"])
+        load_recipe("quickstart", ["recover.ipc=0"])

@@ -18,11 +18,12 @@ from srel_hub.core.crop_transform import still
 from srel_hub.labels.manifest import read_manifest
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
+from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.stages.recover.objective import Objective
 from srel_hub.stages.recover.patches import score
 from srel_hub.storage.condensed_table import encode_png, read_parquet, write_parquet
 from srel_hub.storage.files import read_json
-from srel_hub.teachers.class_subset import complete, with_columns
+from srel_hub.teachers.class_subset import class_columns, complete, with_columns
 from srel_hub.teachers.classifier import load, save
 
 
@@ -225,6 +226,21 @@ def test_classes_that_the_teacher_or_the_dataset_does_not_have(
     write_parquet(four / "train.parquet", [encode_png(x) for x in pixels], [0, 1, 2, 3] * 2, names)
     said = refused(capsys, *recipe_of(wide, tmp_path, *(text.format(four=four) for text in overrides)))
     assert message in said, said
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [("imagenette_ipc10", [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]), ("imagewoof_ipc1", [155, 159, 162])],
+)
+def test_imagenette_and_imagewoof_are_classes_of_imagenet(
+    stand_in: list[str], tmp_path: Path, name: str, classes: list[int]
+) -> None:
+    teacher = next(text for text in stand_in if text.startswith("squeeze.pretrained.path="))
+    recipe = load_recipe(name, [teacher, "source.image_size=32", f"run.root={tmp_path}"])
+    inputs = prepare(Run(recipe), writes=False)
+    columns = class_columns(inputs.adopted["teacher"].classifier)
+    assert columns is not None and len(columns) == 10 and list(columns)[: len(classes)] == classes
+    assert recipe.source.classes is not None and set(inputs.class_names) == set(recipe.source.classes)
 
 
 def test_squeeze_trains_on_these_classes_alone(wide: tuple[Path, Path], tmp_path: Path) -> None:

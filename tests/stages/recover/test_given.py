@@ -214,7 +214,7 @@ def folder_with_real(folder: Path, theirs: Path) -> Path:
 
 
 def test_ipc_is_required_without_images() -> None:
-    with pytest.raises(UserError, match="recover: ipc: is required"):
+    with pytest.raises(UserError, match="recover.ipc: is required"):
         load_recipe("quickstart", ["recover.ipc=0"])
 
 
