@@ -1,12 +1,14 @@
 """A run on some classes of a dataset, with a teacher of all classes, from recover to verify and load_condensed."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import SMALL, make_source, refused
+from local_hub.client import Hub
 from transformers import AutoModelForImageClassification
 
 from srel_hub import load_condensed, verify_dataset
@@ -15,6 +17,7 @@ from srel_hub.config import Recover, load_recipe
 from srel_hub.core.augment import normalize
 from srel_hub.core.crop_transform import still
 from srel_hub.labels.manifest import read_manifest
+from srel_hub.publish import publish
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze
 from srel_hub.stages.preflight.prepare import prepare
@@ -253,3 +256,15 @@ def test_squeeze_trains_on_these_classes_alone(wide: tuple[Path, Path], tmp_path
     config, metrics = (read_json(run.path("teacher", name)) for name in ("config.json", "metrics.json"))
     assert list(config["id2label"].values()) == ["green", "gray", "pink"] and "class_columns" not in config
     assert metrics["class_images"] == [12, 12, 12] and metrics["eval_images"] == 9
+
+
+@pytest.mark.long
+def test_what_is_published_is_the_complete_teacher(
+    some: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    run = shutil.copytree(some.folder, tmp_path / some.folder.name)
+    publish(Run(load_recipe(run, [f"run.root={tmp_path}", "publish.repo_id=alice/some"])))  # compares the logits
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert load_condensed("alice/some").teacher().config.num_labels == 3
+    assert verify_dataset("alice/some").passed
