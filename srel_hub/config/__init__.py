@@ -9,7 +9,7 @@ from srel_hub.config.loading import RecipeError, load_recipe, published, read_re
 from srel_hub.config.networks import NETWORKS, Network, Pretrained, network_title
 from srel_hub.config.publish import Publish
 from srel_hub.config.recipe import Recipe
-from srel_hub.config.recover import Patches, Recover
+from srel_hub.config.recover import GivenImages, Patches, Recover
 from srel_hub.config.relabel import Relabel
 from srel_hub.config.run_settings import RunSettings
 from srel_hub.config.serialize import as_dict, canonical, fingerprint
@@ -25,6 +25,7 @@ __all__ = [
     "Augment",
     "Cooling",
     "Evaluate",
+    "GivenImages",
     "Network",
     "Optimizer",
     "Patches",

@@ -48,6 +48,11 @@ Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 Ref = Annotated[str, Field(pattern=REF)]
 
 
+def section_of_path(value: Any) -> Any:
+    """Return the section of a path alone, such as `pretrained: org/classifier`."""
+    return {"path": value} if isinstance(value, str) else value
+
+
 def require(condition: bool, message: str) -> None:
     """Check a condition that pydantic cannot express.
 

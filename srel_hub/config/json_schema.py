@@ -41,6 +41,8 @@ SWEEP = {
     },
 }
 
+IPC = {"recover": {"if": {"not": {"required": ["images"]}}, "then": {"required": ["ipc"]}}}  # as Recover checks it
+
 
 class _Generator(GenerateJsonSchema):
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -106,7 +108,7 @@ def recipe_schema() -> dict[str, Any]:
         "if": {"not": {"required": ["extends"]}},
         "then": {
             "required": list(required),
-            "properties": {name: {"required": fields} for name, fields in required.items() if fields},
+            "properties": {**{name: {"required": fields} for name, fields in required.items() if fields}, **IPC},
         },
         "$defs": {"Part": part, **sections},
     }

@@ -3,11 +3,20 @@
 import difflib
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from srel_hub.config.fields import LINE, STRICT, Line, Width, is_local, public_name, require
+from srel_hub.config.fields import (
+    LINE,
+    STRICT,
+    Line,
+    Width,
+    is_local,
+    public_name,
+    require,
+    section_of_path,
+)
 
 
 NETWORKS = (  # built by name; any other model is read from its config.json
@@ -34,11 +43,7 @@ class Pretrained:
     """Names of the classes, in the classifier's order. Required only if its files do not name them."""
 
 
-def _section_of_path(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
-Teacher = Annotated[Pretrained, BeforeValidator(_section_of_path, json_schema_input_type=Pretrained | Line)]
+Teacher = Annotated[Pretrained, BeforeValidator(section_of_path, json_schema_input_type=Pretrained | Line)]
 
 
 def _check_model(name: str) -> str:

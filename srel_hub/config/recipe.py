@@ -78,18 +78,25 @@ class Recipe:
         )
         require(
             not self.evaluate.scores
-            or (self.evaluate.baselines and None not in (self.source.train_split, self.source.eval_split)),
+            or (self.evaluate.baselines and self.source.train_split is not None and self.source.has_eval),
             "evaluate.scores=true: needs source.train_split, source.eval_split and evaluate.baselines",
         )
         require(
-            self.recover.patches is None or self.source.train_split is not None,
+            self.recover.patches is None or not self.recover.reads_real or self.source.train_split is not None,
             "recover.patches: need the training split, but source.train_split is null; name the split, or set "
             "recover.patches=null to start from noise",
         )
         require(
-            self.recover.statistics == "dataset" or self.source.train_split is not None,
+            not self.recover.reads_real or self.recover.patches is not None or self.source.train_split is not None,
             "recover.statistics=class: needs the training split, but source.train_split is null; name the split, or "
             "set recover.statistics=dataset",
+        )
+        images = self.recover.images
+        require(self.recover.ipc > 0 or images is not None, "recover.ipc: is required, and must be at least 1")
+        require(
+            images is None or images.license != "unknown" or self.publish.repo_id is None or self.publish.private,
+            "recover.images.license: is unknown, and a public dataset needs a license; set recover.images.license (and "
+            "recover.images.terms) to those of the images, or set publish.private=true",
         )
         size, batch = self.relabel.group_size, self.evaluate.batch_size
         require(
@@ -100,7 +107,7 @@ class Recipe:
     @property
     def opens_train(self) -> bool:
         """Whether a stage reads the training split: squeeze, recover, or evaluate for its random real images."""
-        has_baselines = self.source.eval_split is not None and self.evaluate.baselines
+        has_baselines = self.source.has_eval and self.evaluate.baselines
         needed = self.squeeze.pretrained is None or self.recover.reads_real or has_baselines
         return needed and self.source.train_split is not None
 

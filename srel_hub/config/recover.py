@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from srel_hub.config.fields import (
     STRICT,
     AtLeastTwo,
     Count,
     Interval,
+    Line,
     NonNegative,
     Number,
     Positive,
@@ -17,6 +18,7 @@ from srel_hub.config.fields import (
     Side,
     check_interval,
     require,
+    section_of_path,
 )
 from srel_hub.config.networks import Teacher
 
@@ -48,13 +50,65 @@ class Patches:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GivenImages:
+    """Existing images to label, such as a coreset or another author's condensed images.
+
+    The path alone may replace the section: `images: org/their-images`.
+    """
+
+    __pydantic_config__ = STRICT
+
+    path: Line
+    """Hub id or local folder of the images, in any layout that `source.path` accepts. Their classes must have the names
+    of the dataset's classes, in any order, and each class as many images. All images must have the size of the
+    condensed images, and are stored without any change of their pixels."""
+
+    config: Line | None = None
+    """Configuration of these images. Required only if there are several."""
+
+    revision: Line | None = None
+    """Branch, tag or commit of the images on the Hub. null: the main branch."""
+
+    split: Line = "train"
+    """Name of their split."""
+
+    image_column: Line | None = None
+    """Column with the images. null: the only image column."""
+
+    label_column: Line | None = None
+    """Column with the labels. null: the only such column."""
+
+    title: Line | None = None
+    """Name of these images on the cards. null: their path."""
+
+    homepage: Line | None = None
+    """Link to the page of these images, for the cards."""
+
+    license: Line = "unknown"
+    """License of these images, by its identifier on the Hub. A public push requires one other than `unknown`."""
+
+    terms: Line | None = None
+    """A sentence about their terms of use, for the cards."""
+
+    citation: str | None = None
+    """Their BibTeX entry, for the cards."""
+
+    def __post_init__(self) -> None:
+        # The cards print the entry inside a fenced code block.
+        require("```" not in (self.citation or ""), "citation: must not contain ```")
+
+
+Given = Annotated[GivenImages, BeforeValidator(section_of_path, json_schema_input_type=GivenImages | Line)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recover:
     """Optimize pixels so that predictions and BatchNorm statistics match those of real data (SRe2L, section 3.2)."""
 
     __pydantic_config__ = STRICT
 
-    ipc: Annotated[int, Field(ge=1, le=100_000), Number]
-    """Number of condensed images per class."""
+    ipc: Annotated[int, Field(ge=0, le=100_000), Number] = 0
+    """Number of condensed images per class. Required, except with `images`: there, 0 means as many as there are."""
 
     patches: Patches | None = None
     """Start from patches of real images. `{}` uses the defaults. null: start from Gaussian noise."""
@@ -140,7 +194,15 @@ class Recover:
     tv_weight: NonNegative = 0.0
     """Weight of the total variation, the norm of the differences between neighboring pixels."""
 
+    images: Given | None = None
+    """Images to use instead of recovering any. The other fields of this section, except `ipc`, are then not used. null:
+    recover images."""
+
     def __post_init__(self) -> None:
+        require(
+            self.images is None or not self.teachers,
+            "images: no image is recovered, so further classifiers to match cannot be used; set recover.teachers=[]",
+        )
         check_interval("scale", self.scale, highest=1)
         check_interval("ratio", self.ratio)
         check_interval("roll", self.roll)
@@ -160,4 +222,4 @@ class Recover:
     @property
     def reads_real(self) -> bool:
         """Whether recover reads real images."""
-        return self.patches is not None or self.statistics == "class"
+        return self.images is None and (self.patches is not None or self.statistics == "class")

@@ -1,9 +1,46 @@
 """The recipe's section `source`: the real dataset, and what the cards say about it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from srel_hub.config.fields import STRICT, Line, Side, require
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from srel_hub.config.fields import STRICT, Line, Number, Side, Whole, require
+
+
+def _read_class_names(value: Any) -> Any:
+    """Read the names from a file if the value is a path, and accept whole numbers as names."""
+    if isinstance(value, str):
+        file = Path(value).expanduser()
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(
+                f"must be a list of class names, or a text file with one name per line; {value!r} cannot be read "
+                f"({reason})"
+            ) from None
+        value = [line.strip() for line in lines if line.strip()]
+    if isinstance(value, list | tuple):
+        return tuple(str(name) if type(name) is int else name for name in value)
+    return value
+
+
+def _check_class_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: listed twice; list each class once")
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} class listed; at least 2 are required")
+    return names
+
+
+ClassNames = Annotated[
+    tuple[Line, ...],
+    BeforeValidator(_read_class_names, json_schema_input_type=tuple[Line | int, ...] | Line),
+    AfterValidator(_check_class_names),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +102,19 @@ class Source:
     citation: str | None = None
     """BibTeX entry of the dataset, for the cards."""
 
+    eval_fraction: Annotated[float, Field(gt=0, lt=1), Number] | None = None
+    """Share of each class's training images to set aside as eval images, for a dataset without an eval split. Which
+    images these are depends on their content and on `eval_seed`, not on the order or names of files. null: use
+    `eval_split`."""
+
+    eval_seed: Whole = 0
+    """Seed of the choice that `eval_fraction` makes. It differs from the recipe's `seed`, so that runs with other
+    seeds are scored on the same images."""
+
+    classes: ClassNames | None = None
+    """Names of the classes to keep, or a text file with one name per line. The classes keep the dataset's order. A
+    pretrained teacher may have more classes. null: all classes."""
+
     def __post_init__(self) -> None:
         require(
             (self.builtin is None) != (self.path is None),
@@ -74,5 +124,17 @@ class Source:
         require("```" not in (self.citation or ""), "citation: must not contain ```")
         require(
             self.eval_split is None or self.eval_split != self.train_split,
-            f"eval_split={self.eval_split}: must differ from train_split; set eval_split=null to skip the evaluation",
+            f"eval_split={self.eval_split}: must differ from train_split; set eval_split=null to skip the evaluation, "
+            "or also eval_fraction=0.2 to set training images aside",
         )
+        require(
+            self.eval_fraction is None or (self.builtin is None and self.train_split is not None),
+            f"eval_fraction={self.eval_fraction}: divides the training split, but "
+            + ("train_split is null" if self.train_split is None else "the built-in digits have an eval split")
+            + "; remove eval_fraction",
+        )
+
+    @property
+    def has_eval(self) -> bool:
+        """Whether students and teachers are scored on real images."""
+        return self.eval_split is not None or self.eval_fraction is not None

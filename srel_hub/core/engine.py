@@ -70,9 +70,11 @@ def to_channels_last(model: nn.Module) -> nn.Module:
     # Imported here because transformers imports accelerate, which `load_condensed` must not.
     from transformers import PreTrainedModel
 
-    if isinstance(model, PreTrainedModel) and next(model.parameters()).device.type == "cpu":
+    # A network of which some logits are selected is inside another module.
+    network = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    if network is not None and next(network.parameters()).device.type == "cpu":
         # torch's fused attention in bfloat16 on a CPU makes a whole step take twice as long.
-        model.set_attn_implementation("eager")
+        network.set_attn_implementation("eager")
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

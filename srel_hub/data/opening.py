@@ -16,6 +16,7 @@ from srel_hub import config
 from srel_hub.config import is_local
 from srel_hub.config.places import expanded, missing_place, nearest_place, unreachable
 from srel_hub.data.damaged_files import damaged_files
+from srel_hub.data.eval_split import EVAL_SPLITS
 from srel_hub.data.folder_checks import linked_folders
 from srel_hub.data.folders import ImageFolder
 from srel_hub.data.image_tables import image_tables
@@ -278,11 +279,11 @@ def _missing_split(spec: config.Source, name: str, available: Sequence[str]) -> 
     message = f"{spec.path} has no split of this name (available: {', '.join(available)})"
     if name != spec.eval_split:
         return f"source.train_split={name}: {message}"
-    others = [split for split in available if split != spec.train_split]
-    another = f"set source.eval_split={others[0]}, or " if others else ""
+    other = next((split for split in EVAL_SPLITS if split in available and split != spec.train_split), None)
+    remedy = "source.eval_fraction=0.2 to set aside a fifth of each class's training images"
     return (
-        f"source.eval_split={name}: {message}; {another}set source.eval_fraction=0.2 to split off a fifth of the "
-        "training images, or source.eval_split=null to skip evaluation"
+        f"source.eval_split={name}: {message}; set {remedy if other is None else f'source.eval_split={other}'}, or "
+        "source.eval_split=null to skip the evaluation"
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import datasets
 
 from srel_hub import config
+from srel_hub.data.selected_split import rows_of_whole
 from srel_hub.data.sources import Source
 from srel_hub.data.split_folders import find_split, listed
 from srel_hub.data.splits import DecodedSplit, Progress, Split, TableSplit
@@ -96,18 +97,17 @@ def look_at(source: Source, spec: config.Source, progress: Progress, every: bool
 def _read_headers(split: Split, progress: Progress, every: bool) -> Headers:
     """Read the headers of a split: all, or SAMPLED from the whole split (the first ones of a stream)."""
     headers = Headers()
-    if isinstance(split, DecodedSplit):
-        height, width = split.size
-        headers.sizes[width, height], headers.modes["RGB"] = (len(split.labels),) * 2
+    whole, chosen = rows_of_whole(split)
+    if isinstance(whole, DecodedSplit):
+        height, width = whole.size
+        headers.sizes[width, height], headers.modes["RGB"] = (len(chosen),) * 2
         return headers
-    assert isinstance(split, TableSplit), "a split is decoded or a table"
-    count = len(split.labels)
+    assert isinstance(whole, TableSplit), "a split is decoded or a table"
+    split, count = whole, len(chosen)
     total = count if every else min(SAMPLED, count)
     is_stream = not isinstance(split.table, datasets.Dataset)
-    rows = range(total) if is_stream else [count * number // total for number in range(total)]
-    table = split.table.select_columns([split.image]).cast_column(split.image, datasets.Image(decode=False))
-    values = (row[split.image] for row in (table.take(total) if is_stream else table.select(rows)))
-    numbered = zip(rows, values, strict=False)
+    rows = [int(chosen[number if is_stream else count * number // total]) for number in range(total)]
+    numbered = zip(rows, split.encoded(rows), strict=True)
     for row, value in progress(numbered, total, f"headers of {split.where}", "image"):
         try:
             size, mode = read_header(value, f"{split.where}: row {row}")

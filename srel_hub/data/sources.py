@@ -17,12 +17,14 @@ from srel_hub.data.class_names import (
     describe_mismatch,
     require_usable_names,
 )
+from srel_hub.data.class_subset import find_classes, keep_classes
 from srel_hub.data.columns import find_columns
+from srel_hub.data.eval_split import MadeSplit, divide, require_no_eval_split
 from srel_hub.data.folder_checks import check_folder
 from srel_hub.data.folders import LAYOUTS
 from srel_hub.data.opening import dataset_path, find_builder, local_folder, open_tables
 from srel_hub.data.readable import without_unreadable
-from srel_hub.data.splits import Progress, Split, TableSplit, empty_classes, read_label_column
+from srel_hub.data.splits import Progress, Split, TableSplit, empty_classes, read_label_column, require_every_class
 from srel_hub.errors import ErrorCollector, UserError, first_few, reading
 
 
@@ -40,6 +42,10 @@ class Source:
         unread: files that are not read, by reason. Paths are relative to a local folder.
         skipped: the names of the images that were left out because they cannot be read, by split; None if the recipe
             does not skip them.
+        whole_names: names of the classes before a selection by `source.classes`; None without a selection.
+        kept: indices of the selected classes among `whole_names`, by class; None without a selection.
+        made_eval: how the eval split was made from training images; None if the dataset has one, or the recipe needs
+            none.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -50,6 +56,9 @@ class Source:
     splits: tuple[str, ...] = ()
     unread: Mapping[str, Sequence[str]] = field(default_factory=dict)
     skipped: Mapping[str, tuple[str, ...]] | None = None
+    whole_names: tuple[str, ...] | None = None
+    kept: tuple[int, ...] | None = None
+    made_eval: MadeSplit | None = None
 
 
 def add_builtin_metadata(spec: config.Source) -> config.Source:
@@ -61,7 +70,7 @@ def add_builtin_metadata(spec: config.Source) -> config.Source:
 
 
 def open_source(spec: config.Source, progress: Progress, train: bool = True) -> Source:
-    """Find splits, columns and classes of a dataset, and check them.
+    """Find splits, columns and classes of a dataset, and check them. Select classes and make an eval split, if needed.
 
     Args:
         spec: the recipe's section.
@@ -74,6 +83,43 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
     Raises:
         UserError: if the dataset cannot be used. The message lists all problems.
     """
+    if spec.eval_fraction is None:
+        return _select(spec, _open_whole(spec, progress, train))
+    require_no_eval_split(spec, split_names(spec))
+    source = _select(spec, _open_whole(replace(spec, eval_split=None), progress, train=True))
+    assert source.train is not None and source.class_names is not None
+    training, evaluation, made = divide(source.train, source.class_names, spec)
+    return replace(source, train=training if train else None, eval=evaluation, made_eval=made)
+
+
+def _select(spec: config.Source, source: Source) -> Source:
+    """Return the classes of a dataset that `source.classes` lists, in the dataset's order; all without a list."""
+    names = source.class_names
+    if spec.classes is None or names is None:
+        return source
+    kept = sorted(find_classes(spec.classes, names, "source.classes", "the dataset"))
+    train, evaluation = (None if split is None else keep_classes(split, kept) for split in (source.train, source.eval))
+    selected = tuple(names[index] for index in kept)
+    if train is not None:
+        require_every_class(train.labels, selected)
+    remarks = source.remarks
+    if evaluation is not None and (empty := empty_classes(evaluation.labels, selected)):
+        if len(empty) == len(selected):
+            raise UserError(f"{spec.path}, split {spec.eval_split}: there is no image of the classes in source.classes")
+        remarks += (_not_scored(f"{spec.path}, split {spec.eval_split}", empty),)
+    return replace(
+        source,
+        class_names=selected,
+        train=train,
+        eval=evaluation,
+        remarks=remarks,
+        whole_names=names,
+        kept=tuple(kept),
+    )
+
+
+def _open_whole(spec: config.Source, progress: Progress, train: bool) -> Source:
+    """Open a dataset with all of its classes (open_source)."""
     if spec.builtin is not None:
         return Source(*load_digits(), layout="the built-in digits", splits=("train", "test"))
     names = {"train": spec.train_split if train else None, "eval": spec.eval_split}
@@ -99,7 +145,7 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
     splits = _make_splits(spec, tables, image, label, progress)
     for split in splits.values():
         with errors.collect():
-            split.check(every_class=split.name == spec.train_split)
+            split.check(every_class=split.name == spec.train_split and spec.classes is None)
     errors.raise_all()
     skipped: dict[str, tuple[str, ...]] = {}
     if spec.on_bad_image == "skip":
@@ -107,10 +153,10 @@ def open_source(spec: config.Source, progress: Progress, train: bool = True) -> 
             splits[name], skipped[name], notes = without_unreadable(split, str(spec.path))
             remarks += notes
             with errors.collect():
-                splits[name].check(every_class=name == spec.train_split)
+                splits[name].check(every_class=name == spec.train_split and spec.classes is None)
         errors.raise_all()
     opened = {role: splits[name] for role, name in names.items() if name is not None}
-    if spec.eval_split is not None and isinstance(tables[spec.eval_split], datasets.Dataset):
+    if spec.classes is None and spec.eval_split is not None and isinstance(tables[spec.eval_split], datasets.Dataset):
         remarks += _classes_not_scored(opened["eval"])
     return Source(
         class_names=splits[requested[0]].classes.names,
@@ -140,11 +186,11 @@ def split_names(spec: config.Source) -> list[str]:
 def _classes_not_scored(split: TableSplit) -> list[str]:
     """Return a remark if the eval split has no image of some classes."""
     empty = empty_classes(split.labels, split.classes.names)
-    return (
-        [f"{split.where}: there is no image of {', '.join(first_few(empty))}, so these classes are not scored"]
-        if empty
-        else []
-    )
+    return [_not_scored(split.where, empty)] if empty else []
+
+
+def _not_scored(where: str, empty: Sequence[str]) -> str:
+    return f"{where}: there is no image of {', '.join(first_few(empty))}, so these classes are not scored"
 
 
 def _class_names_only(spec: config.Source) -> tuple[str, ...] | None:

@@ -25,6 +25,7 @@ from srel_hub.hub.push import Say
 from srel_hub.hub.push_plan import Part, Progress
 from srel_hub.storage.condensed_table import decode_image, read_parquet
 from srel_hub.teachers import classifier as classifiers
+from srel_hub.teachers.class_subset import complete
 
 
 RETRY = "Do not use this commit; publish again with a new publish.tag"
@@ -98,7 +99,7 @@ def _compare_rows(dataset: Part, commit: str, folder: Path, home: Path) -> None:
 
 @torch.no_grad()
 def _compare_logits(teacher: Part, commit: str, folder: Path, home: Path) -> None:
-    local = classifiers.load(folder / "teacher_repo", torch.device("cpu"))
+    local = complete(classifiers.load(folder / "teacher_repo", torch.device("cpu")))
     with hub_errors(f"reading back {teacher}"), classifiers.hide_loading_bars():
         remote = AutoModelForImageClassification.from_pretrained(
             teacher.repo_id, revision=commit, cache_dir=home / "hub", dtype=torch.float32, trust_remote_code=False

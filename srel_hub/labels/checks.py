@@ -15,6 +15,7 @@ from srel_hub.labels.reader import SoftLabels
 from srel_hub.labels.repository_files import data_files, label_file_path
 from srel_hub.storage.condensed_table import image_table_sha256, table_features
 from srel_hub.storage.files import format_bytes, sha256
+from srel_hub.teachers.class_subset import class_columns, complete
 
 
 ACCURACY_MARGIN = 0.01  # below the manifest's accuracy; another device rounds otherwise
@@ -145,10 +146,16 @@ def check_teacher(subject: Subject) -> str:
             raise UserError(
                 f"{name} is {list(value)} in the teacher's image processor, but {list(expected)} in the manifest"
             )
-    parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
+    network = complete(classifier).model
+    if class_columns(classifier) != manifest.teacher.columns:
+        raise UserError("the teacher's config.json selects other classes of the network than the manifest")
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     members = len(subject.condensed.classifiers) - 1  # whose digests were compared as they were loaded
     committee = f", and a committee of {members} more" if members else ""
-    return f"{type(classifier.model).__name__} with {parameters:,} parameters{committee}, sha256 as in the manifest"
+    title = f"{type(network).__name__} with {parameters:,} parameters"
+    if manifest.teacher.num_classes is not None:
+        title += f", {manifest.num_classes} of its {manifest.teacher.num_classes} classes"
+    return f"{title}{committee}, sha256 as in the manifest"
 
 
 def check_accuracy(subject: Subject) -> str:

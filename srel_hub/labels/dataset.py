@@ -173,7 +173,8 @@ class Condensed:
     def teacher(self) -> nn.Module:
         """Return the network that computed the labels, in eval mode on the CPU; the first one if there were several.
 
-        It is a transformers model: it maps pixel values float32 [B, 3, H, W] to an output with `logits` [B, K].
+        It is a transformers model: it maps pixel values float32 [B, 3, H, W] to an output with `logits` [B, K]. If the
+        published network has more classes than the dataset, these are the logits of the dataset's classes.
 
         Raises:
             UserError: If the teacher is missing, or its files differ from the manifest.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from srel_hub.config import REF, Augment
+from srel_hub.config import REF, Augment, as_dict
 from srel_hub.config.validation import describe_errors
 from srel_hub.core.encodings import ENCODINGS, Encoding, encoding_of
 from srel_hub.core.seeds import generator
@@ -43,12 +43,17 @@ class TeacherFacts:
         repo_id, tag: Where it is published on the Hub, or None.
         sha256: A digest per file, by file name.
         accuracy: top-1 on the stored images, uncropped, in [0, 1].
+        num_classes: How many classes the network has, if it has more than the dataset.
+        columns: The index of each of the dataset's classes among the network's logits, if it has more classes. The
+            network's config.json has the same list, and labels have these logits only.
     """
 
     repo_id: str | None
     tag: str | None
     sha256: dict[str, str]
     accuracy: float
+    num_classes: int | None = None
+    columns: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +177,15 @@ def pool_epoch(pool: str, stored: int, seed: int, epoch: int) -> int:
     return int(torch.randint(stored, (), generator=generator(seed, "pool", epoch)))
 
 
+def manifest_dict(manifest: Manifest) -> dict[str, Any]:
+    """Return a manifest as plain JSON values, without the fields that only a teacher with more classes has."""
+    plain = as_dict(manifest)
+    for name in ("num_classes", "columns"):
+        if plain["teacher"][name] is None:
+            del plain["teacher"][name]
+    return plain
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
@@ -231,7 +245,7 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"epochs: {manifest.epochs}, but there are {len(manifest.files)} files of labels"
         return
     yield from _wrong_images(manifest)
-    yield from _wrong_teacher(manifest.teacher)
+    yield from _wrong_teacher(manifest.teacher, K)
     yield from _wrong_labeling(manifest)
     yield from _wrong_files(manifest)
 
@@ -247,7 +261,7 @@ def _wrong_images(manifest: Manifest) -> Iterator[str]:
         yield f"mean {list(manifest.mean)}, std {list(manifest.std)}: must be finite, std positive"
 
 
-def _wrong_teacher(teacher: TeacherFacts) -> Iterator[str]:
+def _wrong_teacher(teacher: TeacherFacts, num_classes: int) -> Iterator[str]:
     """Yield problems of the teacher's name, tag, digests and accuracy."""
     repo_id = teacher.repo_id
     if repo_id is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id, re.A):
@@ -256,8 +270,20 @@ def _wrong_teacher(teacher: TeacherFacts) -> Iterator[str]:
         yield f"teacher.tag {teacher.tag[:100]!r}: must be the name of a tag"
     if not 0 <= teacher.accuracy <= 1:
         yield f"teacher.accuracy {teacher.accuracy}: must be in [0, 1]"
+    yield from _wrong_columns(teacher, num_classes)
     if not _names_teacher_files(teacher.sha256):
         yield f"teacher.sha256: must name {', '.join(TEACHER_FILES)}, got {', '.join(teacher.sha256)[:200]}"
+
+
+def _wrong_columns(teacher: TeacherFacts, num_classes: int) -> Iterator[str]:
+    """Yield problems of the selection of a teacher's classes."""
+    total, columns = teacher.num_classes, teacher.columns
+    if total is None and columns is None:
+        return
+    if total is None or columns is None:
+        yield "teacher: num_classes and columns belong together"
+    elif len(columns) != num_classes or len(set(columns)) != num_classes or not all(0 <= c < total for c in columns):
+        yield f"teacher.columns: must list {num_classes} different classes of the teacher's {total}"
 
 
 def _names_teacher_files(digests: Mapping[str, str]) -> bool:

@@ -12,7 +12,7 @@ from srel_hub.config import Recipe, RunSettings, as_dict, fingerprint, published
 from srel_hub.config.yaml_io import to_yaml
 from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import UserError
-from srel_hub.labels.manifest import OtherFile, read_manifest
+from srel_hub.labels.manifest import OtherFile, manifest_dict, read_manifest
 from srel_hub.reports.card import dataset_card, teacher_card, write_class_table
 from srel_hub.reports.plot_style import MOST_BYTES
 from srel_hub.reports.run_pictures import drawing_of
@@ -126,7 +126,7 @@ def assemble_dataset(run_folder: Path, recipe: Recipe, tree: Path) -> None:
     repo_id = recipe.publish.teacher
     teacher = replace(manifest.teacher, repo_id=repo_id, tag=None if repo_id is None else recipe.publish.pinned)
     manifest = replace(manifest, teacher=teacher, others=others)
-    write_json(tree / "soft_labels" / "manifest.json", as_dict(manifest))
+    write_json(tree / "soft_labels" / "manifest.json", manifest_dict(manifest))
     for label_file in manifest.files:
         _link(run_folder / "soft_labels" / label_file.name, tree / "soft_labels" / label_file.name)
     (tree / "README.md").write_text(dataset_card(run_folder, recipe, tree), encoding="utf-8")

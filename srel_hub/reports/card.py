@@ -81,14 +81,15 @@ def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
     }
     count = facts["manifest"].num_images
     data = DatasetCardData(
-        pretty_name=f"{facts['title']}, condensed to {recipe.recover.ipc} images per class with SRe2L",
-        license=facts["source"].license,
+        pretty_name=facts["heading"] if facts["given"] else f"{facts['heading']} with SRe2L",
+        license=facts["given"]["license"] if facts["given"] else facts["source"].license,
         task_categories=["image-classification"],
         size_categories=[next((name for limit, name in SIZE_CATEGORIES.items() if count < limit), "1M<n<10M")],
         annotations_creators=["machine-generated"],
         tags=["dataset-condensation", "dataset-distillation", "sre2l", "soft-labels", "srel_hub"],
     )
-    data.source_datasets = _hub_ids(recipe.source.path) or None
+    images = recipe.recover.images
+    data.source_datasets = _hub_ids(recipe.source.path, None if images is None else images.path) or None
     splits = [{"split": "train", "path": "data/train-*"}]
     MetadataConfigs({"default": {"data_files": splits}}).to_dataset_card_data(data)
     DatasetInfosDict({"default": dataset_info(tree / "data")}).to_dataset_card_data(data)
@@ -109,7 +110,7 @@ def teacher_card(run_folder: Path, recipe: Recipe) -> str:
                 # `EvalResult` requires a dataset id. A local folder has none, so the task stands in for it.
                 dataset_type=(_hub_ids(recipe.source.path) or ["image-classification"])[0],
                 dataset_name=facts["title"],
-                dataset_split=recipe.source.eval_split,
+                dataset_split=recipe.source.eval_split if recipe.source.eval_fraction is None else "train",
                 metric_type="accuracy",
                 metric_value=facts["teacher"]["top1"],
             )
@@ -153,10 +154,13 @@ def card_facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
     teacher, *committee = (_teacher_facts(run_folder / folder) for folder in recipe.label_folders)
     local = f"runs/{recipe.name}"  # not the real place: a card holds no path of the machine
     source = add_builtin_metadata(recipe.source)
+    title = source.title or published(recipe)["source"]["path"]
     return {
         "recipe": recipe,
         "source": source,
-        "title": source.title or published(recipe)["source"]["path"],
+        "title": title,
+        "heading": heading(recipe, title),
+        "given": given_facts(recipe),
         "manifest": manifest,
         "squeezed": squeezed,
         "matched": matched,
@@ -177,14 +181,33 @@ def card_facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def heading(recipe: Recipe, title: str) -> str:
+    """Return the heading of the dataset's card, for a source with this title."""
+    count = f"{recipe.recover.ipc} image{'s' if recipe.recover.ipc > 1 else ''} per class"
+    given = given_facts(recipe)
+    return f"{title}, condensed to {count}" if given is None else f"{given['title']}, {count} with soft labels"
+
+
+def given_facts(recipe: Recipe) -> dict[str, Any] | None:
+    """Return the facts about given images; None if the images were recovered."""
+    images = published(recipe)["recover"]["images"]
+    return None if images is None else {**images, "title": images["title"] or images["path"]}
+
+
 def _teacher_facts(folder: Path) -> dict[str, Any]:
-    """Return the metrics that squeeze measured for a teacher."""
-    return read_json(folder / "metrics.json")  # type: ignore[no-any-return]
+    """Return the metrics that squeeze measured for a teacher.
+
+    Some are only in the metrics of a teacher with more classes than the dataset, or with an eval split that was made.
+    """
+    return {"network_classes": None, "made_eval": None, **read_json(folder / "metrics.json")}
 
 
 def row_titles(recipe: Recipe) -> dict[str, str]:
     """Return the title of each training set of evaluate, by its name in `metrics.json`."""
-    return ROW_TITLES | (HARD_TITLES if recipe.evaluate.loss == "hard" else {})
+    titles = ROW_TITLES | (HARD_TITLES if recipe.evaluate.loss == "hard" else {})
+    if recipe.recover.images is None:
+        return titles
+    return {name: title.replace("condensed images", "given images") for name, title in titles.items()}
 
 
 def class_table(manifest: Manifest, recipe: Recipe, real: Sequence[int] | None) -> list[ClassRow]:
@@ -237,7 +260,7 @@ def stage_flops(
     per_look = sum(teacher["forward_flops"] for teacher in matched) / (len(matched) if spec.turns == "cycle" else 1)
     return {
         "squeeze": 3.0 * squeezed["forward_flops"] * (squeezed["train_images"] or 0) * recipe.squeeze.epochs,
-        "recover": 2.0 * per_look * count * looks,
+        "recover": 0.0 if spec.images is not None else 2.0 * per_look * count * looks,
         "relabel": 1.0 * sum(teacher["forward_flops"] for teacher in labelers) * count * manifest.epochs,
     }
 

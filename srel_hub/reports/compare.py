@@ -131,7 +131,7 @@ def _results_of(dataset: _Measured, name: str, protocol: str) -> Iterator[Result
                 hard = _is_hard(recipe, row["row"])
                 yield Result(
                     dataset=name,
-                    source=recipe.source.title or recipe.source.path or str(recipe.source.builtin),
+                    source=_source_title(recipe),
                     student=student_title(student),
                     row=row["row"],
                     images=int(row["train_images"]),
@@ -149,6 +149,15 @@ def _results_of(dataset: _Measured, name: str, protocol: str) -> Iterator[Result
 def _malformed(where: str, error: Exception) -> UserError:
     reason = f"{type(error).__name__} {first_line(error)}"
     return UserError(f"{where}: its results are not in the form that srel_hub writes ({reason}); write them again")
+
+
+def _source_title(recipe: Recipe) -> str:
+    """Return the title of a source, with what makes its classes or eval images differ from the whole dataset's."""
+    source = recipe.source
+    parts = [source.title or source.path or str(source.builtin)]
+    parts += [f"{len(source.classes)} of its classes"] if source.classes is not None else []
+    parts += [f"eval_fraction {source.eval_fraction:g}"] if source.eval_fraction is not None else []
+    return ", ".join(parts)
 
 
 def _read(path: str) -> _Measured:

@@ -29,7 +29,7 @@ from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.epochs import Epoch
 from srel_hub.labels.load import load_condensed
 from srel_hub.labels.manifest import MANIFEST
-from srel_hub.reports.card import row_titles
+from srel_hub.reports.card import given_facts, heading, row_titles
 from srel_hub.reports.plots import CAPTIONS, Caption
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.storage.condensed_table import thumbnail
@@ -164,10 +164,13 @@ def page_facts(condensed: Condensed, store: Store, recipe: Recipe, dataset: str)
     classes = list(images_by_class(condensed))
     parts = {"images": "data/", "soft labels": "soft_labels/", "pictures": "assets/"}
     blobs = {name: store.blob(name) for name in store.names()}
+    title = recipe.source.title or recipe.source.path or recipe.name
     return {
         "recipe": recipe,
         "recipe_text": store.fetch("recipe.yaml").read_text(encoding="utf-8"),
-        "title": recipe.source.title or recipe.source.path or recipe.name,
+        "title": title,
+        "heading": heading(recipe, title),
+        "given": given_facts(recipe),
         "manifest": condensed.manifest,
         "dataset": dataset,
         "store": str(store),

@@ -34,6 +34,7 @@ from srel_hub.storage.condensed_table import encode_png
 from srel_hub.storage.decode import Frame
 from srel_hub.storage.files import atomic_write, read_json, total_bytes
 from srel_hub.teachers import classifier as teacher
+from srel_hub.teachers.class_subset import complete
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -279,7 +280,7 @@ def features(classifier: Classifier, pixels: Tensor, device: torch.device) -> Te
         float32 [N, D] on the CPU; None if no linear layer has as many outputs as there are classes.
     """
     linear = [module for module in classifier.model.modules() if isinstance(module, nn.Linear)]
-    heads = [module for module in linear if module.out_features == len(classifier.class_names)]
+    heads = [module for module in linear if module.out_features == len(complete(classifier).class_names)]
     if not heads:
         return None
     inputs: list[Tensor] = []

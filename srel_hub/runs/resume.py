@@ -111,6 +111,8 @@ def resolve(recipe: Recipe, folder: Path, has_begun: bool) -> Resolved:
     requested = resolved
     if resolved.recover.stack == "auto":
         requested = replace(resolved, recover=replace(resolved.recover, stack=before.recover.stack))
+    if resolved.recover.ipc == 0:  # as many as `recover.images` has
+        requested = replace(requested, recover=replace(requested.recover, ipc=before.recover.ipc))
     differing = differences(fields_that_decide(before), fields_that_decide(requested))
     changes = tuple(Change(*difference) for difference in sorted(differing, key=str))
     outdated = _outdated_stages([change.field for change in changes])

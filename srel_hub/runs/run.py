@@ -186,6 +186,12 @@ class Run:
         if self.is_main:
             self._write_recipe()
 
+    def set_ipc(self, ipc: int) -> None:
+        """Set `recover.ipc` to the number of images per class that `recover.images` has. Call it before `begin`."""
+        requested = self._requested
+        self._requested = replace(requested, recover=replace(requested.recover, ipc=ipc))
+        self.recipe = replace(self.recipe, recover=replace(self.recipe.recover, ipc=ipc))
+
     def remove(self, name: str, why: str) -> None:
         """Remove a file or folder of the run. The removal of a folder is printed with its reason."""
         place = self.path(name)

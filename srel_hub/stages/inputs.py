@@ -7,6 +7,7 @@ from torch import Tensor
 
 from srel_hub.config import Pretrained, Recipe
 from srel_hub.data import class_names as classes
+from srel_hub.data.given_images import GivenImages
 from srel_hub.data.sources import Source
 from srel_hub.errors import UserError
 from srel_hub.runs.completion import Stage
@@ -38,12 +39,14 @@ class Inputs:
         class_names: Names of the condensed dataset's classes, in its order.
         frame: How a real image is resized to the dataset's size; None leaves images unchanged.
         adopted: Pretrained teachers by their folder in the run, except those that the run already has.
+        given: Images to label instead of recovering any; None if images are recovered, or the run already has them.
     """
 
     source: Source
     class_names: tuple[str, ...]
     frame: Frame | None
     adopted: dict[str, Adopted]
+    given: GivenImages | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -111,6 +114,9 @@ def require_same_data(teacher: Path, source: Source, class_names: tuple[str, ...
     skipped = None if source.skipped is None else {name: list(images) for name, images in source.skipped.items()}
     if not changes and before.get("skipped_images") != skipped:
         changes.append("other images cannot be read")
+    made = None if source.made_eval is None else source.made_eval.sha256
+    if not changes and made != (before.get("made_eval") or {}).get("sha256"):
+        changes.append("other images would be set aside for the evaluation")
     if changes:
         raise UserError(
             f"source: the data changed since the run {teacher.parent} began: {'; '.join(changes)}. Restore the data, "

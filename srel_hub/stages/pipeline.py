@@ -7,7 +7,9 @@ gathers its own inputs.
 from dataclasses import replace
 from pathlib import Path
 
+from srel_hub import config
 from srel_hub.config import Recipe
+from srel_hub.data.given_images import open_given
 from srel_hub.data.sources import Source, open_source
 from srel_hub.errors import UserError
 from srel_hub.labels.manifest import read_manifest
@@ -18,8 +20,10 @@ from srel_hub.stages import squeeze as squeeze_stage
 from srel_hub.stages.evaluate import stage as evaluate_stage
 from srel_hub.stages.evaluate.summary import results_table
 from srel_hub.stages.inputs import Inputs, require_same_data, stage_of, teacher_specs
+from srel_hub.stages.preflight.data_checks import require_accuracy
 from srel_hub.stages.preflight.prepare import prepare
 from srel_hub.stages.recover import stage as recover_stage
+from srel_hub.stages.recover.given import store_given
 from srel_hub.stages.recover.units import stack_of
 from srel_hub.storage.files import read_json
 from srel_hub.teachers import classifier as classifiers
@@ -49,6 +53,8 @@ def recover(run: Run, source: Source | None = None) -> Path:
     """Recover the images; return the folder of their shards."""
     if run.broadcast(run.is_complete("recover")):
         return run.path("images")
+    if run.recipe.recover.images is not None:
+        return _store_given(run.recipe.recover.images, run)
     source = source if source is not None or not run.recipe.recover.reads_real else _open_source(run)
     run.begin()
     recipe = run.recipe
@@ -98,6 +104,18 @@ def evaluate_and_print(run: Run) -> None:
     folder = evaluate(run)
     if run.is_main:
         print("\n".join(results_table(read_json(folder / "summary.json"))))
+
+
+def _store_given(spec: config.GivenImages, run: Run) -> Path:
+    run.begin()
+    recipe = run.recipe
+    run.require("teacher", "squeeze")
+    teacher, selects = classifiers.load(run.path("teacher"), run.device), recipe.source.classes is not None
+    with run.accelerator.main_process_first():
+        given = open_given(spec, teacher.class_names, selects, recipe.recover.ipc, run.progress)
+    if given.is_assumed and not recipe.squeeze.trust_class_order:
+        require_accuracy(teacher, given.split, given.where, run.device, "images")
+    return store_given(recipe.recover, given, teacher, run)
 
 
 def _open_source(run: Run) -> Source:

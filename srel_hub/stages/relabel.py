@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from srel_hub import config
-from srel_hub.config import as_dict
 from srel_hub.core.augment import Views
 from srel_hub.core.encodings import decode, encode, recipe_encoding
 from srel_hub.core.losses import distillation_loss
@@ -23,7 +22,15 @@ from srel_hub.data.splits import Images
 from srel_hub.labels.epoch_files import epoch_file, epoch_parts, write_epoch_file
 from srel_hub.labels.epochs import sample_epoch
 from srel_hub.labels.labeller import Labeller, label, make_labeller, passes
-from srel_hub.labels.manifest import TEACHER_FILES, LabelFile, Manifest, Member, TeacherFacts, read_manifest
+from srel_hub.labels.manifest import (
+    TEACHER_FILES,
+    LabelFile,
+    Manifest,
+    Member,
+    TeacherFacts,
+    manifest_dict,
+    read_manifest,
+)
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.runs.completion import SET_ASIDE
 from srel_hub.runs.run import Run
@@ -31,6 +38,7 @@ from srel_hub.runs.work_queue import WorkQueue
 from srel_hub.storage.condensed_table import image_table_sha256
 from srel_hub.storage.files import atomic_write, format_bytes, sha256, write_json
 from srel_hub.storage.mapped_images import to_device_if_it_fits
+from srel_hub.teachers.class_subset import class_columns, complete
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -134,7 +142,7 @@ def relabel(
             if name == MANIFEST:
                 files = [_file_facts(part, run) for part in parts.values()]
                 manifest = describe(labelling, files, repo_id, run)
-                write_json(folder / "manifest.json", as_dict(manifest))
+                write_json(folder / "manifest.json", manifest_dict(manifest))
                 work.done([folder / "manifest.json"], accuracy=manifest.teacher.accuracy)
                 run.print(f"relabel: {summary(manifest, labelling)}")
                 if run.path(SET_ASIDE).is_dir():
@@ -248,7 +256,7 @@ def describe(labelling: Labelling, files: Iterable[LabelFile], repo_id: str | No
         mean=classifier.mean,
         std=classifier.std,
         class_names=classifier.class_names,
-        teacher=TeacherFacts(repo_id=repo_id, tag=None, sha256=teacher.sha256, accuracy=top1),
+        teacher=teacher_facts(teacher, repo_id, top1),
         precision=run.engine.precision,
         device=stored.manifest.device if stored else run.device.type,
         torch=stored.manifest.torch if stored else torch.__version__,
@@ -266,6 +274,19 @@ def describe(labelling: Labelling, files: Iterable[LabelFile], repo_id: str | No
     if stored is not None and stored.manifest.coding == labelling.encoding and stored.manifest.kl_error is not None:
         return replace(manifest, kl_error=stored.manifest.kl_error)
     return replace(manifest, kl_error=kl_error(labelling))
+
+
+def teacher_facts(teacher: LabelTeacher, repo_id: str | None, accuracy: float) -> TeacherFacts:
+    """Return the manifest's entry of the main teacher."""
+    columns = class_columns(teacher.classifier)
+    return TeacherFacts(
+        repo_id=repo_id,
+        tag=None,
+        sha256=teacher.sha256,
+        accuracy=accuracy,
+        num_classes=None if columns is None else len(complete(teacher.classifier).class_names),
+        columns=columns,
+    )
 
 
 def kl_error(labelling: Labelling) -> dict[str, float]:

@@ -41,6 +41,7 @@ from srel_hub.storage.files import atomic_write, write_json
 from srel_hub.storage.mapped_images import to_device_if_it_fits
 from srel_hub.teachers import architectures
 from srel_hub.teachers import classifier as classifiers
+from srel_hub.teachers.class_subset import complete
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -155,7 +156,14 @@ def adopt(inputs: Inputs, folder: str) -> tuple[Classifier, Facts]:
         "pretrained": asdict(adopted.origin),
         "train_images": None,
         "class_images": counts,
+        **_made_eval(inputs),
     }
+
+
+def _made_eval(inputs: Inputs) -> Facts:
+    """Return how the eval split was made from training images, if it was."""
+    made = inputs.source.made_eval
+    return {} if made is None else {"made_eval": asdict(made)}
 
 
 def _class_counts(labels: Tensor, class_names: Sequence[str]) -> list[int]:
@@ -188,7 +196,8 @@ def train_teacher(spec: config.Squeeze, inputs: Inputs, run: Run, work: WorkQueu
             if run.is_main:
                 run.log.record("squeeze", **checkpoint.curve[-1])
     counts = _class_counts(images.labels, inputs.class_names)
-    return classifier, {"pretrained": None, "train_images": len(images.labels), "class_images": counts}
+    facts = {"pretrained": None, "train_images": len(images.labels), "class_images": counts, **_made_eval(inputs)}
+    return classifier, facts
 
 
 def _untrained(spec: config.Squeeze, images: Images, class_names: tuple[str, ...], run: Run) -> Classifier:
@@ -215,7 +224,10 @@ def save_teacher(
         The files of the teacher.
     """
     classifier = replace(classifier, model=classifier.model.to(run.device))
-    metrics = {"architecture": type(classifier.model).__name__, **facts, **measure(classifier, test)}
+    whole = complete(classifier)
+    metrics = {"architecture": type(whole.model).__name__, **facts, **measure(classifier, test)}
+    if len(whole.class_names) != len(classifier.class_names):
+        metrics["network_classes"] = len(whole.class_names)
     with atomic_write(run.path(folder)) as temporary:
         classifiers.save(classifier, temporary)
         write_json(temporary / "metrics.json", metrics)

@@ -18,6 +18,7 @@ import srel_hub.models  # noqa: F401  (registers our networks with the Auto clas
 from srel_hub.core.augment import normalization_table
 from srel_hub.errors import UserError, first_line
 from srel_hub.storage.decode import BILINEAR, Frame
+from srel_hub.teachers.class_subset import CLASS_COLUMNS, class_columns, complete, read_columns, with_columns
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,20 @@ def check_forward(model: nn.Module, image: Tensor, num_classes: int, where: str)
 def save(classifier: Classifier, folder: Path) -> None:
     """Write config, safetensors weights, image processor and, for our own networks, their source file.
 
+    If the classifier uses only some of its network's classes, the complete network is written. Its config lists them.
+
     The source file lets transformers load the network without srel_hub (`trust_remote_code=True`).
     """
+    columns, classifier = class_columns(classifier), complete(classifier)
     model: Any = classifier.model
     if type(model).__module__.startswith("srel_hub."):
         type(model).register_for_auto_class("AutoModelForImageClassification")
         type(model.config).register_for_auto_class()
     for name, value in label_maps(classifier.class_names).items():
         setattr(model.config, name, value)
+    vars(model.config).pop(CLASS_COLUMNS, None)  # those of another dataset
+    if columns is not None:
+        model.config.class_columns = list(columns)
     # safetensors refuses tensors that are not contiguous, as channels_last weights are.
     with hide_loading_bars():
         model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
@@ -148,6 +155,8 @@ def load_classifiers(folders: Iterable[Path], device: torch.device) -> list[Clas
 def load(folder: Path, device: torch.device) -> Classifier:
     """Load a saved classifier in eval mode, in float32, with frozen weights. Code in the folder is never executed.
 
+    If its config lists the classes of a dataset (`class_subset`), the classifier has these classes only.
+
     Raises:
         UserError: if the folder has no classifier that transformers can load, or some of its weights are missing.
     """
@@ -164,7 +173,8 @@ def load(folder: Path, device: torch.device) -> Classifier:
             raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
         resized, cropped = processor.size, processor.crop_size or processor.size
         model.requires_grad_(False)
-        return Classifier(
+        columns = read_columns(config)
+        whole = Classifier(
             model=model.eval().to(device),
             mean=_per_channel(processor.image_mean),
             std=_per_channel(processor.image_std),
@@ -173,6 +183,7 @@ def load(folder: Path, device: torch.device) -> Classifier:
             resize=resized.get("shortest_edge"),
             resample=int(processor.resample),
         )
+        return whole if columns is None else with_columns(whole, columns)
     except Exception as error:  # files from elsewhere make transformers raise almost any exception
         raise UserError(f"{folder}: transformers cannot load a classifier from it: {first_line(error)}") from error
 

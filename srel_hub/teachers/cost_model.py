@@ -25,6 +25,7 @@ from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.optim import descend, make_optimizer
 from srel_hub.storage.safetensors_writer import file_bytes
 from srel_hub.teachers import architectures
+from srel_hub.teachers.class_subset import complete_network
 
 
 META = torch.device("meta")
@@ -78,7 +79,7 @@ def weights_bytes(network: nn.Module) -> int:
     """Return the size of the model.safetensors that `classifier.save` writes."""
     layout = {
         name: (f"{'F' if tensor.is_floating_point() else 'I'}{8 * tensor.itemsize}", tuple(tensor.shape))
-        for name, tensor in network.state_dict().items()
+        for name, tensor in complete_network(network).state_dict().items()
     }
     return file_bytes(layout, {"format": "pt"})
 

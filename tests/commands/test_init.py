@@ -82,6 +82,16 @@ def test_a_dataset_in_parquet_becomes_a_recipe_that_can_be_planned(
     assert "9 images, 3 for each of 3 classes, 10 x 10 pixels" in capsys.readouterr().out
 
 
+def test_a_folder_with_one_split_gets_eval_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.move(make_folder(tmp_path / "both", {"daisy": 10, "rose": 7, "tulip": 5}) / "test", tmp_path / "flowers")
+    assert main(["init", "flowers", "--hours", "0.00001", "source.classes=[daisy, rose]"]) == 0
+    assert "Data: 14 training images of 2 classes (5 in the smallest), 3 eval images." in capsys.readouterr().out
+    source = load_recipe("flowers.yaml").source
+    assert (source.eval_split, source.eval_fraction, source.classes) == (None, 0.2, ("daisy", "rose"))
+    assert main(["plan", "flowers.yaml", "--device-tflops", "1"]) == 0
+    assert "for each of 2 classes" in capsys.readouterr().out
+
+
 def test_fields_of_the_source_are_kept(tmp_path: Path) -> None:
     make_source(tmp_path / "colors", (8, 8), ["red", "green"])
     fields = ["source.eval_split=null", "source.image_size=16", "source.license=mit", "source.label_column=label"]
@@ -109,7 +119,6 @@ def test_a_dataset_without_what_is_needed_gets_an_error(tmp_path: Path, capsys: 
         "empty": "source.path=empty has no file that can be read as an image or a table (files: none)",
         "one": "at least 2 classes are required, but 1 found (daisy)",
         "./nowhere": "source.path=./nowhere: there is no such folder",
-        "whole/test": "there is no split to score students on (splits: train). Put 80 % of each class's images in",
         "whole": "whole: there is no split named train (splits: test); add source.train_split=NAME",
     }
     for path, message in errors.items():

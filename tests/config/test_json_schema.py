@@ -59,8 +59,8 @@ def test_every_field_has_a_description() -> None:
 def test_every_field_has_its_default_and_bounds() -> None:
     schema = types_schema()
     recover, squeeze = schema["$defs"]["Recover"], schema["$defs"]["Squeeze"]
-    assert recover["required"] == ["ipc"] and schema["required"] == ["source", "recover"]
-    assert recover["properties"]["ipc"]["minimum"] == 1 and recover["properties"]["lr"]["exclusiveMinimum"] == 0
+    assert schema["$defs"]["GivenImages"]["required"] == ["path"] and schema["required"] == ["source", "recover"]
+    assert recover["properties"]["ipc"]["minimum"] == 0 and recover["properties"]["lr"]["exclusiveMinimum"] == 0
     assert squeeze["properties"]["augment"]["default"] == {"crop": "padded"}
     for section in schema["$defs"].values():
         missing = {name for name, field in section["properties"].items() if "default" not in field}
@@ -104,6 +104,8 @@ def test_the_schema_finds_mistakes(text: str, message: str) -> None:
         "extends: quickstart\nrecover: {lr: 1.0e-3}\nsqueeze: {pretrained: org/classifier}",
         "extends: quickstart\nsqueeze: {network: {model: org/other}, pretrained: null}",
         "source: {path: org/data}\nrecover: {ipc: 1, patches: {}, teachers: [org/a, {path: org/b}]}",
+        "source: {path: org/data, classes: [ant, 3], eval_fraction: 0.2}\nrecover: {images: org/images}",
+        "source: {path: org/data, classes: names.txt}\nrecover: {images: {path: org/images, license: mit}}",
         "extends: quickstart\nsweep: {evaluate.temperature: [1, 4], title: {a: {seed: 1}, b: {seed: 2}}}",
     ],
 )

@@ -110,6 +110,7 @@ def test_ten_thousand_and_one_classes_from_end_to_end(tmp_path: Path) -> None:
         images = [encode_png(image) for image in pixels]
         write_parquet(tmp_path / "many" / f"{split}.parquet", images, range(len(names)), names)
     overrides = ["source.image_size=null", "recover.ipc=1", "recover.iterations=1", "squeeze.epochs=1", NO_WARMUP]
+    overrides += ["recover.patches=null", "recover.statistics=dataset"]  # those of each class would take minutes
     evaluate = "evaluate={students: [{model: convnet, width: 0.1}], seeds: 1, epochs: 1}"
     small = ["squeeze.network={model: convnet, width: 0.1}", "relabel.epochs=1", evaluate, f"run.root={tmp_path}"]
     run = Run(load_recipe("own_images", [f"source.path={tmp_path}/many", *overrides, *small]))

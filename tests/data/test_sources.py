@@ -76,10 +76,7 @@ def test_digits_are_split_in_halves_by_a_fixed_seed() -> None:
             "source.label_column=image: .* has no column of that name with class labels, strings or whole",
         ),
         ({"train_split": "all"}, r"source.train_split=all: .* has no split of this name \(available: train, test\)"),
-        (
-            {"eval_split": "dev"},
-            "set source.eval_split=test, or set source.eval_fraction=0.2 .* source.eval_split=null to",
-        ),
+        ({"eval_split": "dev"}, "set source.eval_split=test, or source.eval_split=null to skip the evaluation"),
     ],
 )
 def test_a_missing_column_or_split_is_named_with_the_available_ones(

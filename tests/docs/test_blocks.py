@@ -61,6 +61,7 @@ SMALL = [
 SMALLER = {  # how a command begins: what follows it here
     "srel-hub condense cifar10_ipc10": [*SMALL, "source.path=my/flowers"],
     "srel-hub condense own_images": [*SMALL, "source.image_size=8"],
+    "srel-hub condense first_look": [*SMALL, "source.image_size=8"],
     "srel-hub condense flowers.yaml": [*SMALL, "source.image_size=8"],
     "srel-hub condense shapes.yaml": [],  # as the tutorial has it: its point is that it is small
     "srel-hub condense runs/quickstart": [],

@@ -11,6 +11,7 @@ from srel_hub.stages.preflight.gathered import Gathered
 from srel_hub.teachers.classifier import Classifier
 
 
+DECODED_IMAGES = 500  # given images in memory at once
 CHECKED_IMAGES = 2000  # eval images that a teacher without class names is scored on
 TRUST = "if the order is right, set squeeze.trust_class_order=true"
 
@@ -64,10 +65,19 @@ def class_order(gathered: Gathered) -> list[str]:
     return problems
 
 
-def require_accuracy(classifier: Classifier, split: Split | None, who: str, device: torch.device) -> None:
+def require_accuracy(
+    classifier: Classifier, split: Split | None, who: str, device: torch.device, images_title: str = "eval images"
+) -> None:
     """Check that a teacher recognizes the dataset's classes.
 
     The score is the mean of the classes' recalls. A network with other classes, or another order, gets about 1 / K.
+
+    Args:
+        classifier: The teacher.
+        split: The images to score it on.
+        who: The recipe's field and value in messages.
+        device: The device to compute on.
+        images_title: What the images are, in messages.
 
     Raises:
         UserError: If the score is less than a fifth of the way from chance to 100 %, or there are no images to score
@@ -88,10 +98,23 @@ def require_accuracy(classifier: Classifier, split: Split | None, who: str, devi
     score = mean_recall(torch.cat([batch.argmax(1) for batch in logits]), images.labels)
     if score < threshold:
         raise UserError(
-            f"{who}: the teacher recognizes {score:.1%} of {len(rows)} eval images (mean over the classes); a teacher "
-            f"trained on these classes, in this order, should reach at least {threshold:.1%}. So this one was probably "
-            f"trained on other classes, or on the same ones in another order; {TRUST}"
+            f"{who}: the teacher recognizes {score:.1%} of {len(rows)} {images_title} (mean over the classes); a "
+            f"teacher trained on these classes, in this order, should reach at least {threshold:.1%}. So this one was "
+            f"probably trained on other classes, or on the same ones in another order; {TRUST}"
         )
+
+
+def given_image_size(gathered: Gathered) -> list[str]:
+    """Check that all given images can be read and have the size of the dataset."""
+    given = gathered.inputs.given
+    if given is None:
+        return []
+    try:
+        for rows in given.rows.flatten().split(DECODED_IMAGES):
+            given.pixels(rows, gathered.size)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def mean_recall(predicted: Tensor, labels: Tensor) -> float:
@@ -127,7 +150,7 @@ def one_image_size(gathered: Gathered) -> list[str]:
 def enough_real_patches(gathered: Gathered) -> list[str]:
     """Check that every class has enough crops for its patches."""
     train, spec, ipc = gathered.inputs.source.train, gathered.recipe.recover.patches, gathered.recipe.recover.ipc
-    if train is None or spec is None:
+    if train is None or spec is None or not gathered.recipe.recover.reads_real:
         return []
     images = train.labels.bincount(minlength=gathered.num_classes)
     crops = images.clamp(max=spec.images) * spec.crops

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from srel_hub import config
 from srel_hub.config import Pretrained, Publish, Recipe
+from srel_hub.data.given_images import open_given
 from srel_hub.data.overview import look_at, overview_lines
 from srel_hub.data.sources import Source, add_builtin_metadata, open_source
 from srel_hub.errors import ErrorCollector, UnavailableError, UserError
@@ -17,9 +18,11 @@ from srel_hub.hub.permission import require_permission
 from srel_hub.runs.run import Run
 from srel_hub.stages.inputs import Adopted, Inputs, image_size, require_same_data, stage_of, teacher_specs
 from srel_hub.stages.preflight import data_checks, disk_check, recipe_checks
+from srel_hub.stages.preflight.class_fit import fit_classes
 from srel_hub.stages.preflight.gathered import Gathered, Opened
 from srel_hub.storage.decode import Frame
 from srel_hub.teachers import classifier as classifiers
+from srel_hub.teachers.class_subset import with_columns
 from srel_hub.teachers.classifier import Classifier
 from srel_hub.teachers.cost_model import build_on_meta, on_meta
 from srel_hub.teachers.pretrained import load_pretrained, require_usable_classifier, with_size
@@ -35,8 +38,8 @@ CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (
     recipe_checks.batches_to_share,
     disk_check.free_disk,
 )
-# These run networks on images, so they come last and only if nothing else is wrong.
-SLOW_CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (data_checks.class_order,)
+# These decode images, or run networks on them, so they come last and only if nothing else is wrong.
+SLOW_CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (data_checks.class_order, data_checks.given_image_size)
 
 
 def prepare(run: Run, pushes: bool = False, writes: bool = True, shows: bool = False) -> Inputs:
@@ -89,15 +92,25 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector, sho
     trust = recipe.squeeze.trust_class_order
     for folder, teacher in opened.items():
         with problems.collect():
-            names, is_assumed = data_checks.agree(teacher.classifier.class_names, names, teacher.title, trust)
-            fitted = framed(replace(teacher.classifier, class_names=names), frame or Frame(image_size(source, None)))
+            own, wanted = teacher.classifier.class_names, recipe.source.classes
+            fit = fit_classes(own, names, wanted, source, teacher.title, trust)
+            fitted = replace(teacher.classifier, class_names=fit.class_names)
+            fitted = fitted if fit.columns is None else with_columns(fitted, fit.columns)
+            names, fitted = fitted.class_names, framed(fitted, frame or Frame(image_size(source, None)))
             require_usable_classifier(fitted, teacher.title)
             adopted[folder] = Adopted(fitted, teacher.origin)
-            unproven |= {teacher.title: fitted} if is_assumed else {}
+            unproven |= {teacher.title: fitted} if fit.is_assumed else {}
     if names is None:
         problems.raise_all()
     assert names is not None, "without names, a problem was collected"
-    inputs = Inputs(source, names, frame, adopted)
+    given = None
+    if recipe.recover.images is not None and not run.is_complete("recover"):
+        selects = recipe.source.classes is not None
+        with problems.collect():
+            given = open_given(recipe.recover.images, names, selects, recipe.recover.ipc, run.progress)
+            run.set_ipc(given.ipc)
+            recipe = run.recipe
+    inputs = Inputs(source, names, frame, adopted, given)
     return Gathered(
         recipe=recipe,
         inputs=inputs,

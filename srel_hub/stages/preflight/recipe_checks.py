@@ -17,6 +17,8 @@ from srel_hub.teachers.pretrained import require_batchnorm
 
 def batchnorm_to_match(recipe: Recipe, opened: Mapping[str, Opened]) -> list[str]:
     """Check that pretrained networks have BatchNorm layers if images must match their statistics."""
+    if recipe.recover.images is not None:
+        return []
     problems = []
     for folder in recipe.recover_folders:
         if folder in opened:
@@ -33,7 +35,7 @@ def networks_that_fit(gathered: Gathered) -> list[str]:
     for name, network in gathered.trainable.items():
         try:
             require_usable(network, gathered.num_classes, gathered.size, name)
-            if name.startswith("squeeze.network"):
+            if name.startswith("squeeze.network") and gathered.recipe.recover.images is None:
                 require_batchnorm(network, name)
         except UserError as error:
             problems.append(str(error))
@@ -74,7 +76,7 @@ def groups_with_batchnorm(gathered: Gathered) -> list[str]:
 def recover_sizes(gathered: Gathered) -> list[str]:
     """Check that `recover.sizes` ends at the image size and that every teacher accepts all of its sizes."""
     sides, shorter = gathered.recipe.recover.sizes, min(gathered.size)
-    if not sides:
+    if not sides or gathered.recipe.recover.images is not None:
         return []
     problems = []
     if sides[-1] != shorter or max(sides) > shorter:

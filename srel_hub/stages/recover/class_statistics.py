@@ -15,6 +15,7 @@ from srel_hub.core.augment import normalize
 from srel_hub.core.bn_matching import batchnorm_layers
 from srel_hub.core.metrics import prediction_batch
 from srel_hub.storage.files import atomic_write
+from srel_hub.teachers.class_subset import complete_network
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -34,7 +35,7 @@ def of_each_class(classifier: Classifier, pixels: Tensor, members: Sequence[Tens
     Yields:
         For each class, a list with the mean and biased variance of each layer, float64 [2, C], over images and pixels.
     """
-    model, batch = classifier.model.eval(), prediction_batch(classifier.size)
+    model, batch = complete_network(classifier.model).eval(), prediction_batch(classifier.size)
     device = next(model.parameters()).device
     table = classifier.table(device)
     for positions in members:

@@ -18,6 +18,7 @@ from srel_hub.core.losses import classification_loss
 from srel_hub.core.seeds import generator
 from srel_hub.errors import UserError
 from srel_hub.stages.recover.class_statistics import Statistics
+from srel_hub.teachers.class_subset import complete_network, own_indices
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -49,7 +50,9 @@ class Member:
         engine: Engine,
         goals: Statistics | None,
     ) -> None:
-        self.model = to_channels_last(classifier.model.eval().requires_grad_(False))
+        # The complete network, even if the dataset has only some of its classes.
+        self.model = to_channels_last(complete_network(classifier.model).eval().requires_grad_(False))
+        self._selection = classifier.model
         self.weight = 0.0 if spec.bn_weight == "auto" else spec.bn_weight
         self._network, self._spec, self._engine, self._goals = network, spec, engine, goals
         self._is_native = (classifier.mean, classifier.std) == (space.mean, space.std)
@@ -83,7 +86,7 @@ class Member:
             logits = at_least_float32(output)
         bn = bn_loss(distances, self._spec.first_bn_factor, self._spec.bn_term == "relative")
         priors = image_priors(at_least_float32(moved), self._spec, groups)
-        return classification_loss(logits, labels, groups), bn, priors
+        return classification_loss(logits, own_indices(self._selection, labels), groups), bn, priors
 
     @torch.no_grad()
     def find_weight(self, x: Tensor, labels: Tensor) -> None:
@@ -132,7 +135,9 @@ class Objective:
     def __enter__(self) -> "Objective":
         relative = self.spec.bn_term == "relative"
         with ExitStack() as stack:
-            networks = [stack.enter_context(matched(each.model, relative)) for each in self._classifiers]
+            networks = [
+                stack.enter_context(matched(complete_network(each.model), relative)) for each in self._classifiers
+            ]
             if not all(network.layers for network in networks):
                 raise UserError(
                     "a teacher has no BatchNorm2d layer, but SRe2L recovers images from BatchNorm statistics; choose "

@@ -22,6 +22,7 @@ from srel_hub.core.metrics import prediction_batch
 from srel_hub.core.seeds import generator
 from srel_hub.storage.condensed_table import decode_image, encode_png, read_rows_of, write_parquet
 from srel_hub.storage.files import atomic_write
+from srel_hub.teachers.class_subset import complete_network, own_indices
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -130,13 +131,14 @@ def score(classifier: Classifier, pixels: Tensor, rows: Tensor, boxes: Tensor, l
     Returns:
         float32 [N].
     """
-    device = next(classifier.model.parameters()).device
+    network = complete_network(classifier.model)  # as in the optimization, all of its classes compete
+    device = next(network.parameters()).device
     table, losses = classifier.table(device), []
     batch = prediction_batch(classifier.size)
     for part, box in zip(rows.split(batch), boxes.split(batch), strict=True):
         cropped = crop(pixels[part].to(device), box.to(device))
-        logits = classifier.model(normalize(cropped, table)).logits.float()
-        target = torch.full((len(part),), label, device=device)
+        logits = network(normalize(cropped, table)).logits.float()
+        target = own_indices(classifier.model, torch.full((len(part),), label, device=device))
         losses.append(F.cross_entropy(logits, target, reduction="none").cpu())
     return torch.cat(losses)
 

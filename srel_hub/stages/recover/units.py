@@ -9,6 +9,7 @@ from srel_hub import config
 from srel_hub.core.seeds import blocks, generator
 
 
+GIVEN_BYTES = 64_000_000  # of given images that a unit decodes
 STACKED_PIXELS = 100 * 64 * 64  # `recover.stack: auto` fills a forward pass with about this many pixels
 
 
@@ -53,6 +54,9 @@ class Unit:
 
 def recipe_units(spec: config.Recover, num_classes: int, size: tuple[int, int]) -> list[Unit]:
     """Return all units of a recipe, for images of `size` (height, width)."""
+    if spec.images is not None:
+        stack = max(1, GIVEN_BYTES // (3 * size[0] * size[1] * num_classes))
+        return [Unit(ipcs, range(num_classes)) for ipcs in _stacks(spec.ipc, stack)]
     return units(spec, num_classes, stack_of(spec, num_classes, size))
 
 

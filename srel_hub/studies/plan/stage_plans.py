@@ -60,6 +60,8 @@ def plan_recover(facts: Facts) -> StagePlan:
     """Plan the optimization of the images, with the teachers, image sizes and patches that the recipe sets."""
     spec, networks = facts.recipe.recover, [facts.networks[folder] for folder in facts.recipe.recover_folders]
     units = recipe_units(spec, facts.num_classes, facts.size)
+    if spec.images is not None:
+        return _stage_plan(facts, "recover", len(units), 0, [], [])
     shapes = Counter((len(unit.ipcs), len(unit.classes)) for unit in units)
     # Units of one shape cost the same, and at most four shapes occur, because only the last stack and the last block
     # of classes may differ. So the 500 units of in1k_ipc50 need one measurement.

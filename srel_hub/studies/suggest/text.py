@@ -119,11 +119,13 @@ def _source(spec: config.Source, data: Data, choice: Choice) -> Iterator[str]:
     yield "source:"
     title = spec.title or run_name(spec)
     defaults = {field.name: field.default for field in fields(spec)}
-    first = {"path", "train_split", "eval_split", "image_size", "title", "license"}
+    first = {"path", "train_split", "eval_split", "eval_fraction", "image_size", "title", "license"}
     yield f"  path: {_scalar(spec.path)}"
     yield f"  train_split: {_scalar(spec.train_split)}"
-    none = "students are not scored" if spec.eval_split is None else "students are scored on it"
-    yield _with(f"  eval_split: {_scalar(spec.eval_split)}", none)
+    yield _with(f"  eval_split: {_scalar(spec.eval_split)}", _why_eval_split(spec))
+    if spec.eval_fraction is not None:
+        kept = "set aside from each class's training images, to score students on"
+        yield _with(f"  eval_fraction: {spec.eval_fraction:g}", kept)
     for name, default in defaults.items():
         value = getattr(spec, name)
         if name not in first and value != default:
@@ -132,6 +134,12 @@ def _source(spec: config.Source, data: Data, choice: Choice) -> Iterator[str]:
     yield _with(f"  title: {_scalar(title)}", "what the card calls the source")
     if not choice.pretrained or spec.license != "unknown":
         yield _with(f"  license: {_scalar(spec.license)}", "of the source; a public dataset needs one")
+
+
+def _why_eval_split(spec: config.Source) -> str:
+    if spec.eval_split is not None:
+        return "students are scored on it"
+    return "students are not scored" if spec.eval_fraction is None else "the dataset has none"
 
 
 def _why_side(spec: config.Source, data: Data, choice: Choice) -> str:
@@ -185,14 +193,11 @@ def _recover(data: Data, choice: Choice) -> Iterator[str]:
     roll = max(1, choice.side // 16)
     if choice.method == "best":
         yield from _comment(
-            "The best method of our measurements (recipes/best): start from easy crops of real images, match each "
-            "class's statistics, and mix the crops in again. Real pixels remain in the result, people and all; "
-            "--method sre2l starts from noise instead."
+            "The best method of our measurements: start from easy crops of real images, and match each class's own "
+            "statistics. Real pixels remain in the result, people and all; --method sre2l starts from noise instead."
         )
         yield "  patches: {keep: easiest, scale: [0.5, 1]}"
         yield "  statistics: class"
-        yield f"  sizes: [{choice.side}, {choice.side}]"
-        yield "  residual: 0.5"
         yield "  curriculum: cosine"
         yield "  bn_weight: auto"
         yield "  bn_ratio: 10"
@@ -200,7 +205,7 @@ def _recover(data: Data, choice: Choice) -> Iterator[str]:
     else:
         yield from _comment(
             "Plain SRe2L: start from noise, so that no real pixel remains. On a reduced CIFAR-10 with 10 images per "
-            "class students reach 28.9 % with it, and 45.6 % with --method best."
+            "class students reach 28.9 % with it, 42.5 % with random real images, and more with --method best."
         )
         yield "  bn_weight: 1.0"
         yield "  lr: 0.1"
@@ -248,4 +253,6 @@ def _scalar(value: Any) -> str:
     """Return a value as YAML on one line."""
     if isinstance(value, str) and ("\n" in value or len(value) > WIDTH):
         return json.dumps(value, ensure_ascii=False)  # YAML reads JSON's strings
+    if isinstance(value, tuple):
+        return json.dumps(value, ensure_ascii=False)
     return to_yaml({"": value}).partition(":")[2].strip()
