@@ -13,6 +13,7 @@ STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 LINE = r"^[^\r\n]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # names of branches and tags that Git and the Hub accept
+LICENSE_NAME = r"^[a-z0-9][a-z0-9.-]*$"
 EXAMPLE_ID = "my-name/my-dataset"
 
 
@@ -37,6 +38,7 @@ Width = Annotated[float, Field(gt=0, le=64, allow_inf_nan=False), Number]
 Threads = Annotated[int, Field(ge=1, le=1024), Number]
 Line = Annotated[str, Field(pattern=LINE)]
 Name = Annotated[str, Field(pattern=NAME, max_length=96)]  # the Hub's limit for a repository's id
+LicenseName = Annotated[str, Field(pattern=LICENSE_NAME)]
 Ref = Annotated[str, Field(pattern=REF)]
 
 

@@ -1,9 +1,13 @@
 """The recipe's section `source`: the real dataset, and what the cards say about it."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from srel_hub.config.fields import STRICT, Line, Side, require
+from srel_hub.config.fields import STRICT, LicenseName, Line, Side, require
+
+
+LICENSE_LINK = r"https?://[^\s]+|LICENSE(\.md)?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,14 @@ class Source:
 
     license: Line = "unknown"
     """License of the dataset, by its identifier on the Hub (such as `cc-by-4.0`). A public push requires one other
-    than `unknown`."""
+    than `unknown`. `other`: a license that the Hub does not list."""
+
+    license_name: LicenseName | None = None
+    """Name of the license in lower case, such as `my-license-1.0`. Used only if `license` is `other`. null: none."""
+
+    license_link: Line | None = None
+    """Where to read the license: a URL, or `LICENSE` or `LICENSE.md` for a file that you add to the repositories on the
+    Hub. Used only if `license` is `other`. null: none."""
 
     terms: Line | None = None
     """A sentence about the terms of use, for the cards."""
@@ -65,6 +76,11 @@ class Source:
         require(
             (self.builtin is None) != (self.path is None),
             f"exactly one of source.path (got {self.path!r}) and source.builtin (got {self.builtin!r}) must be set",
+        )
+        require(
+            self.license_link is None or re.fullmatch(LICENSE_LINK, self.license_link) is not None,
+            f"license_link={self.license_link}: must be a URL that begins with https:// or http://, or LICENSE or "
+            "LICENSE.md",
         )
         # The cards print the entry inside a fenced code block.
         require("```" not in (self.citation or ""), "citation: must not contain ```")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from srel_hub.config import REF, Augment
+from srel_hub.config import REF, Augment, as_dict
 from srel_hub.config.validation import describe_errors
 from srel_hub.core.encodings import ENCODINGS, Encoding, encoding_of
 from srel_hub.core.seeds import generator
@@ -26,6 +26,8 @@ from srel_hub.hub.repository import LARGEST_TEXT
 MANIFEST = "soft_labels/manifest.json"  # its path in the dataset's repository
 FORMAT = "srel-soft-labels"
 VERSION = 1
+PACKED_VERSION = 2  # whose label files hold several epochs
+MOST_PARTS = 1_000_000  # epochs times parts of an epoch, in all packed files
 LARGEST_GROUP = 1024  # images
 LARGEST_COUNT = 2**31 - 1  # indices are stored as int32
 LARGEST_SIDE = 32767  # pixels; boxes are stored as int16
@@ -66,13 +68,22 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFile:
-    """One safetensors file of labels: its epoch, its rows [start, stop), its size and its digest."""
+    """One safetensors file of labels.
+
+    Attributes:
+        name: Its name in the folder `soft_labels`.
+        epoch: Its first epoch.
+        rows: Its rows [start, stop) of each epoch.
+        bytes, sha256: Its size and digest.
+        epochs: How many consecutive epochs it holds; more than one only in version 2 of the format.
+    """
 
     name: str
     epoch: int
     rows: tuple[int, int]
     bytes: int
     sha256: str
+    epochs: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +167,15 @@ class Manifest:
         return pool_epoch(self.pool, self.epochs, self.seed, epoch)
 
 
+def manifest_values(manifest: Manifest) -> dict[str, Any]:
+    """Return a manifest as the plain values that `manifest.json` holds."""
+    values = as_dict(manifest)
+    if manifest.version == VERSION:
+        for file in values["files"]:
+            del file["epochs"]  # always 1; version 1 has no such field
+    return values
+
+
 def pool_epoch(pool: str, stored: int, seed: int, epoch: int) -> int:
     """Return the stored epoch that a training uses as its epoch `epoch`.
 
@@ -187,7 +207,7 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{path}: not a manifest: it is not valid JSON") from None
     if not isinstance(mapping, dict):
         raise UserError(f"{path}: not a manifest: it must be a JSON object, not {type(mapping).__name__}")
-    supported = {"format": (FORMAT,), "version": (VERSION,), "encoding": ENCODINGS}
+    supported = {"format": (FORMAT,), "version": (VERSION, PACKED_VERSION), "encoding": ENCODINGS}
     for key, allowed in supported.items():
         if mapping.get(key) not in allowed:
             choices = ", ".join(str(value) for value in allowed)
@@ -227,8 +247,12 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     if not 1 <= N <= LARGEST_COUNT or not 1 <= K <= LARGEST_COUNT or not 0 <= manifest.epochs <= LARGEST_COUNT:
         yield f"num_images {N}, num_classes {K}, epochs {manifest.epochs}: out of range"
         return
-    if manifest.epochs > len(manifest.files):
-        yield f"epochs: {manifest.epochs}, but there are {len(manifest.files)} files of labels"
+    if any(not 1 <= file.epochs <= (1 if manifest.version == VERSION else MOST_PARTS) for file in manifest.files):
+        yield f"files: a number of epochs is out of range for version {manifest.version}"
+        return
+    stored = sum(file.epochs for file in manifest.files)
+    if manifest.epochs > stored or stored > max(MOST_PARTS, len(manifest.files)):
+        yield f"epochs: {manifest.epochs}, but the {len(manifest.files)} files of labels hold {stored}"
         return
     yield from _wrong_images(manifest)
     yield from _wrong_teacher(manifest.teacher)
@@ -295,12 +319,14 @@ def _wrong_files(manifest: Manifest) -> Iterator[str]:
             yield f"others: {other.name!r} is not a path inside the repository"
     rows: dict[int, list[tuple[int, int]]] = {epoch: [] for epoch in range(manifest.epochs)}
     for file in manifest.files:
-        if not re.fullmatch(r"epoch-[0-9]{5,}(-[0-9]{5,})?\.safetensors", file.name) or file.bytes < 0:
+        last = file.epoch + file.epochs - 1
+        if not re.fullmatch(r"epochs?(-[0-9]{5,}){1,3}\.safetensors", file.name) or file.bytes < 0:
             yield f"files: {file.name!r} is not the name of a label file"
-        elif file.epoch not in rows:
-            yield f"files: {file.name} is of epoch {file.epoch}, but epochs is {manifest.epochs}"
+        elif file.epoch not in rows or last not in rows:
+            yield f"files: {file.name} is of epoch {last}, but epochs is {manifest.epochs}"
         else:
-            rows[file.epoch].append(file.rows)
+            for epoch in range(file.epoch, last + 1):
+                rows[epoch].append(file.rows)
     for epoch, parts in rows.items():
         if not _covers(sorted(parts), manifest.num_images):
             yield f"files: epoch {epoch} has the rows {sorted(parts)[:3]}, not all of [0, {manifest.num_images})"

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from srel_hub import config
-from srel_hub.config import as_dict
 from srel_hub.core.augment import Views
 from srel_hub.core.encodings import decode, encode, recipe_encoding
 from srel_hub.core.losses import distillation_loss
@@ -23,7 +22,15 @@ from srel_hub.data.splits import Images
 from srel_hub.labels.epoch_files import epoch_file, epoch_parts, write_epoch_file
 from srel_hub.labels.epochs import sample_epoch
 from srel_hub.labels.labeller import Labeller, label, make_labeller, passes
-from srel_hub.labels.manifest import TEACHER_FILES, LabelFile, Manifest, Member, TeacherFacts, read_manifest
+from srel_hub.labels.manifest import (
+    TEACHER_FILES,
+    LabelFile,
+    Manifest,
+    Member,
+    TeacherFacts,
+    manifest_values,
+    read_manifest,
+)
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.runs.completion import SET_ASIDE
 from srel_hub.runs.run import Run
@@ -134,7 +141,7 @@ def relabel(
             if name == MANIFEST:
                 files = [_file_facts(part, run) for part in parts.values()]
                 manifest = describe(labelling, files, repo_id, run)
-                write_json(folder / "manifest.json", as_dict(manifest))
+                write_json(folder / "manifest.json", manifest_values(manifest))
                 work.done([folder / "manifest.json"], accuracy=manifest.teacher.accuracy)
                 run.print(f"relabel: {summary(manifest, labelling)}")
                 if run.path(SET_ASIDE).is_dir():

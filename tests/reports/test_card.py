@@ -46,7 +46,7 @@ def cards(folder: Path, *overrides: str) -> dict[str, str]:
     shutil.copy(folder / "network" / "model.safetensors", run / "teacher")
     for epoch in range(2):
         (run / "soft_labels" / f"epoch-{epoch:05d}.safetensors").write_bytes(bytes(3676))
-    assemble_dataset(run, recipe, folder / "dataset")
+    assemble_dataset(run, recipe, folder / "dataset", run / "soft_labels")
     return {"dataset": (folder / "dataset" / "README.md").read_text(), "teacher": teacher_card(run, recipe)}
 
 
