@@ -130,6 +130,8 @@ def nearest_license(text: str) -> str | None:
         ('cc-by-4.0', 'apache-2.0')
     """
     name = text.lower()
+    if name in LICENSES:
+        return name
     for pattern, replacement in REWRITES:
         name = re.sub(pattern, replacement, name)
     if name in LICENSES:

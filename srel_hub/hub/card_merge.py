@@ -74,7 +74,7 @@ def merge_cards(new: str, old: str, replace: bool = False) -> tuple[str, list[st
     Args:
         new: The new card.
         old: The README.md on the Hub.
-        replace: Whether to replace text and metadata that would otherwise be reported as a problem.
+        replace: Whether our text and our metadata replace those on the Hub, even if they were edited.
 
     Returns:
         The merged card, and the problems: edits that the merged card would lose, one message each.
@@ -114,7 +114,7 @@ def _parse(readme: str) -> Card:
     metadata = parse_metadata(source, "README.md") or {}
     if not isinstance(metadata, dict):
         raise UserError("README.md: the metadata between its two lines --- is not a mapping")
-    metadata = {str(key): value for key, value in metadata.items()}
+    metadata = _by_text(metadata)
     if MARKER not in body:
         return Card(source, metadata, body, None, "", {})
     begins, ends = list(BEGIN.finditer(body)), list(END.finditer(body))
@@ -188,17 +188,25 @@ def _is_tagged(card: Card) -> bool:
 # Metadata
 
 
+def _by_text(values: Mapping[Any, Any]) -> Metadata:
+    """Return metadata with keys that are text. YAML allows keys of other types."""
+    return {str(key): value for key, value in values.items()}
+
+
 def _merge_metadata(ours: Card, theirs: Card, replace: bool) -> tuple[str, list[str]]:
     """Return the merged YAML text, and the problems. Each value is merged on its own."""
     own_blocks, kept_blocks = _blocks(ours.yaml), _blocks(theirs.yaml)
     values, blocks, problems = Metadata(), dict[str, str](), list[str]()
     for key in [*ours.metadata, *(key for key in theirs.metadata if key not in ours.metadata)]:
         owner, problem = _owner(key, ours, theirs)
-        if problem is not None and key == "tags" and isinstance(theirs.metadata.get(key), list):
+        is_forced = replace and key in ours.metadata
+        if (problem or is_forced) and key == "tags" and isinstance(theirs.metadata.get(key), list):
             united = [*ours.metadata[key], *(tag for tag in theirs.metadata[key] if tag not in ours.metadata[key])]
             values[key], blocks[key] = united, _dump({key: united})
             continue
-        if problem is not None and not replace:
+        if is_forced:
+            owner = ours
+        elif problem is not None:
             problems.append(problem)
         if key in owner.metadata:
             values[key] = owner.metadata[key]
@@ -206,7 +214,7 @@ def _merge_metadata(ours: Card, theirs: Card, replace: bool) -> tuple[str, list[
             blocks[key] = lines.get(key) or _dump({key: values[key]})
     text = kept_blocks.get("", "") + "".join(blocks.values())
     try:
-        is_intact = yaml.safe_load(text) == values
+        is_intact = _by_text(yaml.safe_load(text)) == values
     except yaml.YAMLError:  # an alias, whose anchor was in a replaced block
         is_intact = False
     return text if is_intact else _dump(values), problems
