@@ -151,7 +151,7 @@ def _render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
     return marked_card(metadata, environment.get_template(template).render(**facts))
 
 
-def _license(source: Source) -> dict[str, str]:
+def _license(source: Source) -> dict[str, Any]:
     """Return the license as metadata. The Hub reads name and link only of a license that it does not list."""
     names = ("license", "license_name", "license_link") if source.license == "other" else ("license",)
     return {name: value for name in names if (value := getattr(source, name)) is not None}

@@ -150,7 +150,7 @@ def test_every_epoch_orders_every_image_once(recovered: tuple[Path, Path], tmp_p
         labels.order(3)
 
 
-@pytest.mark.parametrize(("key", "value"), [("version", 2), ("encoding", "top9"), ("format", "other")])
+@pytest.mark.parametrize(("key", "value"), [("version", 3), ("encoding", "top9"), ("format", "other")])
 def test_an_unknown_format_is_refused_by_name(
     recovered: tuple[Path, Path], tmp_path: Path, key: str, value: object
 ) -> None:
