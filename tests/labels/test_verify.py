@@ -104,7 +104,7 @@ def test_mixed_labels_are_computed_again_too(recovered: tuple[Path, Path], tmp_p
     run = branch(recovered, tmp_path, "source.eval_split=null", f"relabel.augment={{mix: {mix}, mix_alpha: 1}}")
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run.folder, run.recipe, run.folder)
+    dataset, _ = assemble(run.folder, run.recipe, run.folder, run.progress)
     assert set(failures(dataset)) <= {"accuracy"}  # of a teacher that was hardly trained
 
 
@@ -498,7 +498,7 @@ def test_mixes_out_of_range_are_refused(
     run = branch(recovered, tmp_path, "source.eval_split=null", f"relabel.augment={{mix: {mix}, mix_alpha: 1}}")
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run.folder, run.recipe, run.folder)
+    dataset, _ = assemble(run.folder, run.recipe, run.folder, run.progress)
     value = [0, 0, 99, 1] if tensor == "mix_boxes" else value
     epoch_with(**{tensor: set_row(1, value)})(run.folder)
     with pytest.raises(UserError, match=f"{tensor} of image 1 is .*, out of range"):
