@@ -407,7 +407,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         manifest_with(teacher={"repo_id": None, "tag": None, "sha256": {"../../x": ""}, "accuracy": 1.0}),
         "teacher.sha256: must name model.safetensors, config.json, got ../../x",
     ),
-    "too many epochs": (manifest_with(epochs=2**31 - 1), "epochs: 2147483647, but there are 2 files of labels"),
+    "too many epochs": (manifest_with(epochs=2**31 - 1), "epochs: 2147483647, but the 2 files of labels hold 2"),
     "an unheard-of precision": (manifest_with(precision="any"), "precision 'any': must be one of float32"),
     "faults beyond counting": (manifest_with(files=[{}] * 100_000), "files.0.name: is required"),
     "a teacher on the reader's disk": (
