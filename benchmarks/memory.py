@@ -18,7 +18,7 @@ import measured
 
 from srel_hub.config import Network, Recipe, load_recipe
 from srel_hub.labels.epochs import stored_epoch
-from srel_hub.labels.manifest import read_manifest
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel

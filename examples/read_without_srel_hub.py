@@ -19,10 +19,15 @@ from safetensors.numpy import load_file
 def read_epoch(root: Path, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Return what a student trains on: pixel values float32 [N, 3, H, W] and the teacher's logits float32 [N, K]."""
     manifest = json.loads((root / "soft_labels" / "manifest.json").read_text())
-    files = sorted((file["rows"], file["name"]) for file in manifest["files"] if file["epoch"] == epoch)
-    if not files:
+    parts = []
+    for file in sorted(manifest["files"], key=lambda file: file["rows"]):
+        index = epoch - file["epoch"]  # of the epoch in the file, which may hold several
+        if 0 <= index < file.get("epochs", 1):
+            rows = file["rows"][1] - file["rows"][0]
+            tensors = load_file(root / "soft_labels" / file["name"])
+            parts.append({name: value[index * rows : (index + 1) * rows] for name, value in tensors.items()})
+    if not parts:
         sys.exit(f"epoch {epoch} is not stored; with the encoding none, the teacher labels during training")
-    parts = [load_file(root / "soft_labels" / name) for _, name in files]
     stored = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     height, width = manifest["image_size"]
     views = []

@@ -49,7 +49,7 @@ def condense(run: Run) -> None:
         relabel(run)
         evaluate(run, inputs.source)
         draw(run, inputs.source)
-        ensure_assembled(run.recipe, run.marks, run.locked)
+        ensure_assembled(run.recipe, run.marks, run.locked, run.progress)
         with run.locked("cache"):
             clear(run)
     if run.is_main:

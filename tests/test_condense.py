@@ -28,7 +28,7 @@ from srel_hub.condense import condense
 from srel_hub.config import load_recipe
 from srel_hub.core.augment import normalization_table, normalize
 from srel_hub.errors import UserError
-from srel_hub.labels.manifest import read_manifest
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.publish import publish
 from srel_hub.runs.run import Run
 from srel_hub.storage import condensed_table as images
@@ -103,7 +103,7 @@ def _pixels(image: object) -> torch.Tensor:
 @pytest.mark.parametrize("card", ["dataset", "teacher_repo"])
 def test_every_code_block_of_the_cards_runs(quickstart: Quickstart, card: str) -> None:
     folder = quickstart[0]
-    text = (folder / "runs/quickstart" / card / "README.md").read_text()
+    text = (folder / "runs/quickstart" / card / "README.md").read_text().replace("path/to/", "runs/quickstart/")
     blocks, commands = code_blocks(text), code_blocks(text, "bash")
     assert (len(blocks), len(commands)) == (2, 1 if card == "dataset" else 0)
     for block in blocks:
@@ -114,7 +114,8 @@ def test_every_code_block_of_the_cards_runs(quickstart: Quickstart, card: str) -
 
 def test_the_cards_first_block_is_what_was_printed(quickstart: Quickstart) -> None:
     folder, done = quickstart
-    block = code_blocks((folder / "runs/quickstart/dataset/README.md").read_text())[0]
+    card = (folder / "runs/quickstart/dataset/README.md").read_text().replace("path/to/", "runs/quickstart/")
+    block = code_blocks(card)[0]
     for line in done.stdout.strip().splitlines()[-2:]:
         assert line in block
 

@@ -14,11 +14,13 @@ STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 LINE = r"^[^\r\n]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # names of branches and tags that Git and the Hub accept
+LICENSE_NAME = r"^[a-z0-9][a-z0-9.-]*$"
 PATTERNS = {  # what a message says instead of the pattern
     LINE: "one line of text",
     NAME: "a name of letters, digits, '.', '_' and '-' that begins with a letter or a digit",
     REF: "a name of letters, digits, '_' and '-' that begins with a letter or a digit and may have single '.' and '/' "
     "inside",
+    LICENSE_NAME: "a name of lower-case letters, digits, '.' and '-' that begins with a letter or a digit",
 }
 LONGEST_NAME = 96  # characters; the Hub's limit for a repository's id
 EXAMPLE_ID = "my-name/my-dataset"
@@ -45,6 +47,7 @@ Width = Annotated[float, Field(gt=0, le=64, allow_inf_nan=False), Number]
 Threads = Annotated[int, Field(ge=1, le=1024), Number]
 Line = Annotated[str, Field(pattern=LINE)]
 Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
+LicenseName = Annotated[str, Field(pattern=LICENSE_NAME)]
 Ref = Annotated[str, Field(pattern=REF)]
 
 

@@ -36,6 +36,10 @@ class Publish:
     commit_message: Line | None = None
     """Message of the commits. null: 'Publish with srel_hub'."""
 
+    replace_card: bool = False
+    """Whether to replace text in a README.md on the Hub that cannot be kept: edits inside the part that srel_hub
+    writes. false: such a push is refused."""
+
     collection: Line | None = None
     """Title or slug of a collection to add both repositories to. null: none."""
 

@@ -1,12 +1,13 @@
 """The recipe's section `source`: the real dataset, and what the cards say about it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from srel_hub.config.fields import STRICT, Line, Number, Side, Whole, require
+from srel_hub.config.fields import STRICT, LicenseName, Line, Number, Side, Whole, require
 
 
 def _read_class_names(value: Any) -> Any:
@@ -41,6 +42,7 @@ ClassNames = Annotated[
     BeforeValidator(_read_class_names, json_schema_input_type=tuple[Line | int, ...] | Line),
     AfterValidator(_check_class_names),
 ]
+LICENSE_LINK = r"https?://[^\s]+|LICENSE(\.md)?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,14 @@ class Source:
 
     license: Line = "unknown"
     """License of the dataset, by its identifier on the Hub (such as `cc-by-4.0`). A public push requires one other
-    than `unknown`."""
+    than `unknown`. `other`: a license that the Hub does not list."""
+
+    license_name: LicenseName | None = None
+    """Name of the license in lower case, such as `my-license-1.0`. Used only if `license` is `other`. null: none."""
+
+    license_link: Line | None = None
+    """Where to read the license: a URL, or `LICENSE` or `LICENSE.md` for a file that you add to the repositories on the
+    Hub. Used only if `license` is `other`. null: none."""
 
     terms: Line | None = None
     """A sentence about the terms of use, for the cards."""
@@ -119,6 +128,11 @@ class Source:
         require(
             (self.builtin is None) != (self.path is None),
             f"exactly one of source.path (got {self.path!r}) and source.builtin (got {self.builtin!r}) must be set",
+        )
+        require(
+            self.license_link is None or re.fullmatch(LICENSE_LINK, self.license_link) is not None,
+            f"license_link={self.license_link}: must be a URL that begins with https:// or http://, or LICENSE or "
+            "LICENSE.md",
         )
         # The cards print the entry inside a fenced code block.
         require("```" not in (self.citation or ""), "citation: must not contain ```")

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -263,14 +263,15 @@ def url(repo_id: str, kind: Kind, revision: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A local file with the two digests that the Hub may use for it.
+    """A file to push, with the two digests that the Hub may use for it.
 
     Attributes:
+        source: Its path, or its content.
         sha256: The digest that the Hub has for a large file.
         git: git's sha1 of the blob, which the Hub has for a small file.
     """
 
-    path: Path
+    source: Path | bytes
     size: int
     sha256: str
     git: str
@@ -282,10 +283,18 @@ class LocalFile:
 
 def local_file(path: Path) -> LocalFile:
     """Read a file once and return its size and digests."""
-    size = path.stat().st_size
-    sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-            git.update(block)
-    return LocalFile(path, size, sha256.hexdigest(), git.hexdigest())
+        return _hashed(path, path.stat().st_size, iter(lambda: file.read(1 << 20), b""))
+
+
+def file_of(content: bytes) -> LocalFile:
+    """Return a file to push that exists in memory only."""
+    return _hashed(content, len(content), [content])
+
+
+def _hashed(source: Path | bytes, size: int, blocks: Iterable[bytes]) -> LocalFile:
+    sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+    for block in blocks:
+        sha256.update(block)
+        git.update(block)
+    return LocalFile(source, size, sha256.hexdigest(), git.hexdigest())

@@ -13,9 +13,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from srel_hub.config import Publish
 from srel_hub.errors import UserError
 from srel_hub.hub.client import State, client, hide_progress_bars, hub_errors, look, retried, timeouts
-from srel_hub.hub.push_plan import NEUTRAL, Part, Plan, Progress, plan
+from srel_hub.hub.push_plan import Part, Plan, Progress, plan
 
 
+NEW_FILES = {".gitattributes"}  # that the Hub writes into a new repository
 UPLOADED_TOGETHER = 20  # files; after each group the progress bar moves
 
 Say = Callable[[str], None]
@@ -44,21 +45,22 @@ def push(first: Plan, description: str, say: Say, progress: Progress) -> str:
 
 
 def _push(first: Plan, description: str, progress: Progress) -> str:
-    part, spec = first.part, first.spec
-    now = plan(part, spec)
+    rendered, spec = first.rendered, first.spec
+    now = plan(rendered, spec)
     if now.repo is None:
-        with hub_errors(f"creating {part}"):
-            client().create_repo(part.repo_id, repo_type=part.kind, private=spec.private, exist_ok=True)
-        now = plan(part, spec)
+        with hub_errors(f"creating {rendered}"):
+            client().create_repo(rendered.repo_id, repo_type=rendered.kind, private=spec.private, exist_ok=True)
+        now = plan(rendered, spec)
     if now.target is None and not now.faults():
-        with hub_errors(f"branch {spec.revision} of {part}"):
-            client().create_branch(part.repo_id, branch=str(spec.revision), repo_type=part.kind, exist_ok=True)
-        now = plan(part, spec)
+        with hub_errors(f"branch {spec.revision} of {rendered}"):
+            client().create_branch(rendered.repo_id, branch=str(spec.revision), repo_type=rendered.kind, exist_ok=True)
+        now = plan(rendered, spec)
     if now.faults():
         raise UserError("\n".join(now.faults()))
     if now.done is not None:
         return now.done
     assert now.target is not None
+    part = now.part
     sha = now.target.sha if part.is_at(now.target) else _commit(now, now.target, first, description, progress)
     if spec.pinned is not None:
         with hub_errors(f"tag {spec.pinned} of {part}"):
@@ -76,7 +78,7 @@ def _commit(now: Plan, target: State, first: Plan, description: str, progress: P
     """Make one commit on top of the state that was shown to the user."""
     part, spec = now.part, now.spec
     seen = first.target or first.repo  # a new branch starts at the head of main
-    is_changed = target.sha != seen.sha if seen is not None else not all(map(NEUTRAL.match, target.files))
+    is_changed = target.sha != seen.sha if seen is not None else not set(target.files) <= NEW_FILES
     if is_changed:
         raise UserError(
             f"{part}: someone else changed the repository in the meantime; check the change, then run the same "
@@ -84,7 +86,7 @@ def _commit(now: Plan, target: State, first: Plan, description: str, progress: P
         )
     where: dict[str, Any] = {"repo_id": part.repo_id, "repo_type": part.kind, "create_pr": spec.create_pr}
     where["revision"] = spec.revision
-    additions = [CommitOperationAdd(name, part.files[name].path) for name in now.sent]
+    additions = [CommitOperationAdd(name, part.files[name].source) for name in now.sent]
     groups = [additions[start : start + UPLOADED_TOGETHER] for start in range(0, len(additions), UPLOADED_TOGETHER)]
     with hub_errors(f"uploading to {part}"):
         for group in progress(groups, len(groups), f"upload {part}", "group"):

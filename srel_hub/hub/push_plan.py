@@ -1,14 +1,16 @@
 """The plan of a push: the files of a folder, compared with the present content of the repository."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from srel_hub import models
 from srel_hub.config import Publish
-from srel_hub.hub.client import Blob, Kind, LocalFile, State, client, hub_errors, local_file, look, timeouts
+from srel_hub.hub.card_merge import CARD_TAG, REPLACE, merge_cards
+from srel_hub.hub.client import Blob, Kind, LocalFile, State, client, file_of, hub_errors, local_file, look, timeouts
+from srel_hub.hub.repository import LARGEST_CARD, Repository
 from srel_hub.storage.files import format_bytes
 
 
@@ -22,8 +24,8 @@ OWN_FILES: Mapping[Kind, re.Pattern[str]] = {  # that an earlier push may have l
         rf"|model[^/]*\.safetensors(\.index\.json)?$|({'|'.join(map(re.escape, NETWORK_SOURCES))})$"
     ),
 }
-CARD_TAG = "srel_hub"  # marks a repository as one of srel_hub
 LATEST_PULL_REQUESTS = 20
+README = "README.md"
 
 Progress = Callable[[Iterable[Any], int | None, str, str], Iterator[Any]]  # items, total, title, unit
 
@@ -75,25 +77,31 @@ def part_of(repo_id: str, kind: Kind, folder: Path, progress: Progress) -> Part:
     return Part(repo_id, kind, {file.relative_to(folder).as_posix(): local_file(file) for file in hashed})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The changes that a push would make to a repository.
 
     Attributes:
-        part: The files to push.
+        rendered: The files of the run.
+        part: The files to push. Their README.md contains what people wrote into the one on the Hub.
         spec: The recipe's section `publish`.
         repo: The present state of the repository's main branch; None if the repository does not exist.
         target: The branch to push to; None if it does not exist.
         tagged: The commit of the tag; None if it does not exist.
         done: The commit that already has all files; None if there is no such commit.
+        lost: Edits to the README.md on the Hub that the push would lose, one message each.
+        unchecked: Why the repository could not be read; None if it was.
     """
 
+    rendered: Part
     part: Part
     spec: Publish
-    repo: State | None
-    target: State | None
-    tagged: State | None
-    done: str | None
+    repo: State | None = None
+    target: State | None = None
+    tagged: State | None = None
+    done: str | None = None
+    lost: Sequence[str] = ()
+    unchecked: str | None = None
 
     def faults(self) -> list[str]:
         """Return why this push cannot be made, one message per reason; empty if it can."""
@@ -109,8 +117,10 @@ class Plan:
         if self.target is not None and files and CARD_TAG not in self.target.tags:
             problems.append(
                 f"{self.part} already exists and holds files that are not srel_hub's ({', '.join(files[:3])}); these "
-                f"files will not be overwritten; set {self.part.field} to another name"
+                f"files will not be overwritten; set {self.part.field} to another name, or, if srel_hub did write "
+                f"them, restore the tag {CARD_TAG} in the metadata of README.md"
             )
+        problems += [] if self.done else [f"{self.part}: {edit}" for edit in self.lost]
         if self.tagged is not None and self.done is None:
             problems.append(
                 f"publish.tag={self.spec.tag}: {self.part} has this tag with other content, and a tag never moves; "
@@ -140,23 +150,35 @@ class Plan:
         """Yield the plan as text: repository, visibility, revision, and every file with its size."""
         spec, sent = self.spec, set(self.sent)
         state = f"new, {_visibility(spec.private)}"
-        if self.repo is not None:
+        if self.unchecked is not None:
+            state = f"not checked, {_visibility(spec.private)}"
+        elif self.repo is not None:
             at = "without this branch" if self.target is None else f"at {self.target.sha[:7]}"
             state = f"exists, {_visibility(self.repo.private)}, {at}"
         branch = "a pull request" if spec.create_pr else f"branch {spec.revision or 'main'}"
         tag = f", tag {spec.pinned}" if spec.pinned else ""
         yield f"{self.part} ({state}); to {branch}{tag}"
         for name, file in self.part.files.items():
-            exists = self.target is not None and name in self.target.files
-            note = "  (unchanged)" if name not in sent else "  (replaces the present file)" if exists else ""
-            yield f"{format_bytes(file.size):>12}  {name}{note}"
+            yield f"{format_bytes(file.size):>12}  {name}{self._note(name, name in sent)}"
         for name in self.removed:
             yield f"{'':>12}  {name}  (will be removed)"
         if self.done:
             yield f"  the repository already has all files, at commit {self.done[:7]}: there is nothing to do"
         else:
             size = sum(self.part.files[name].size for name in sent)
-            yield f"  to send: {len(sent)} of {len(self.part.files)} files, {format_bytes(size)}"
+            most = "at most " if self.unchecked else ""
+            yield f"  to send: {most}{len(sent)} of {len(self.part.files)} files, {format_bytes(size)}"
+        if self.unchecked is not None:
+            yield f"  {self.unchecked}"
+
+    def _note(self, name: str, is_sent: bool) -> str:
+        """Return the end of a file's line: what happens to the present file of this name."""
+        if not is_sent:
+            return "  (unchanged)"
+        if self.target is None or name not in self.target.files:
+            return ""
+        kept = ", keeps what was added by hand" if self.part.files[name] != self.rendered.files[name] else ""
+        return f"  (replaces the present file{kept})"
 
 
 def _visibility(private: bool) -> str:
@@ -164,25 +186,69 @@ def _visibility(private: bool) -> str:
 
 
 @timeouts()
-def plan(part: Part, spec: Publish) -> Plan:
+def plan(rendered: Part, spec: Publish) -> Plan:
     """Read the repository and return the plan of a push, without changing anything.
+
+    Args:
+        rendered: The files of the run.
+        spec: The recipe's section `publish`.
 
     Raises:
         UserError: If the repository cannot be read.
         UnavailableError: If the Hub cannot be reached.
     """
-    repo = look(part.repo_id, part.kind)
+    repo = look(rendered.repo_id, rendered.kind)
     if repo is None:
-        return Plan(part, spec, None, None, None, None)
-    target = repo if spec.revision is None else look(part.repo_id, part.kind, spec.revision)
-    tagged = None if spec.pinned is None else look(part.repo_id, part.kind, spec.pinned)
-    done = None
+        return Plan(rendered=rendered, part=rendered, spec=spec)
+    target = repo if spec.revision is None else look(rendered.repo_id, rendered.kind, spec.revision)
+    tagged = None if spec.pinned is None else look(rendered.repo_id, rendered.kind, spec.pinned)
     if tagged is not None:
-        done = tagged.sha if part.is_at(tagged) else None
+        pushed: Iterable[State | None] = [tagged]
     elif spec.pinned is None:
-        pulls = _pull_requests(part) if spec.create_pr else ()
-        done = next((state.sha for state in (target, *pulls) if state is not None and part.is_at(state)), None)
-    return Plan(part, spec, repo, target, tagged, done)
+        pushed = [target, *(_pull_requests(rendered) if spec.create_pr else ())]
+    else:
+        pushed = []
+    for state in pushed:
+        if state is not None:
+            part, lost = with_kept_text(rendered, state, spec.replace_card)
+            if part.is_at(state) and not lost:
+                done = state.sha
+                return Plan(rendered=rendered, part=part, spec=spec, repo=repo, target=target, tagged=tagged, done=done)
+    part, lost = with_kept_text(rendered, target or repo, spec.replace_card)  # a new branch starts at the head of main
+    return Plan(rendered=rendered, part=part, spec=spec, repo=repo, target=target, tagged=tagged, lost=lost)
+
+
+def with_kept_text(rendered: Part, state: State, replace: bool) -> tuple[Part, list[str]]:
+    """Merge the card with the README.md of a state of the repository.
+
+    Args:
+        rendered: The files of the run.
+        state: The state.
+        replace: Whether edits that cannot be kept are replaced.
+
+    Returns:
+        The files with the merged README.md, and the edits that would be lost.
+    """
+    card = rendered.files.get(README)
+    if card is None or README not in state.files or card.equals(state.files[README]):
+        return rendered, []
+    text, problem = readme_of(rendered, state)
+    if problem is not None:
+        return rendered, [] if replace else [problem]
+    assert isinstance(card.source, Path)
+    merged, lost = merge_cards(card.source.read_text(encoding="utf-8"), text, replace)
+    return Part(rendered.repo_id, rendered.kind, {**rendered.files, README: file_of(merged.encode())}), lost
+
+
+def readme_of(part: Part, state: State) -> tuple[str, str | None]:
+    """Return the README.md of a state of the repository, or why it cannot be merged."""
+    if state.files[README].size > LARGEST_CARD:
+        return "", f"README.md has more than {LARGEST_CARD} bytes, so it cannot be merged; shorten it, or {REPLACE}"
+    repository = Repository(part.repo_id, part.kind, state.sha, state.files, Path())
+    try:
+        return repository.fetch(README).read_bytes().decode(), None
+    except UnicodeDecodeError:
+        return "", f"README.md is not UTF-8 text, so it cannot be merged; repair it, or {REPLACE}"
 
 
 def _pull_requests(part: Part) -> Iterator[State | None]:

@@ -31,6 +31,7 @@ from srel_hub.hub.client import (
 DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 LARGEST_TEXT = 20_000_000  # bytes of a manifest; 300 epochs of ImageNet-21K in 40 files each are 3 million
 LARGEST_CARD = 2_000_000  # bytes; a thousand class names are 30,000
+METADATA = re.compile(r"\s*---[ \t]*\n(.*?\n|)---[ \t]*(?:\n|$)", re.DOTALL)  # at the head of a card
 MOST_YAML_NODES = 1_000_000  # with its aliases expanded
 
 
@@ -272,19 +273,32 @@ def front_matter(store: Store) -> object:
     blob = store.blob("README.md")
     if blob is not None and blob.size > LARGEST_CARD:
         raise UserError(f"{store}: README.md has {blob.size} bytes, but a card of srel_hub has at most {LARGEST_CARD}")
-    text = store.fetch("README.md").read_text(encoding="utf-8", errors="replace")
-    metadata = re.match(r"---\r?\n(.*?)\r?\n---(\r?\n|$)", text, re.DOTALL)
+    text = store.fetch("README.md").read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+    metadata = METADATA.match(text)
     if metadata is None:
         raise UserError(f"{store}: README.md does not begin with metadata between two lines ---")
+    return parse_metadata(metadata[1], f"{store}: the metadata of README.md")
+
+
+def parse_metadata(source: str, where: str) -> object:
+    """Return the values of YAML metadata, which may come from anyone.
+
+    Args:
+        source: The YAML text.
+        where: The name of the metadata, for messages.
+
+    Raises:
+        UserError: If the metadata is not plain YAML, or expands to too many values.
+    """
     try:
-        root = yaml.compose(metadata[1], Loader=yaml.SafeLoader)
+        root = yaml.compose(source, Loader=yaml.SafeLoader)
         if _nodes(root, {}) > MOST_YAML_NODES:
-            raise UserError(f"{store}: the metadata of README.md expands to more than {MOST_YAML_NODES} values")
-        return yaml.safe_load(metadata[1])
+            raise UserError(f"{where} expands to more than {MOST_YAML_NODES} values")
+        return yaml.safe_load(source)
     except UserError:
         raise
     except Exception as error:  # hostile YAML makes its parser raise almost anything
-        raise UserError(f"{store}: the metadata of README.md is not plain YAML ({type(error).__name__})") from None
+        raise UserError(f"{where} is not plain YAML ({type(error).__name__})") from None
 
 
 def _nodes(node: yaml.Node | None, known: dict[int, int]) -> int:

@@ -7,7 +7,8 @@ from typing import SupportsIndex
 from srel_hub.config.arguments import whole_number
 from srel_hub.hub.repository import Store, front_matter
 from srel_hub.labels.dataset import Condensed
-from srel_hub.labels.manifest import MANIFEST, Manifest, read_manifest
+from srel_hub.labels.manifest import MANIFEST, Manifest
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.labels.repository_files import missing_downloads, open_dataset
 from srel_hub.storage.files import format_bytes
 

@@ -39,7 +39,8 @@ class SoftLabels:
         self._checked_paths: dict[str, Path] = {}  # by file name
         self._files_by_epoch: dict[int, list[LabelFile]] = {}
         for file in sorted(manifest.files, key=lambda file: file.rows):
-            self._files_by_epoch.setdefault(file.epoch, []).append(file)
+            for epoch in range(file.epoch, file.epoch + file.epochs):
+                self._files_by_epoch.setdefault(epoch, []).append(file)
 
     def prepare(self, epoch: int) -> None:
         """Download and check the files of an epoch.
@@ -56,7 +57,7 @@ class SoftLabels:
         Raises:
             UserError: If a file differs from the manifest, or a value is out of range. The message names the image.
         """
-        parts = [self._read_views(file) for file in self._files(epoch)]
+        parts = [self._read_views(file, epoch) for file in self._files(epoch)]
         names = parts[0].keys() & set(VIEW_TENSORS)
         views = Views(**{name: torch.cat([part[name] for part in parts]) for name in names})
         _require_ranges(views, self.manifest, f"epoch {epoch}")
@@ -68,7 +69,7 @@ class SoftLabels:
         Raises:
             UserError: If a file differs from the manifest, or the order is not a permutation.
         """
-        order = torch.cat([self._read_views(file)["order"] for file in self._files(epoch)]).long()
+        order = torch.cat([self._read_views(file, epoch)["order"] for file in self._files(epoch)]).long()
         if not torch.equal(order.sort().values, torch.arange(len(order))):
             raise UserError(f"epoch {epoch}: the stored order is not a permutation of the images; run relabel again")
         return order
@@ -94,7 +95,7 @@ class SoftLabels:
             if inside.any():
                 with safe_open(self._path(file), framework="pt") as opened:
                     for name in layout(encoding, 1):
-                        rows = opened.get_tensor(name)[indices[inside] - start]
+                        rows = opened.get_tensor(name)[first_row(file, epoch) + indices[inside] - start]
                         tensors.setdefault(name, rows.new_empty(len(indices), *rows.shape[1:]))[inside] = rows
         if not has_true_indices(tensors, encoding):
             raise UserError(
@@ -116,11 +117,18 @@ class SoftLabels:
             self._checked_paths[file.name] = path
         return self._checked_paths[file.name]
 
-    def _read_views(self, file: LabelFile) -> dict[str, Tensor]:
-        """Read all tensors but the logits; copied, since a mapped tensor would keep the file open."""
+    def _read_views(self, file: LabelFile, epoch: int) -> dict[str, Tensor]:
+        """Read all tensors of an epoch but the logits; copied, since a mapped tensor would keep the file open."""
+        start = first_row(file, epoch)
+        stop = start + file.rows[1] - file.rows[0]
         with safe_open(self._path(file), framework="pt") as opened:
             names = set(opened.keys()) - set(TENSORS)
-            return {name: opened.get_tensor(name).clone() for name in names}
+            return {name: opened.get_tensor(name)[start:stop].clone() for name in names}
+
+
+def first_row(file: LabelFile, epoch: int) -> int:
+    """Return where the rows of an epoch begin in the tensors of a file that holds several epochs."""
+    return (epoch - file.epoch) * (file.rows[1] - file.rows[0])
 
 
 def _require_file(path: Path, file: LabelFile, manifest: Manifest) -> None:
@@ -132,7 +140,8 @@ def _require_file(path: Path, file: LabelFile, manifest: Manifest) -> None:
         )
     if sha256(path) != file.sha256:
         raise UserError(f"{path}: its sha256 differs from the manifest's; the file was changed; {REPAIR}")
-    expected = epoch_layout(file.rows[1] - file.rows[0], manifest.coding, manifest.augment.mix)
+    rows = file.epochs * (file.rows[1] - file.rows[0])
+    expected = epoch_layout(rows, manifest.coding, manifest.augment.mix)
     with reading(f"{path}: this is not a safetensors file"), safe_open(path, framework="pt") as opened:
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
         tensors = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}

@@ -82,7 +82,8 @@ def missing_downloads(
     """Yield kind and size in bytes of every file that a training of `epochs` epochs needs and the cache lacks."""
     if isinstance(store, Repository) and store.files is not None:
         used = {manifest.pool_epoch(epoch) for epoch in range(epochs)}
-        labels = [f"soft_labels/{file.name}" for file in manifest.files if file.epoch in used]
+        files = [file for file in manifest.files if not used.isdisjoint(range(file.epoch, file.epoch + file.epochs))]
+        labels = [f"soft_labels/{file.name}" for file in files]
         kinds: tuple[tuple[Literal["images", "soft labels"], list[str]], ...] = (
             ("images", data_files(store, manifest)),
             ("soft labels", labels),

@@ -18,7 +18,8 @@ from srel_hub.errors import UserError, first_line
 from srel_hub.hub.repository import Store
 from srel_hub.labels import checks
 from srel_hub.labels.checks import Subject
-from srel_hub.labels.manifest import MANIFEST, Manifest, read_manifest
+from srel_hub.labels.manifest import MANIFEST, Manifest
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.labels.replay import replay
 from srel_hub.labels.repository_files import open_dataset
 

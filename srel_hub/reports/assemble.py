@@ -12,7 +12,10 @@ from srel_hub.config import Recipe, RunSettings, as_dict, fingerprint, published
 from srel_hub.config.yaml_io import to_yaml
 from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import UserError
-from srel_hub.labels.manifest import OtherFile, manifest_dict, read_manifest
+from srel_hub.hub.push_plan import Progress
+from srel_hub.labels.manifest import OtherFile, manifest_values
+from srel_hub.labels.packing import groups, pack
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.reports.card import dataset_card, teacher_card, write_class_table
 from srel_hub.reports.plot_style import MOST_BYTES
 from srel_hub.reports.run_pictures import drawing_of
@@ -21,18 +24,20 @@ from srel_hub.storage.condensed_table import class_grid, read_rows, write_split
 from srel_hub.storage.files import atomic_write, read_json, sha256, write_json
 
 
+PACKED = "packed_labels"  # a folder
 GRID_COLUMNS, GRID_ROWS = 20, 10  # classes and images per class, at most
 GRID_WIDTHS = (1000, 700, 500)  # pixels; the first whose file is at most MOST_BYTES is used
 LARGEST_CELL = 120  # pixels; few classes would otherwise be enlarged to the full width
 
 
-def assemble(run_folder: Path, recipe: Recipe, target: Path) -> tuple[Path, Path]:
+def assemble(run_folder: Path, recipe: Recipe, target: Path, progress: Progress) -> tuple[Path, Path]:
     """Assemble both repositories in the folder `target` from the results of the stages, replacing earlier ones.
 
     Args:
         run_folder: The run directory.
         recipe: Its recipe.
         target: The folder in which `dataset/` and `teacher_repo/` are created.
+        progress: Shows a progress bar while many label files are packed.
 
     Returns:
         The dataset's folder and the teacher's folder.
@@ -49,13 +54,46 @@ def assemble(run_folder: Path, recipe: Recipe, target: Path) -> tuple[Path, Path
     teacher_repo, dataset = target / "teacher_repo", target / "dataset"
     with atomic_write(teacher_repo) as tree:
         assemble_teacher(run_folder, recipe, tree)
+    labels = packed_labels(run_folder, target, progress)
     with atomic_write(dataset) as tree:
-        assemble_dataset(run_folder, recipe, tree)
+        assemble_dataset(run_folder, recipe, tree, labels)
     return dataset, teacher_repo
 
 
+def packed_labels(run_folder: Path, target: Path, progress: Progress) -> Path:
+    """Return the folder with the label files to publish, after packing many files into fewer ones.
+
+    Args:
+        run_folder: The run directory.
+        target: The folder in which `packed_labels/` is created, unless the run directory has it already.
+        progress: Shows a progress bar.
+    """
+    labels = run_folder / "soft_labels"
+    manifest = read_manifest(labels / "manifest.json")
+    packs = groups(manifest)
+    if not packs:
+        return labels
+    sources = sha256(labels / "manifest.json")  # it has the digest of every label file
+    for folder in (run_folder / PACKED, target / PACKED):
+        if _holds_packs(folder, sources):
+            return folder
+    with atomic_write(target / PACKED) as folder:
+        folder.mkdir()
+        pack(labels, manifest, folder, progress(packs, len(packs), "pack soft labels", "file"))
+        (folder / "sources.txt").write_text(sources)
+    return target / PACKED
+
+
+def _holds_packs(folder: Path, sources: str) -> bool:
+    """Return whether a folder has all packed files of the label files with this digest."""
+    if not (folder / "sources.txt").is_file() or (folder / "sources.txt").read_text() != sources:
+        return False
+    files = read_manifest(folder / "manifest.json").files
+    return all((folder / file.name).is_file() and (folder / file.name).stat().st_size == file.bytes for file in files)
+
+
 def ensure_assembled(
-    recipe: Recipe, marks: Marks, locked: Callable[[str], AbstractContextManager[None]]
+    recipe: Recipe, marks: Marks, locked: Callable[[str], AbstractContextManager[None]], progress: Progress
 ) -> tuple[Path, Path]:
     """Assemble both repositories in the run directory, unless they already exist for the current results.
 
@@ -63,6 +101,7 @@ def ensure_assembled(
         recipe: The recipe of the run.
         marks: The completion marks of the run, whose folder is the run directory.
         locked: A function that returns the run's lock of a name (`Run.locked`).
+        progress: Shows a progress bar (`Run.progress`).
 
     Returns:
         The dataset's folder and the teacher's folder.
@@ -76,7 +115,7 @@ def ensure_assembled(
         with locked("assemble"):
             # Another process may have assembled them while this one waited for the lock.
             if not marks.is_done("assemble", unit):
-                assemble(marks.folder, recipe, marks.folder)
+                assemble(marks.folder, recipe, marks.folder, progress)
                 files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
                 manifest = read_manifest(folders[0] / "soft_labels" / "manifest.json")
                 # Relabel has hashed the label files, which are the largest; do not read them again.
@@ -103,9 +142,9 @@ def assemble_teacher(run_folder: Path, recipe: Recipe, tree: Path) -> None:
     (tree / "README.md").write_text(teacher_card(run_folder, recipe), encoding="utf-8")
 
 
-def assemble_dataset(run_folder: Path, recipe: Recipe, tree: Path) -> None:
-    """Write the complete dataset repository to the folder `tree`."""
-    manifest = read_manifest(run_folder / "soft_labels" / "manifest.json")
+def assemble_dataset(run_folder: Path, recipe: Recipe, tree: Path, labels: Path) -> None:
+    """Write the complete dataset repository to the folder `tree`, with the label files in the folder `labels`."""
+    manifest = read_manifest(labels / "manifest.json")
     for name in ("data", "assets", "soft_labels"):
         (tree / name).mkdir(parents=True)
     write_split(tree / "data", "train", run_folder / "images", manifest.class_names)
@@ -126,9 +165,9 @@ def assemble_dataset(run_folder: Path, recipe: Recipe, tree: Path) -> None:
     repo_id = recipe.publish.teacher
     teacher = replace(manifest.teacher, repo_id=repo_id, tag=None if repo_id is None else recipe.publish.pinned)
     manifest = replace(manifest, teacher=teacher, others=others)
-    write_json(tree / "soft_labels" / "manifest.json", manifest_dict(manifest))
+    write_json(tree / "soft_labels" / "manifest.json", manifest_values(manifest))
     for label_file in manifest.files:
-        _link(run_folder / "soft_labels" / label_file.name, tree / "soft_labels" / label_file.name)
+        _link(labels / label_file.name, tree / "soft_labels" / label_file.name)
     (tree / "README.md").write_text(dataset_card(run_folder, recipe, tree), encoding="utf-8")
 
 

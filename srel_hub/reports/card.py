@@ -17,11 +17,13 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
-from srel_hub.config import Recipe, published
+from srel_hub.config import Recipe, Source, is_local, published
 from srel_hub.config.protocols import protocol_title
 from srel_hub.config.resources import CARDS
 from srel_hub.data.sources import add_builtin_metadata
-from srel_hub.labels.manifest import Manifest, read_manifest
+from srel_hub.hub.card_merge import marked_card
+from srel_hub.labels.manifest import PACKED_VERSION, Manifest
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.reports.plots import CAPTIONS, REAL_PICTURE
 from srel_hub.reports.tables import write_csv
 from srel_hub.stages.evaluate.summary import percent, student_title
@@ -30,8 +32,10 @@ from srel_hub.storage.condensed_table import hide_progress_bars
 from srel_hub.storage.files import format_bytes, read_json, total_bytes
 
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 # The Hub's tags for the number of images, by upper limit
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+LOCAL_DATASET, LOCAL_TEACHER = "path/to/dataset", "path/to/teacher_repo"  # a card holds no path of the machine
 ROW_TITLES = {
     "condensed": "condensed images, soft labels",
     "random-real": "random real images, soft labels from the same teacher",
@@ -82,7 +86,7 @@ def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
     count = facts["manifest"].num_images
     data = DatasetCardData(
         pretty_name=facts["heading"] if facts["given"] else f"{facts['heading']} with SRe2L",
-        license=facts["given"]["license"] if facts["given"] else facts["source"].license,
+        **({"license": facts["given"]["license"]} if facts["given"] else _license(facts["source"])),
         task_categories=["image-classification"],
         size_categories=[next((name for limit, name in SIZE_CATEGORIES.items() if count < limit), "1M<n<10M")],
         annotations_creators=["machine-generated"],
@@ -95,7 +99,8 @@ def dataset_card(run_folder: Path, recipe: Recipe, tree: Path) -> str:
     DatasetInfosDict({"default": dataset_info(tree / "data")}).to_dataset_card_data(data)
     pictures = [(f"assets/{name}", caption) for name, caption in CAPTIONS.items() if (tree / "assets" / name).is_file()]
     has_real = (tree / "assets" / REAL_PICTURE).is_file()
-    body = {**facts, "pictures": pictures, "has_real_picture": has_real, "sizes": sizes}
+    is_packed = read_manifest(tree / "soft_labels" / "manifest.json").version == PACKED_VERSION
+    body = {**facts, "pictures": pictures, "has_real_picture": has_real, "sizes": sizes, "is_packed": is_packed}
     return _render("dataset.md.jinja", data.to_yaml(), body)
 
 
@@ -116,10 +121,11 @@ def teacher_card(run_folder: Path, recipe: Recipe) -> str:
             )
         )
     data = ModelCardData(
-        license=facts["source"].license,
+        **_license(facts["source"]),
         library_name="transformers",
         pipeline_tag="image-classification",
-        datasets=_hub_ids(recipe.source.path, recipe.publish.repo_id) or None,
+        base_model=_base_model(facts["teacher"]),
+        datasets=_hub_ids(recipe.source.path) or None,
         tags=["sre2l", "dataset-condensation", "srel_hub"],
         model_name=(recipe.publish.teacher or f"{recipe.name}-teacher").split("/")[-1],
         eval_results=results or None,
@@ -128,7 +134,7 @@ def teacher_card(run_folder: Path, recipe: Recipe) -> str:
 
 
 def _render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
-    """Return YAML front matter and a rendered body. A missing fact raises an error instead of rendering as ''."""
+    """Return a card with YAML metadata and a rendered text. A missing fact is an error, and not rendered as ''."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CARDS),
         undefined=jinja2.StrictUndefined,
@@ -144,7 +150,27 @@ def _render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
         "cell": _cell,
         "bibtex": _bibtex,
     }
-    return f"---\n{metadata.strip()}\n---\n\n{environment.get_template(template).render(**facts)}"
+    return marked_card(metadata, environment.get_template(template).render(**facts))
+
+
+def _license(source: Source) -> dict[str, Any]:
+    """Return the license as metadata. The Hub reads name and link only of a license that it does not list."""
+    names = ("license", "license_name", "license_link") if source.license == "other" else ("license",)
+    return {name: value for name in names if (value := getattr(source, name)) is not None}
+
+
+def _license_text(source: Source) -> str:
+    """Return the license in Markdown: its identifier on the Hub, or the name and link of another license."""
+    if source.license != "other" or source.license_name is None:
+        return f"`{source.license}`"
+    return f"`{source.license_name}`{f' ({source.license_link})' if source.license_link else ''}"
+
+
+def _base_model(teacher: Mapping[str, Any]) -> str | None:
+    """Return the Hub id of a pretrained teacher; None for a local one or one that squeeze trained."""
+    origin = teacher["pretrained"]
+    is_on_hub = origin is not None and origin["revision"] is not None  # a local path has no commit
+    return str(origin["path"]) if is_on_hub else None
 
 
 def card_facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
@@ -152,12 +178,12 @@ def card_facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
     manifest = read_manifest(run_folder / "soft_labels" / "manifest.json")
     squeezed, *matched = (_teacher_facts(run_folder / folder) for folder in recipe.recover_folders)
     teacher, *committee = (_teacher_facts(run_folder / folder) for folder in recipe.label_folders)
-    local = f"runs/{recipe.name}"  # not the real place: a card holds no path of the machine
     source = add_builtin_metadata(recipe.source)
     title = source.title or published(recipe)["source"]["path"]
     return {
         "recipe": recipe,
         "source": source,
+        "license": _license_text(source),
         "title": title,
         "heading": heading(recipe, title),
         "given": given_facts(recipe),
@@ -171,10 +197,11 @@ def card_facts(run_folder: Path, recipe: Recipe) -> dict[str, Any]:
         "summary": read_json(run_folder / "evaluate" / "summary.json"),
         "row_titles": row_titles(recipe),
         "protocol": protocol_title(recipe),
+        "unscored": [manifest.class_names[index] for index in teacher.get("classes_without_eval_images", [])],
         "classes": class_table(manifest, recipe, squeezed["class_images"]),
         "published": recipe.publish.repo_id is not None,
-        "dataset_at": recipe.publish.repo_id or f"{local}/dataset",
-        "teacher_at": recipe.publish.teacher or f"{local}/teacher_repo",
+        "dataset_at": recipe.publish.repo_id or LOCAL_DATASET,
+        "teacher_at": recipe.publish.teacher or LOCAL_TEACHER,
         "off_main": recipe.publish.revision and (recipe.publish.pinned or recipe.publish.revision),
         "flops": stage_flops(recipe, manifest, [squeezed, *matched], [teacher, *committee]),
         "versions": read_json(run_folder / "versions.json"),
@@ -283,13 +310,9 @@ def dataset_info(data: Path) -> datasets.DatasetInfo:
     )
 
 
-def _hub_ids(*names: str | None) -> list[str]:
-    """Return the names that are repositories on the Hub, without local folders."""
-    return [name for name in names if name is not None and _is_hub_id(name)]
-
-
-def _is_hub_id(name: str) -> bool:
-    return not Path(name).exists() and not name.startswith(("/", ".", "~"))
+def _hub_ids(path: str | None) -> list[str]:
+    """Return the path of a dataset if it is a Hub id. A folder of another machine may look like one."""
+    return [] if path is None or is_local(path) or not HUB_ID.fullmatch(path) else [path]
 
 
 def _cell(text: str) -> str:

@@ -16,7 +16,8 @@ from srel_hub.config.places import expanded
 from srel_hub.config.protocols import protocol_of, protocol_title
 from srel_hub.errors import ErrorCollector, UserError, first_line, reading
 from srel_hub.hub.repository import Store, open_store
-from srel_hub.labels.manifest import MANIFEST, read_manifest
+from srel_hub.labels.manifest import MANIFEST
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.reports import plot_style, tables
 from srel_hub.stages.evaluate.summary import percent, student_title
 from srel_hub.storage.files import format_bytes, read_json

@@ -3,8 +3,8 @@
     srel-hub publish runs/quickstart publish.repo_id=my-name/my-dataset publish.dry_run=true
     srel-hub publish runs/quickstart publish.repo_id=my-name/my-dataset
 
-`dataset/` and `teacher_repo/` in the run directory are pushed byte for byte. Without `publish.repo_id` both folders are
-assembled, but nothing is pushed.
+`dataset/` and `teacher_repo/` in the run directory are pushed byte for byte. Only what people wrote into a README.md on
+the Hub is added to it.
 """
 
 import tempfile
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from srel_hub.config import Publish
+from srel_hub.config import EXAMPLE_ID, Publish
 from srel_hub.data.sources import add_builtin_metadata
 from srel_hub.errors import ErrorCollector, UserError
-from srel_hub.hub.client import LOGIN, Kind, account, retried, url
-from srel_hub.hub.permission import require_license, require_permission
+from srel_hub.hub.client import LOGIN, Kind, UnavailableError, account, retried, url
+from srel_hub.hub.permission import license_problems, require_permission
 from srel_hub.hub.push import collect, push
 from srel_hub.hub.push_plan import Plan, part_of
 from srel_hub.hub.push_plan import plan as make_plan
@@ -29,28 +29,33 @@ from srel_hub.runs.run import Run
 def publish(run: Run) -> tuple[Path, Path]:
     """Assemble both repositories, and push them if the recipe names them.
 
-    With `publish.dry_run` only the plan is printed: neither the run directory nor the Hub is changed.
+    With `publish.dry_run` only the plan is printed: neither the run directory nor the Hub is changed. Without network
+    access the plan says what was not checked.
 
     Returns:
         The dataset's folder and the teacher's folder.
 
     Raises:
-        UserError: See `assemble` and `share`.
+        UserError: If the recipe names no repository; see also `assemble` and `share`.
         UnavailableError: See `share`.
     """
     spec = run.recipe.publish
+    if spec.repo_id is None:
+        raise UserError(
+            "publish.repo_id is not set, so there is nowhere to push to; set publish.repo_id=NAMESPACE/NAME, such as "
+            f"publish.repo_id={EXAMPLE_ID}. `srel-hub condense {run.folder}` assembles the repositories without pushing"
+        )
     if spec.dry_run:
         # In the run directory, so that tensors are hard links instead of copies.
         with tempfile.TemporaryDirectory(prefix=".plan-", dir=run.folder) as folder:
-            _plan(run, *assemble(run.folder, run.recipe, Path(folder)))
+            _plan(run, *assemble(run.folder, run.recipe, Path(folder), run.progress))
         run.print("publish: dry run, nothing was changed or pushed")
         return run.path("dataset"), run.path("teacher_repo")
-    require_permission(spec, add_builtin_metadata(run.recipe.source).license)
+    for remark in require_permission(spec, add_builtin_metadata(run.recipe.source), run.recipe.recover.images):
+        run.print(remark)
     run.begin()  # stores settings that the cards show, such as source.terms
-    dataset, teacher_repo = ensure_assembled(run.recipe, run.marks, run.locked)
+    dataset, teacher_repo = ensure_assembled(run.recipe, run.marks, run.locked, run.progress)
     run.print(f"publish: {dataset} and {teacher_repo} are assembled")
-    if spec.repo_id is None:
-        run.print("publish: publish.repo_id is not set, so nothing is pushed")
     share(run, dataset, teacher_repo)
     return dataset, teacher_repo
 
@@ -71,12 +76,6 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
     if spec.repo_id is None:
         return
     plans = _plan(run, dataset, teacher_repo)
-    if (dataset / "assets" / REAL_PICTURE).is_file():
-        license = add_builtin_metadata(run.recipe.source).license
-        run.print(
-            f"note: assets/{REAL_PICTURE} shows real images, which source.license={license} allows; "
-            "set pictures=false to leave it out"
-        )
     if spec.dry_run:
         run.print("publish: dry run, nothing was pushed")
         return
@@ -91,41 +90,58 @@ def share(run: Run, dataset: Path, teacher_repo: Path) -> None:
 
 
 def _plan(run: Run, dataset: Path, teacher_repo: Path) -> list[Plan]:
-    """Print and return the plans of pushing the teacher and the dataset.
+    """Print and return the plans of pushing the teacher and the dataset. A dry run also works without the Hub.
 
     Raises:
         UserError: If the push is impossible. The message lists all reasons.
+        UnavailableError: If the Hub cannot be reached, and this is not a dry run.
     """
     spec = run.recipe.publish
-    if spec.repo_id is None or spec.teacher is None:
-        raise UserError(
-            "publish.dry_run=true: publish.repo_id is not set, so there is nothing to plan; set publish.repo_id"
-        )
+    assert spec.repo_id is not None and spec.teacher is not None, "publish requires both"
     parts = (
         part_of(spec.teacher, "model", teacher_repo, run.progress),
         part_of(spec.repo_id, "dataset", dataset, run.progress),
     )
-    plans = retried(lambda: [make_plan(part, spec) for part in parts], run.print)
+    try:
+        plans = retried(lambda: [make_plan(part, spec) for part in parts], run.print)
+        faults = _account_problems(spec, plans, run)
+    except UnavailableError as error:
+        if not spec.dry_run:
+            raise
+        reason = f"{error}. Not checked: your token, the repository and its tags, and its README.md"
+        plans, faults = [Plan(rendered=part, part=part, spec=spec, unchecked=reason) for part in parts], []
     print("\n".join(["", f"plan: publish {run.folder}", *(line for plan in plans for line in plan.lines())]))
-    _require(run, plans)
+    source = add_builtin_metadata(run.recipe.source)
+    if (dataset / "assets" / REAL_PICTURE).is_file():
+        seen = "anyone who may read the repository" if spec.private else "everyone"
+        run.print(
+            f"note: assets/{REAL_PICTURE} shows real images to {seen}, which source.license={source.license} allows; "
+            "set pictures=false to leave it out"
+        )
+    faults = [
+        *license_problems(spec, source, run.recipe.recover.images),
+        *(fault for plan in plans for fault in plan.faults()),
+        *faults,
+    ]
+    if faults:
+        raise UserError("nothing was pushed:\n" + "\n".join(faults))
     return plans
 
 
-def _require(run: Run, plans: Sequence[Plan]) -> None:
-    """Raise one error with all reasons for which the Hub would refuse the plans."""
-    spec = run.recipe.publish
-    collector = ErrorCollector()
-    with collector.collect():
-        require_license(spec, add_builtin_metadata(run.recipe.source).license)
-    faults = [*collector.messages, *(fault for plan in plans for fault in plan.faults())]
-    user = retried(account, run.print)
+def _account_problems(spec: Publish, plans: Sequence[Plan], run: Run) -> list[str]:
+    """Return why the token does not allow the push."""
+    problems = ErrorCollector()
+    user = None
+    with problems.collect():
+        user = retried(account, run.print)
+    if problems.messages:
+        return problems.messages
     if user is None:
-        faults.append(f"you are not logged in on the Hub; {LOGIN}, role write")
-    elif not spec.create_pr:
-        refusals = {user.refusal(plan.part.repo_id.split("/")[0]) for plan in plans if plan.done is None}
-        faults += [refusal for refusal in refusals if refusal]
-    if faults:
-        raise UserError("nothing was pushed:\n" + "\n".join(faults))
+        return [f"you are not logged in on the Hub; {LOGIN}, role write"]
+    if spec.create_pr:
+        return []
+    refusals = {user.refusal(plan.part.repo_id.split("/")[0]) for plan in plans if plan.done is None}
+    return [refusal for refusal in refusals if refusal]
 
 
 def closing(spec: Publish, teacher_commit: str, dataset_commit: str) -> str:

@@ -27,7 +27,7 @@ RESULTS: dict[Stage, tuple[str, ...]] = {  # glob patterns of each stage's resul
         "images",
         "history",
     ),
-    "relabel": ("label_teacher", "label_committee-*", "soft_labels"),
+    "relabel": ("label_teacher", "label_committee-*", "soft_labels", "packed_labels"),
     "evaluate": ("evaluate", "pictures", "units/pictures"),
 }
 SET_ASIDE = "soft_labels_before"  # labels of the previous recipe, kept until relabel is complete

@@ -14,7 +14,8 @@ from srel_hub.runs.completion import STAGES, Stage
 from srel_hub.runs.machine import fair_threads
 
 
-ON_CARDS_ONLY = ("title", "homepage", "license", "terms", "citation")  # of source: they decide no result
+# Fields of source that decide no result
+ON_CARDS_ONLY = ("title", "homepage", "license", "license_name", "license_link", "terms", "citation")
 STORAGE_FIELDS = {  # how labels are stored, not what they are
     *("relabel.encoding", "relabel.top_k", "relabel.top_values", "relabel.epochs", "relabel.pool"),
 }

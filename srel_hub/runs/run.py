@@ -232,9 +232,9 @@ class Run:
         units = self.path("units", f"{stage}.json")
         missing = set(read_json(units)["units"]) - self.marks.units(stage) if units.is_file() else set()
         if missing:
+            parts = "1 part is" if len(missing) == 1 else f"{len(missing)} parts are"
             raise UserError(
-                f"{stage} is not complete ({len(missing)} parts are missing in {self.path(part)}); run `srel-hub "
-                f"{stage}` first"
+                f"{stage} is not complete ({parts} missing in {self.path(part)}); run `srel-hub {stage}` first"
             )
 
     # Private

@@ -12,7 +12,7 @@ from srel_hub.config import Recipe
 from srel_hub.data.given_images import open_given
 from srel_hub.data.sources import Source, open_source
 from srel_hub.errors import UserError
-from srel_hub.labels.manifest import read_manifest
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.runs.decoded_images import condensed_images
 from srel_hub.runs.run import Run
 from srel_hub.stages import relabel as relabel_stage

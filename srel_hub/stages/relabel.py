@@ -22,15 +22,8 @@ from srel_hub.data.splits import Images
 from srel_hub.labels.epoch_files import epoch_file, epoch_parts, write_epoch_file
 from srel_hub.labels.epochs import sample_epoch
 from srel_hub.labels.labeller import Labeller, label, make_labeller, passes
-from srel_hub.labels.manifest import (
-    TEACHER_FILES,
-    LabelFile,
-    Manifest,
-    Member,
-    TeacherFacts,
-    manifest_dict,
-    read_manifest,
-)
+from srel_hub.labels.manifest import TEACHER_FILES, LabelFile, Manifest, Member, TeacherFacts, manifest_values
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.runs.completion import SET_ASIDE
 from srel_hub.runs.run import Run
@@ -142,7 +135,7 @@ def relabel(
             if name == MANIFEST:
                 files = [_file_facts(part, run) for part in parts.values()]
                 manifest = describe(labelling, files, repo_id, run)
-                write_json(folder / "manifest.json", manifest_dict(manifest))
+                write_json(folder / "manifest.json", manifest_values(manifest))
                 work.done([folder / "manifest.json"], accuracy=manifest.teacher.accuracy)
                 run.print(f"relabel: {summary(manifest, labelling)}")
                 if run.path(SET_ASIDE).is_dir():

@@ -304,7 +304,7 @@ def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
             buffer.copy_(accelerator.reduce(buffer, "mean"))
 
 
-def measure(classifier: Classifier, test: Images | None) -> dict[str, float | int | None]:
+def measure(classifier: Classifier, test: Images | None) -> dict[str, float | int | list[int] | None]:
     """Measure a teacher.
 
     Args:
@@ -313,10 +313,10 @@ def measure(classifier: Classifier, test: Images | None) -> dict[str, float | in
 
     Returns:
         Number of parameters, FLOPs of a forward pass on one image, number of eval images, and top-1 and top-5
-        accuracy in [0, 1], or None without an eval split.
+        accuracy in [0, 1], or None without an eval split. If classes have no eval images, their indices.
     """
     model, device = classifier.model, next(classifier.model.parameters()).device
-    metrics: dict[str, float | int | None] = {
+    metrics: dict[str, float | int | list[int] | None] = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "forward_flops": forward_flops(model, classifier.size),
         "eval_images": 0,
@@ -326,4 +326,6 @@ def measure(classifier: Classifier, test: Images | None) -> dict[str, float | in
     if test is not None:
         top1, top5 = accuracy(model, test.pixels, test.labels, classifier.table(device))
         metrics |= {"eval_images": len(test.labels), "top1": top1, "top5": top5}
+        unscored = (test.labels.bincount(minlength=len(classifier.class_names)) == 0).nonzero().flatten().tolist()
+        metrics |= {"classes_without_eval_images": unscored} if unscored else {}
     return metrics

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from srel_hub.core.encodings import Encoding, decode, encode, encoding_of, layout
 from srel_hub.errors import UserError
-from srel_hub.labels.manifest import pool_epoch, read_manifest
+from srel_hub.labels.manifest import pool_epoch
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.relabel import relabel
 from srel_hub.runs.run import Run

@@ -19,7 +19,7 @@ from srel_hub.data import sources
 from srel_hub.data.splits import DecodedSplit, Images, channel_statistics, random_subset
 from srel_hub.errors import UserError
 from srel_hub.labels.labeller import make_labeller
-from srel_hub.labels.manifest import read_manifest
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.relabel import relabel
 from srel_hub.runs.run import Run

@@ -54,7 +54,7 @@ def test_another_user_loads_images_labels_and_teacher_by_id(
     )
     relabel(run)
     evaluate(run)
-    dataset, teacher_repo = assemble(run.folder, run.recipe, run.folder)
+    dataset, teacher_repo = assemble(run.folder, run.recipe, run.folder, run.progress)
     hub.put("datasets", "org/colors", dataset)
     hub.put("models", "org/colors-teacher", teacher_repo)
     done = as_user(tmp_path / "home", None, "-c", ANOTHER_USER, cwd=tmp_path)

@@ -37,7 +37,7 @@ def assembled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run(load_recipe(finished / "recipe.yaml", [f"run.root={run_folder.parent}", *overrides]))
     relabel(run)
     evaluate(run)
-    assemble(run.folder, run.recipe, run.folder)
+    assemble(run.folder, run.recipe, run.folder, run.progress)
     return run_folder
 
 
@@ -242,7 +242,7 @@ def test_the_reader_without_srel_hub_gives_the_same_bits(
     run = branch(recovered, tmp_path, "source.eval_split=null", augment)
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run.folder, run.recipe, run.folder)
+    dataset, _ = assemble(run.folder, run.recipe, run.folder, run.progress)
     condensed = load_condensed(dataset)
     for number in range(2):
         pixel_values, logits = read_epoch(dataset, number)

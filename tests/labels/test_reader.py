@@ -17,7 +17,8 @@ from srel_hub.core.seeds import generator
 from srel_hub.errors import UserError
 from srel_hub.labels import epoch_files, manifest
 from srel_hub.labels import reader as soft_labels
-from srel_hub.labels.manifest import LabelFile, read_manifest
+from srel_hub.labels.manifest import LabelFile
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.labels.reader import SoftLabels
 from srel_hub.relabel import relabel
 from srel_hub.storage.files import read_json, sha256
@@ -150,7 +151,7 @@ def test_every_epoch_orders_every_image_once(recovered: tuple[Path, Path], tmp_p
         labels.order(3)
 
 
-@pytest.mark.parametrize(("key", "value"), [("version", 2), ("encoding", "top9"), ("format", "other")])
+@pytest.mark.parametrize(("key", "value"), [("version", 3), ("encoding", "top9"), ("format", "other")])
 def test_an_unknown_format_is_refused_by_name(
     recovered: tuple[Path, Path], tmp_path: Path, key: str, value: object
 ) -> None:

@@ -26,7 +26,8 @@ from srel_hub.errors import UserError
 from srel_hub.evaluate import evaluate
 from srel_hub.hub.repository import Folder
 from srel_hub.labels.checks import Subject, is_below_chance
-from srel_hub.labels.manifest import MANIFEST, read_manifest
+from srel_hub.labels.manifest import MANIFEST
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.labels.replay import replay
 from srel_hub.labels.verify import verify
 from srel_hub.recover import recover
@@ -115,7 +116,7 @@ def test_mixed_labels_are_computed_again_too(recovered: tuple[Path, Path], tmp_p
     run = branch(recovered, tmp_path, "source.eval_split=null", f"relabel.augment={{mix: {mix}, mix_alpha: 1}}")
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run.folder, run.recipe, run.folder)
+    dataset, _ = assemble(run.folder, run.recipe, run.folder, run.progress)
     assert failures(dataset) == {}  # although the teacher was hardly trained
 
 
@@ -362,7 +363,7 @@ def untrained(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recover(run)
     relabel(run)
     evaluate(run)
-    return assemble(run.folder, run.recipe, run.folder)[0]
+    return assemble(run.folder, run.recipe, run.folder, run.progress)[0]
 
 
 def test_an_accuracy_near_chance_that_the_manifest_states_is_a_note(untrained: Path) -> None:
@@ -474,7 +475,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         manifest_with(teacher={"repo_id": None, "tag": None, "sha256": {"../../x": ""}, "accuracy": 1.0}),
         "teacher.sha256: must name model.safetensors, config.json, got ../../x",
     ),
-    "too many epochs": (manifest_with(epochs=2**31 - 1), "epochs: 2147483647, but there are 2 files of labels"),
+    "too many epochs": (manifest_with(epochs=2**31 - 1), "epochs: 2147483647, but the 2 files of labels hold 2"),
     "an unheard-of precision": (manifest_with(precision="any"), "precision 'any': must be one of float32"),
     "faults beyond counting": (manifest_with(files=[{}] * 100_000), "files.0.name: is required"),
     "a teacher on the reader's disk": (
@@ -565,7 +566,7 @@ def test_mixes_out_of_range_are_refused(
     run = branch(recovered, tmp_path, "source.eval_split=null", f"relabel.augment={{mix: {mix}, mix_alpha: 1}}")
     relabel(run)
     evaluate(run)
-    dataset, _ = assemble(run.folder, run.recipe, run.folder)
+    dataset, _ = assemble(run.folder, run.recipe, run.folder, run.progress)
     value = [0, 0, 99, 1] if tensor == "mix_boxes" else value
     epoch_with(**{tensor: set_row(1, value)})(run.folder)
     with pytest.raises(UserError, match=f"{tensor} of image 1 is .*, out of range"):

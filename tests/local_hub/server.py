@@ -8,6 +8,7 @@ Faults and the log are set and read under /_test/, which is not part of the Hub'
 import base64
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -30,6 +31,17 @@ import yaml  # noqa: E402
 from local_hub.store import DATE, TOKENS, Blob, Commit, RefusedError, Repo, Store, User, upload_mode  # noqa: E402
 
 
+def load_licenses() -> frozenset[str]:
+    """Return the identifiers of licenses. The package srel_hub is not imported: it would import the Hub's clients."""
+    file = Path(__file__).parent.parent.parent / "srel_hub" / "config" / "licenses.py"
+    spec = importlib.util.spec_from_file_location("licenses", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return frozenset(module.LICENSES)
+
+
+LICENSES = load_licenses()
 PAGE = 40  # entries of a tree page: small, so that every listing has several
 
 
@@ -220,7 +232,7 @@ def sibling(path: str, blob: Blob, metadata: bool) -> dict[str, Any]:
 
 
 def front_matter(readme: str) -> dict[str, Any]:
-    metadata = re.match(r"---\n(.*?)\n---\n", readme, re.DOTALL)
+    metadata = re.match(r"---\n(.*?)\n---\n", readme.replace("\r\n", "\n"), re.DOTALL)
     loaded = yaml.safe_load(metadata[1]) if metadata else {}
     return loaded if isinstance(loaded, dict) else {}
 
@@ -229,7 +241,8 @@ def front_matter(readme: str) -> dict[str, Any]:
 def validate_yaml(request: Request) -> Answer:
     try:
         card = front_matter(request.json["content"])
-        errors = [] if isinstance(card.get("license", ""), str) else [{"message": '"license" must be a string'}]
+        unlisted = card.get("license", "unknown") not in LICENSES
+        errors = [{"message": '"license" must be one of the identifiers of the Hub'}] if unlisted else []
     except yaml.YAMLError as error:
         errors = [{"message": str(error)}]
     return Answer.of({"errors": errors, "warnings": []}, 400 if errors else 200)

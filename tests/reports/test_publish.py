@@ -4,12 +4,15 @@ import contextlib
 import io
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL, make_source, refused, write_recipe
+from conftest import HUB, SMALL, make_source, refused, write_recipe
+from huggingface_hub import RepoCard, hf_hub_download
 from local_hub.client import Hub
 from test_condense import tree
 
@@ -240,7 +243,148 @@ def test_published_files_name_no_place_person_or_machine(alice: Hub, tmp_path: P
         assert not [word for word in words if word.encode() in path.read_bytes()], path
 
 
+# What people wrote into a README.md on the Hub
+
+
+def readme(kind: str = "dataset", repo_id: str = DATASET) -> str:
+    file = hf_hub_download(repo_id, "README.md", repo_type=kind, force_download=True)
+    return Path(file).read_bytes().decode()
+
+
+def test_text_and_metadata_that_people_added_survive_a_push(
+    alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(own)
+    for kind, folder, name in (("dataset", "datasets", DATASET), ("model", "models", TEACHER)):
+        edited = readme(kind, name).replace("license: mit", "license: mit\nlanguage: en") + "\n## Bias\n\nMy warning.\n"
+        alice.put_file(folder, name, "README.md", edited.replace("\n", "\r\n").encode())
+    more = ["publish.tag=v1.1", "source.terms=Corrected."]
+    printed = push(own, *more, "publish.dry_run=true")
+    assert printed.count("README.md  (replaces the present file, keeps what was added by hand)") == 2
+    assert "published: " in push(own, *more)
+    for kind, name in (("dataset", DATASET), ("model", TEACHER)):
+        card = readme(kind, name)
+        assert (
+            card.endswith("\r\n\r\n## Bias\r\n\r\nMy warning.\r\n") and "language: en" in card and "Corrected." in card
+        )
+    assert load_condensed(DATASET).manifest.teacher.tag == "v1.1"
+    alice.faults()
+    assert "there is nothing to do" in push(own, *more) and writes(alice) == []
+    assert "My warning." not in (own / "dataset" / "README.md").read_text()
+
+
+def test_an_edit_inside_our_part_is_refused_before_anything_is_computed(
+    alice: Hub, own: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(own)
+    edited = readme().replace("## Limits", "## Bias\n\nMy warning.\n\n## Limits")
+    alice.put_file("datasets", DATASET, "README.md", edited.encode())
+    expected = f"dataset {DATASET}: README.md was edited by hand inside the part that srel_hub writes"
+    before = repos(alice)
+    assert expected in not_pushed(capsys, own, "publish.tag=v1.1")
+    assert expected in refused(capsys, str(recipe), f"run.root={tmp_path}/new", f"publish.repo_id={DATASET}")
+    assert repos(alice) == before and not (tmp_path / "new").exists()
+    assert "My warning." in readme()
+    push(own, "publish.tag=v1.1", "publish.replace_card=true")
+    assert "My warning." not in readme() and 'revision="v1.1"' in readme()
+
+
+def test_the_readme_of_a_new_repository_is_kept_and_its_license_must_agree(
+    alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alice.put_file("datasets", DATASET, "README.md", b"---\nlicense: gpl-3.0\n---\n# My careful words\n", True)
+    message = not_pushed(capsys, own)
+    assert "README.md has license: 'gpl-3.0', which was written by hand, but the new card has license: 'mit'" in message
+    alice.put_file("datasets", DATASET, "README.md", b"---\nlicense: mit\n---\n# My careful words\n", True)
+    push(own)
+    assert readme().endswith("<!-- srel_hub:end -->\n\n# My careful words\n")
+
+
+def test_a_card_of_an_earlier_version_is_replaced_only_if_the_user_says_so(
+    alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(own)
+    unmarked = re.sub("<!-- srel_hub:.*\n", "", readme())
+    alice.put_file("datasets", DATASET, "README.md", unmarked.encode())
+    message = not_pushed(capsys, own, "publish.tag=v1.1")
+    assert "srel_hub 0.9 or earlier" in message and "publish.replace_card=true" in message
+    push(own, "publish.tag=v1.1", "publish.replace_card=true")
+    assert readme().count("<!-- srel_hub:") == 2
+
+
+def test_a_readme_that_changes_during_the_push_is_not_overwritten(
+    alice: Hub, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(own)
+    upload = push_module.client().preupload_lfs_files
+
+    def meanwhile(*arguments: Any, **named: Any) -> None:
+        upload(*arguments, **named)
+        alice.put_file("models", TEACHER, "README.md", readme("model", TEACHER).encode() + b"\nMine.\n")
+
+    monkeypatch.setattr(push_module.client(), "preupload_lfs_files", meanwhile)
+    with pytest.raises(UserError, match="someone else changed the repository in the meantime"):
+        push(own, "publish.tag=v1.1", "source.terms=Corrected.")
+    assert readme("model", TEACHER).endswith("\nMine.\n")
+
+
+def test_a_deleted_readme_is_written_again_or_refused_with_the_way_on(
+    alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(own)
+    push_module.client().delete_file("README.md", DATASET, repo_type="dataset")
+    assert "restore the tag srel_hub in the metadata of README.md" in not_pushed(capsys, own, "publish.tag=v1.1")
+
+
 # What is refused, and when
+
+
+def test_without_a_repository_the_missing_field_is_named(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = lasting(own)
+    for more in ([], ["publish.dry_run=true"]):
+        with pytest.raises(SystemExit) as caught:
+            cli(publish, [str(own), *more])
+        assert caught.value.code == 2 and "set publish.repo_id=NAMESPACE/NAME" in capsys.readouterr().err
+    assert lasting(own) == before
+
+
+def test_a_dry_run_without_network_prints_the_plan(own: Path, tmp_path: Path) -> None:
+    command = ["-m", "srel_hub.publish", str(own), f"publish.repo_id={DATASET}", "publish.dry_run=true"]
+    environment = HUB.environment(tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    assert f"dataset {DATASET} (not checked, private); to branch main, tag v1.0" in done.stdout
+    assert "soft_labels/epoch-00001.safetensors" in done.stdout and "to send: at most " in done.stdout
+    assert "HF_HUB_OFFLINE is set" in done.stdout and "Not checked: your token, the repository" in done.stdout
+
+
+def test_an_existing_tag_is_reported_before_anything_is_computed(
+    alice: Hub, own: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(own)
+    options = [f"run.root={tmp_path}/new", f"publish.repo_id={DATASET}", "source.path=./nowhere"]
+    with pytest.raises(SystemExit):
+        cli(condense, [str(recipe), *options])
+    printed = capsys.readouterr().err
+    for kind, name in (("model", TEACHER), ("dataset", DATASET)):
+        assert f"note: {kind} {name} already has the tag v1.0; a tag never moves" in printed
+
+
+def test_a_license_that_the_hub_does_not_list_is_refused(
+    alice: Hub, own: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = "source.license=CC BY 4.0: the Hub does not list this license; did you mean cc-by-4.0?"
+    for more in ([], ["publish.private=false", "publish.dry_run=true"]):
+        assert expected in not_pushed(capsys, own, "source.license=CC BY 4.0", *more)
+    options = [f"run.root={tmp_path}/new", f"publish.repo_id={DATASET}", "source.license=CC BY 4.0"]
+    assert expected in refused(capsys, str(recipe), *options)
+    assert repos(alice) == {} and not (tmp_path / "new").exists()
+    push(own, "source.license=other", "source.license_name=my-terms", "source.license_link=https://example.org/terms")
+    for card in (readme(), readme("model", TEACHER)):
+        data = RepoCard(card).data
+        assert (data.license, data.license_name) == ("other", "my-terms")
+        assert data.license_link == "https://example.org/terms"
+        assert "License of the source: `my-terms` (https://example.org/terms)." in card
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from srel_hub.condense import condense
 from srel_hub.config import Recover, load_recipe
 from srel_hub.core.augment import normalize
 from srel_hub.core.crop_transform import still
-from srel_hub.labels.manifest import read_manifest
+from srel_hub.labels.read_manifest import read_manifest
 from srel_hub.publish import publish
 from srel_hub.runs.run import Run
 from srel_hub.squeeze import squeeze

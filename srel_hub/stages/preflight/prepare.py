@@ -58,7 +58,7 @@ def prepare(run: Run, pushes: bool = False, writes: bool = True, shows: bool = F
     problems = ErrorCollector()
     publish = run.recipe.publish if pushes else Publish()
     with problems.collect():
-        for remark in require_permission(publish, add_builtin_metadata(run.recipe.source).license):
+        for remark in require_permission(publish, add_builtin_metadata(run.recipe.source), run.recipe.recover.images):
             tqdm.write(remark, file=sys.stderr)
     gathered = gather(run.recipe, run, writes, problems, shows)
     for checks in (CHECKS, SLOW_CHECKS):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from srel_hub.core.encodings import encoding_of, recipe_encoding
-from srel_hub.labels.manifest import LARGEST_COUNT
+from srel_hub.labels.read_manifest import LARGEST_COUNT
 from srel_hub.storage.files import format_bytes
 from srel_hub.studies.plan.facts import Plan, StagePlan
 
