@@ -20,6 +20,10 @@ class UserError(Exception):
     """
 
 
+class CodeNeededError(UserError):
+    """A network is built by its author's own code, which the user has not allowed. The message says how to allow it."""
+
+
 class ErrorCollector:
     """Collects the errors of several checks, so that a user sees all of them at once.
 

@@ -10,9 +10,16 @@ from pydantic import BeforeValidator, ConfigDict, Field
 # descriptions are missing if only byte code is installed. Validation does not need them.
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
+# For `field(default=..., metadata=SPARSE)`: written only if it differs from its default. A field that a later version
+# adds is sparse, so that recipes without it, their fingerprints and the published recipe.yaml stay the same.
+SPARSE = {"sparse": True}
+
 LINE = r"^[^\r\n]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # names of branches and tags that Git and the Hub accept
+MODULE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+FACTORY = r"^[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*$"
+SHA256 = r"^[0-9a-f]{64}$"
 EXAMPLE_ID = "my-name/my-dataset"
 
 
@@ -38,6 +45,10 @@ Threads = Annotated[int, Field(ge=1, le=1024), Number]
 Line = Annotated[str, Field(pattern=LINE)]
 Name = Annotated[str, Field(pattern=NAME, max_length=96)]  # the Hub's limit for a repository's id
 Ref = Annotated[str, Field(pattern=REF)]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
+Unit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Number]
+Color = tuple[Unit, Unit, Unit]  # one value per RGB channel
+Spread = tuple[Positive, Positive, Positive]
 
 
 def require(condition: bool, message: str) -> None:

@@ -39,7 +39,7 @@ def describe_errors(error: ValidationError, schema: type) -> list[str]:
             path.append(str(part))
             known = list(fields)
             section = fields.get(str(part), section)
-        messages.setdefault(".".join(path), []).append(_message(detail, path, known))
+        messages.setdefault(".".join(path), []).append(_message(detail, path, known) + _example(detail, section))
     # A union has a message for each of its branches.
     lines = {name: " or ".join(dict.fromkeys(texts)) for name, texts in messages.items()}
     return [f"{name}: {text}" if name else text for name, text in lines.items()]
@@ -73,6 +73,16 @@ def _types(annotation: Any) -> set[Any]:
     if origin in (Union, UnionType):
         return {kind for part in get_args(annotation) for kind in _types(part)}
     return {annotation}
+
+
+def _example(detail: Mapping[str, Any], section: Any) -> str:
+    """Return how to write a section, or a list of sections, for which only its main value was given."""
+    value, is_list = detail["input"], detail["type"] == "tuple_type"
+    main = next((name for name in ("model", "path") if name in _fields(section)), None)
+    if main is None or not isinstance(value, str | dict) or not (is_list or detail["type"] == "dataclass_type"):
+        return ""
+    text = f"{{{main}: {value}}}" if isinstance(value, str) else f"{{{', '.join(f'{k}: {v}' for k, v in value.items())}}}"
+    return f"; write [{text}]" if is_list else f"; write {text}"
 
 
 def _message(detail: Mapping[str, Any], path: Sequence[str], known: Sequence[str]) -> str:

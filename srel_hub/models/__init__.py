@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from srel_hub.models.bn_vit import SrelBnVitConfig, SrelBnVitForImageClassification
 from srel_hub.models.convnet import SrelConvNetConfig, SrelConvNetForImageClassification
+from srel_hub.models.own import SrelOwnConfig, SrelOwnForImageClassification
 from srel_hub.models.resnet import SrelResNetConfig, SrelResNetForImageClassification
 
 
@@ -12,6 +13,8 @@ __all__ = [
     "SrelBnVitForImageClassification",
     "SrelConvNetConfig",
     "SrelConvNetForImageClassification",
+    "SrelOwnConfig",
+    "SrelOwnForImageClassification",
     "SrelResNetConfig",
     "SrelResNetForImageClassification",
 ]
@@ -20,6 +23,7 @@ for _config, _model in (
     (SrelResNetConfig, SrelResNetForImageClassification),
     (SrelConvNetConfig, SrelConvNetForImageClassification),
     (SrelBnVitConfig, SrelBnVitForImageClassification),
+    (SrelOwnConfig, SrelOwnForImageClassification),
 ):
     AutoConfig.register(_config.model_type, _config)
     AutoModelForImageClassification.register(_config, _model)

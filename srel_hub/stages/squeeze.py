@@ -213,7 +213,13 @@ def save_teacher(
         The files of the teacher.
     """
     classifier = replace(classifier, model=classifier.model.to(run.device))
-    metrics = {"architecture": type(classifier.model).__name__, **facts, **measure(classifier, test)}
+    factory = classifiers.factory_of(classifier.model)
+    metrics = {
+        "architecture": classifiers.network_name(classifier.model),
+        **({} if factory is None else {"factory": factory}),
+        **facts,
+        **measure(classifier, test),
+    }
     with atomic_write(run.path(folder)) as temporary:
         classifiers.save(classifier, temporary)
         write_json(temporary / "metrics.json", metrics)

@@ -35,7 +35,8 @@ from srel_hub.config import Pretrained, is_local, public_name
 from srel_hub.errors import UserError, first_line
 from srel_hub.storage.decode import BILINEAR, Frame
 from srel_hub.storage.files import sha256
-from srel_hub.teachers.classifier import Classifier, check_forward, hide_loading_bars
+from srel_hub.models.own import OwnNetworkError
+from srel_hub.teachers.classifier import Classifier, check_forward, hide_loading_bars, network_name
 from srel_hub.teachers.torchvision_weights import convert, is_torchvision_resnet
 
 
@@ -320,6 +321,6 @@ def require_batchnorm(model: nn.Module, where: str) -> None:
     others = Counter(type(m).__name__ for m in model.modules() if "norm" in type(m).__name__.lower())
     listed = ", ".join(f"{count} {name}" for name, count in others.items()) or "none"
     raise UserError(
-        f"{where}: {type(model).__name__} has no BatchNorm2d layer (normalization: {listed}). SRe2L recovers images "
+        f"{where}: {network_name(model)} has no BatchNorm2d layer (normalization: {listed}). SRe2L recovers images "
         "from BatchNorm statistics; choose a teacher with BatchNorm2d layers"
     )

@@ -155,12 +155,11 @@ def _trainable_networks(recipe: Recipe, inputs: Inputs, problems: ErrorCollector
     networks = {}
     for field, network in fields.items():
         with problems.collect():
+            name = f"{field}.{'factory' if network.factory else 'model'}={network.model}"
             try:
-                networks[f"{field}.model={network.model}"] = build_on_meta(
-                    network, len(inputs.class_names), inputs.size
-                )
+                networks[name] = build_on_meta(network, len(inputs.class_names), inputs.size)
             except UserError as error:
-                raise UserError(f"{field}.model={error}") from None
+                raise UserError(name + str(error).removeprefix(network.model)) from None
     return networks
 
 
