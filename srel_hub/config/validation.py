@@ -81,7 +81,9 @@ def _example(detail: Mapping[str, Any], section: Any) -> str:
     main = next((name for name in ("model", "path") if name in _fields(section)), None)
     if main is None or not isinstance(value, str | dict) or not (is_list or detail["type"] == "dataclass_type"):
         return ""
-    text = f"{{{main}: {value}}}" if isinstance(value, str) else f"{{{', '.join(f'{k}: {v}' for k, v in value.items())}}}"
+    text = (
+        f"{{{main}: {value}}}" if isinstance(value, str) else f"{{{', '.join(f'{k}: {v}' for k, v in value.items())}}}"
+    )
     return f"; write [{text}]" if is_list else f"; write {text}"
 
 

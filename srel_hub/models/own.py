@@ -190,7 +190,8 @@ def arguments(maker: Any, factory: str, num_classes: int) -> dict[str, int]:
     required = [
         name
         for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     if others := [name for name in required if name != "num_classes"]:
         raise OwnNetworkError(
@@ -202,7 +203,9 @@ def arguments(maker: Any, factory: str, num_classes: int) -> dict[str, int]:
 
 def describe(error: BaseException, file: Path) -> str:
     """Return type and message of an error in one line, with the last line of the user's file that led to it."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file.name]
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file.name
+    ]
     message = " ".join(str(error).split())[:300]
     place = f" ({file.name}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}{': ' if message else ''}{message}{place}"

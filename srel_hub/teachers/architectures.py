@@ -29,7 +29,7 @@ from srel_hub.errors import UserError, first_line
 from srel_hub.models import SrelBnVitConfig, SrelConvNetConfig, SrelOwnConfig, SrelResNetConfig
 from srel_hub.models.own import OwnNetworkError
 from srel_hub.teachers.classifier import check_forward, label_maps
-from srel_hub.teachers.pretrained import fetch
+from srel_hub.teachers.fetch import fetch
 
 
 BASIC, BOTTLENECK = [64, 128, 256, 512], [256, 512, 1024, 2048]

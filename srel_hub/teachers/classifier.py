@@ -95,7 +95,9 @@ def _own_reason(model: nn.Module, error: Exception) -> str | None:
         return None
     reason = own.describe(error, own.allowed_file(model.config.factory))
     if "meta" in str(error):  # the network is run without weights first, to count what it costs
-        reason += "; `forward` must work for tensors on the meta device, which have no values: keep constants in buffers"
+        reason += (
+            "; `forward` must work for tensors on the meta device, which have no values: keep constants in buffers"
+        )
     return reason
 
 

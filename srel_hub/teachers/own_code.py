@@ -1,4 +1,4 @@
-"""Modules with the user's own networks: import them with the user's consent, and check that a repository can carry them.
+"""Modules with the user's own networks: import them with consent, and check that a repository can carry them.
 
 Consent is `run.imports` in a recipe or `--import` on the command line. A name in a file from elsewhere, such as the
 config.json of a teacher, never leads to an import.
@@ -89,8 +89,8 @@ def _with_digest(network: Network, field: str, pinned: bool) -> Network:
     actual = own.digest(file)
     if pinned and network.source_sha256 not in (None, actual):
         raise UserError(
-            f"{field}.source_sha256={network.source_sha256}: {file} has the sha256 {actual}; restore the file, or remove "
-            "source_sha256"
+            f"{field}.source_sha256={network.source_sha256}: {file} has the sha256 {actual}; restore the "
+            "file, or remove source_sha256"
         )
     return replace(network, source_sha256=actual)
 

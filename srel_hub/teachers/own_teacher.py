@@ -145,9 +145,13 @@ def _rebuilt(module: nn.Module, factory: str, source: Path, num_classes: int) ->
     state, expected = module.state_dict(), rebuilt.network.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     problems = [f"{where}: {factory} builds a network without {name}" for name in state if name not in expected]
-    problems += [f"{where}: {factory} builds a network with {name}, which the module lacks" for name in expected.keys() - state.keys()]
     problems += [
-        f"{where}: {factory} builds {name} with the shape {list(expected[name].shape)}, but the module has {list(shape)}"
+        f"{where}: {factory} builds a network with {name}, which the module lacks"
+        for name in expected.keys() - state.keys()
+    ]
+    problems += [
+        f"{where}: {factory} builds {name} with the shape {list(expected[name].shape)}, but that of the module is "
+        f"{list(shape)}"
         for name, shape in shapes.items()
         if name in expected and tuple(expected[name].shape) != shape
     ]

@@ -124,7 +124,8 @@ def _open(recipe: Recipe, run: Run, problems: ErrorCollector) -> tuple[Source, d
     for folder, (spec, field) in missing.items():
         if spec is not None:
             with problems.collect():
-                classifier, origin = load_pretrained(spec, field)
+                network = recipe.squeeze.network if folder == "teacher" else None  # whose weights a file may have
+                classifier, origin = load_pretrained(spec, field, network)
                 opened[folder] = Opened(classifier, origin, f"{field}={origin.path}")
     problems.extend(recipe_checks.batchnorm_to_match(recipe, opened))
     failed = recipe.squeeze.pretrained is not None and "teacher" in missing and "teacher" not in opened
