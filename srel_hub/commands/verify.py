@@ -53,7 +53,6 @@ VERIFY = Command(
     examples=(
         ("srel-hub verify runs/quickstart/dataset", "check a dataset on disk"),
         ("srel-hub verify org/name --revision v1.0 --fast", "check a tag on the Hub without its labels"),
-        ("srel-hub verify org/name --import my_net", "check a dataset whose teacher is built by my_net.py"),
     ),
     add_arguments=_add_arguments,
     run=_run,

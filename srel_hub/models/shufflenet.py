@@ -60,7 +60,8 @@ class Unit(nn.Module):
         """Map x [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         kept, read = (self.branch1(x), x) if self.stride > 1 else x.chunk(2, 1)
         joined = torch.cat([kept, self.branch2(read)], 1)
-        return joined.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        shuffled: Tensor = joined.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return shuffled
 
 
 class SrelShuffleNetForImageClassification(PreTrainedModel):

@@ -185,6 +185,6 @@ def _write(classifier: Classifier, module: nn.Module, folder: Path, where: str) 
         if not torch.allclose(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
             difference = float((actual - expected).abs().max())
             raise UserError(
-                f"{where}: {classifier.model.config.factory} with the module's weights returns other logits than the "
+                f"{where}: {original.config.factory} with the module's weights returns other logits than the "
                 f"module (difference up to {difference:.3g}); it must build the network with the same options"
             )

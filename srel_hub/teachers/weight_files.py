@@ -47,7 +47,12 @@ def choose_files(path: Path, where: str) -> list[Path]:
         raise UserError(f"{where}: it has several files of weights ({names}); name one, such as {path / files[0].name}")
     if not files:
         pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLED)
-        hint = f"; to use {pickled[0]}, name the file itself" if pickled else ""
+        hint = ""
+        if pickled:
+            hint = (
+                f"; pickled weights of a folder are never loaded: name the file {pickled[0]} itself, or save the model "
+            )
+            hint += "with transformers' save_pretrained, which writes safetensors"
         raise UserError(f"{where}: it has no .safetensors weights{hint}")
     return files
 
@@ -98,7 +103,8 @@ def require_floating_point(files: list[Path], where: str) -> None:
 
 def _read_safetensors(file: Path, where: str) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        tensors: dict[str, Tensor] = load_file(file)
+        return tensors
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{where}: {file.name} is not a safetensors file: {first_line(error)}") from None
 
