@@ -17,7 +17,6 @@ from torch import nn
 from srel_hub import UserError, save_teacher, verify_dataset
 from srel_hub.condense import condense
 from srel_hub.config import Pretrained, load_recipe
-from srel_hub.models import own
 from srel_hub.runs.run import Run
 from srel_hub.storage.files import read_json
 from srel_hub.teachers.own_code import import_modules
