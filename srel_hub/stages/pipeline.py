@@ -35,7 +35,8 @@ def squeeze(run: Run, inputs: Inputs | None = None) -> Path:
             inputs = prepare(run)
         run.begin()
     if run.is_main:
-        for remark in (*inputs.source.remarks, *squeeze_stage.few_images(inputs, recipe.recover.ipc)):
+        changes = [adopted.remark for adopted in inputs.adopted.values() if adopted.remark is not None]
+        for remark in (*inputs.source.remarks, *changes, *squeeze_stage.few_images(inputs, recipe.recover.ipc)):
             run.print(f"note: {remark}")
     return squeeze_stage.squeeze(recipe.squeeze, inputs, run)
 

@@ -35,7 +35,7 @@ CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (
     disk_check.free_disk,
 )
 # These run networks on images, so they come last and only if nothing else is wrong.
-SLOW_CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (data_checks.class_order,)
+SLOW_CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (data_checks.assumed_class_order,)
 
 
 def prepare(run: Run, pushes: bool = False, writes: bool = True) -> Inputs:
@@ -86,10 +86,11 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector) -> 
     trust = recipe.squeeze.trust_class_order
     for folder, teacher in opened.items():
         with problems.collect():
-            names, is_assumed = data_checks.agree(teacher.classifier.class_names, names, teacher.title, trust)
-            fitted = framed(replace(teacher.classifier, class_names=names), frame or Frame(image_size(source, None)))
+            ordered, remark = data_checks.in_order_of(teacher.classifier, names, teacher.title)
+            names, is_assumed = data_checks.agree(ordered.class_names, names, teacher.title, trust)
+            fitted = framed(replace(ordered, class_names=names), frame or Frame(image_size(source, None)))
             require_usable_classifier(fitted, teacher.title)
-            adopted[folder] = Adopted(fitted, teacher.origin)
+            adopted[folder] = Adopted(fitted, teacher.origin, remark)
             unproven |= {teacher.title: fitted} if is_assumed else {}
     if names is None:
         problems.raise_all()
