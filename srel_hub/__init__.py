@@ -19,6 +19,7 @@ __all__ = [
     "condense_dataset",
     "load_condensed",
     "load_recipe",
+    "save_teacher",
     "verify_dataset",
 ]
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from srel_hub.labels.epochs import Epoch
     from srel_hub.labels.load import load_condensed
     from srel_hub.labels.verify import verify_dataset
+    from srel_hub.teachers.own_teacher import save_teacher
 else:  # hidden from type checkers, which would take any attribute of the package for one of type Any
     _MODULES = {
         "Condensed": "srel_hub.labels.dataset",
@@ -41,6 +43,7 @@ else:  # hidden from type checkers, which would take any attribute of the packag
         "condense_dataset": "srel_hub.api",
         "load_condensed": "srel_hub.labels.load",
         "load_recipe": "srel_hub.config",
+        "save_teacher": "srel_hub.teachers.own_teacher",
         "verify_dataset": "srel_hub.labels.verify",
     }
 

@@ -9,6 +9,14 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("path", metavar="REPO_OR_FOLDER", help="org/name on the Hub, or a dataset's folder")
     parser.add_argument("--revision", metavar="REF", help="branch, tag or commit on the Hub (default: main)")
     parser.add_argument("--fast", action="store_true", help="download no labels")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import the code of the teacher's network, a file such as my_net.py that you have read, as my_net",
+    )
 
 
 def _run(arguments: Namespace) -> int:
@@ -16,8 +24,10 @@ def _run(arguments: Namespace) -> int:
     from tqdm import tqdm
 
     from srel_hub.labels.verify import verify
+    from srel_hub.teachers.own_code import import_modules
 
     datasets.disable_progress_bars()
+    import_modules(arguments.imports, "--import")
     failed = 0
     for check in verify(arguments.path, arguments.revision, arguments.fast):
         tqdm.write(str(check))
@@ -37,7 +47,8 @@ VERIFY = Command(
     description=(
         "Check a condensed dataset: the sha256 of its files, the card, the images, the teacher and its accuracy, the "
         "class names, the soft labels, and sampled labels computed again by the teacher. Prints one line per check. "
-        "No code from the dataset is run, and no pickle is read."
+        "No code from the dataset is run, and no pickle is read. A teacher whose network is its author's own code can "
+        "be checked only with --import."
     ),
     examples=(
         ("srel-hub verify runs/quickstart/dataset", "check a dataset on disk"),
@@ -48,6 +59,6 @@ VERIFY = Command(
     exit_codes={
         "0": "every check passed",
         "1": "a check failed; or a problem with the machine or the Hub, which `error:` reports",
-        "2": "there is no condensed dataset at this path or revision",
+        "2": "there is no condensed dataset at this path or revision, or its teacher needs --import",
     },
 )

@@ -11,16 +11,26 @@ from pydantic_core import PydanticCustomError
 # descriptions are missing if only byte code is installed. Validation does not need them.
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
+# For `field(default=..., metadata=SPARSE)`: written only if it differs from its default. A field that a later version
+# adds is sparse, so that recipes without it, their fingerprints and the published recipe.yaml stay the same.
+SPARSE = {"sparse": True}
+
 LINE = r"^[^\r\n]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 REF = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"  # names of branches and tags that Git and the Hub accept
 LICENSE_NAME = r"^[a-z0-9][a-z0-9.-]*$"
+MODULE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+FACTORY = r"^[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*$"
+SHA256 = r"^[0-9a-f]{64}$"
 PATTERNS = {  # what a message says instead of the pattern
     LINE: "one line of text",
     NAME: "a name of letters, digits, '.', '_' and '-' that begins with a letter or a digit",
     REF: "a name of letters, digits, '_' and '-' that begins with a letter or a digit and may have single '.' and '/' "
     "inside",
     LICENSE_NAME: "a name of lower-case letters, digits, '.' and '-' that begins with a letter or a digit",
+    MODULE: "the name of a Python module without folder and suffix, such as my_net",
+    FACTORY: "a module and a function of it, such as my_net:build",
+    SHA256: "64 digits from 0 to 9 and a to f",
 }
 LONGEST_NAME = 96  # characters; the Hub's limit for a repository's id
 EXAMPLE_ID = "my-name/my-dataset"
@@ -49,6 +59,10 @@ Line = Annotated[str, Field(pattern=LINE)]
 Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 LicenseName = Annotated[str, Field(pattern=LICENSE_NAME)]
 Ref = Annotated[str, Field(pattern=REF)]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
+Unit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Number]
+Color = tuple[Unit, Unit, Unit]  # one value per RGB channel
+Spread = tuple[Positive, Positive, Positive]
 
 
 def section_of_path(value: Any) -> Any:

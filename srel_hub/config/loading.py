@@ -176,7 +176,7 @@ def published(recipe: Recipe) -> dict[str, Any]:
     plain = as_dict(recipe)
     del plain["run"], plain["publish"]
     teachers = (plain["relabel"]["teacher"], *plain["relabel"]["committee"], *plain["recover"]["teachers"])
-    for section in (plain["source"], plain["squeeze"]["pretrained"], plain["recover"]["images"], *teachers):
+    for section in (plain["source"], plain["squeeze"]["pretrained"], plain["recover"].get("images"), *teachers):
         if section is not None and section["path"] is not None:
             section["path"] = public_name(section["path"])
     plain["squeeze"]["network"]["model"] = recipe.squeeze.network.shown

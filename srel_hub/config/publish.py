@@ -1,12 +1,12 @@
 """The recipe's section `publish`: the repositories on the Hugging Face Hub."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
-from srel_hub.config.fields import EXAMPLE_ID, STRICT, Line, Ref, require
+from srel_hub.config.fields import EXAMPLE_ID, SPARSE, STRICT, Line, Ref, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Publish:
     commit_message: Line | None = None
     """Message of the commits. null: 'Publish with srel_hub'."""
 
-    replace_card: bool = False
+    replace_card: bool = field(default=False, metadata=SPARSE)
     """Whether to replace text in a README.md on the Hub that cannot be kept: edits inside the part that srel_hub
     writes. false: such a push is refused."""
 

@@ -1,11 +1,12 @@
 """The recipe's section `recover`: the condensed images and how they are optimized."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from srel_hub.config.fields import (
+    SPARSE,
     STRICT,
     AtLeastTwo,
     Count,
@@ -194,7 +195,7 @@ class Recover:
     tv_weight: NonNegative = 0.0
     """Weight of the total variation, the norm of the differences between neighboring pixels."""
 
-    images: Given | None = None
+    images: Given | None = field(default=None, metadata=SPARSE)
     """Images to use instead of recovering any. The other fields of this section, except `ipc`, are then not used. null:
     recover images."""
 

@@ -104,7 +104,8 @@ def _kinds(kind: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     if "enum" in kind or "const" in kind:
         return [f"`{value}`" for value in kind.get("enum", [kind.get("const")])]
     if "prefixItems" in kind:
-        return [f"[low, high], each {_kind(kind['prefixItems'][0], titles)}"]
+        names = "low, high" if len(kind["prefixItems"]) == 2 else "red, green, blue"
+        return [f"[{names}], each {_kind(kind['prefixItems'][0], titles)}"]
     if kind["type"] == "array":
         least = f" of {kind['minItems']} or more" if "minItems" in kind else ""
         return [f"list{least} ({_kind(kind['items'], titles)})"]

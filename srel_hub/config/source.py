@@ -1,13 +1,13 @@
 """The recipe's section `source`: the real dataset, and what the cards say about it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from srel_hub.config.fields import STRICT, LicenseName, Line, Number, Side, Whole, require
+from srel_hub.config.fields import SPARSE, STRICT, LicenseName, Line, Number, Side, Whole, require
 
 
 def _read_class_names(value: Any) -> Any:
@@ -84,7 +84,7 @@ class Source:
     """Height and width of the condensed images in pixels, by resizing and a center crop. null: the size that a
     pretrained teacher expects, otherwise the size of the images."""
 
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: Literal["error", "skip"] = field(default="error", metadata=SPARSE)
     """What to do if images cannot be read. error: list them and stop. skip: leave them out and list them on the card;
     all images are checked before the run begins, so the dataset must be a local copy (`streaming: false`)."""
 
@@ -98,10 +98,10 @@ class Source:
     """License of the dataset, by its identifier on the Hub (such as `cc-by-4.0`). A public push requires one other
     than `unknown`. `other`: a license that the Hub does not list."""
 
-    license_name: LicenseName | None = None
+    license_name: LicenseName | None = field(default=None, metadata=SPARSE)
     """Name of the license in lower case, such as `my-license-1.0`. Used only if `license` is `other`. null: none."""
 
-    license_link: Line | None = None
+    license_link: Line | None = field(default=None, metadata=SPARSE)
     """Where to read the license: a URL, or `LICENSE` or `LICENSE.md` for a file that you add to the repositories on the
     Hub. Used only if `license` is `other`. null: none."""
 
@@ -111,16 +111,16 @@ class Source:
     citation: str | None = None
     """BibTeX entry of the dataset, for the cards."""
 
-    eval_fraction: Annotated[float, Field(gt=0, lt=1), Number] | None = None
+    eval_fraction: Annotated[float, Field(gt=0, lt=1), Number] | None = field(default=None, metadata=SPARSE)
     """Share of each class's training images to set aside as eval images, for a dataset without an eval split. Which
     images these are depends on their content and on `eval_seed`, not on the order or names of files. null: use
     `eval_split`."""
 
-    eval_seed: Whole = 0
+    eval_seed: Whole = field(default=0, metadata=SPARSE)
     """Seed of the choice that `eval_fraction` makes. It differs from the recipe's `seed`, so that runs with other
     seeds are scored on the same images."""
 
-    classes: ClassNames | None = None
+    classes: ClassNames | None = field(default=None, metadata=SPARSE)
     """Names of the classes to keep, or a text file with one name per line. The classes keep the dataset's order. A
     pretrained teacher may have more classes. null: all classes."""
 

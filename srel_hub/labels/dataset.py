@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from srel_hub.config.arguments import whole_number
 from srel_hub.core.augment import normalization_table
 from srel_hub.core.engine import FLOAT32
-from srel_hub.errors import UserError, reading
+from srel_hub.errors import CodeNeededError, UserError, reading
 from srel_hub.hub.repository import Store
 from srel_hub.labels.epochs import Epoch, sampled_epoch, stored_epoch
 from srel_hub.labels.labeller import Labeller, make_labeller
@@ -214,7 +214,10 @@ class Condensed:
                 raise UserError(
                     f"{store}: this is not the teacher that labeled this dataset (the sha256 of {folder}{name} differs)"
                 )
-        return load(place, CPU)
+        try:
+            return load(place, CPU)
+        except CodeNeededError as error:
+            raise CodeNeededError(str(error).replace(str(place), f"{store}/{folder}".rstrip("/"))) from None
 
     @cached_property
     def labeller(self) -> Labeller:

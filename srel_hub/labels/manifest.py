@@ -14,7 +14,6 @@ MANIFEST = "soft_labels/manifest.json"  # its path in the dataset's repository
 FORMAT = "srel-soft-labels"
 VERSION = 1
 PACKED_VERSION = 2  # whose label files hold several epochs
-MOST_PROBLEMS = 10  # that one error message lists
 TEACHER_FILES = ("model.safetensors", "config.json")  # whose sha256 a manifest must have
 OPTIONAL_TEACHER_FILES = ("preprocessor_config.json",)
 

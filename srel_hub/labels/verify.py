@@ -7,14 +7,14 @@ It prints one line per check and exits with status 0 if all pass. `--fast` downl
 error inside a check is a failure of that check.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from srel_hub.config.arguments import require_flag
-from srel_hub.errors import UserError, first_line
+from srel_hub.errors import CodeNeededError, UserError, first_line
 from srel_hub.hub.repository import Store
 from srel_hub.labels import checks
 from srel_hub.labels.checks import Subject
@@ -78,7 +78,9 @@ class Verification:
         return "\n".join(self.lines)
 
 
-def verify_dataset(path: str | Path, revision: str | None = None, *, fast: bool = False) -> Verification:
+def verify_dataset(
+    path: str | Path, revision: str | None = None, *, fast: bool = False, imports: Sequence[str] = ()
+) -> Verification:
     """Check whether a condensed dataset matches its manifest and card.
 
     The checks compare the sizes and sha256 of all files, image sizes, pixels, class names, label ranges and the
@@ -89,13 +91,15 @@ def verify_dataset(path: str | Path, revision: str | None = None, *, fast: bool 
         path: A dataset on the Hub, `namespace/name`, or a folder such as `runs/quickstart/dataset`.
         revision: A branch, tag or commit on the Hub; by default the newest commit of `main`.
         fast: Skip the checks that download labels.
+        imports: Modules to import with the code of the teacher's network, such as `my_net` for my_net.py in the current
+            folder. Required only for a teacher whose network is its author's own code.
 
     Returns:
         The result of every check.
 
     Raises:
-        UserError: If an argument has the wrong type, or there is no such dataset or revision. A damaged dataset raises
-            nothing: its checks fail.
+        UserError: If an argument has the wrong type, there is no such dataset or revision, or its teacher needs code
+            that `imports` does not name. A damaged dataset raises nothing: its checks fail.
         UnavailableError: If the Hub cannot be reached and the cache does not have the dataset. It is an OSError.
 
     Examples:
@@ -107,6 +111,11 @@ def verify_dataset(path: str | Path, revision: str | None = None, *, fast: bool 
         ...     print(check)
     """
     require_flag("fast", fast)
+    if imports:
+        # Imported here: transformers takes a second.
+        from srel_hub.teachers.own_code import import_modules
+
+        import_modules(imports, "imports")
     return Verification(tuple(verify(path, revision, fast)))
 
 
@@ -133,6 +142,8 @@ def _run(name: str, check: "Callable[[Subject], str | None]", subject: Subject) 
     torch.backends.cudnn.allow_tf32 = False  # its 10-bit mantissa would fail comparisons with float32 labels
     try:
         message = check(subject)
+    except CodeNeededError:
+        raise  # nothing is wrong with the dataset, and all later checks need the same code
     except UserError as error:
         return Check(name, False, _one_line(error))
     except Exception as error:  # hostile files may make any library raise anything

@@ -217,7 +217,7 @@ def heading(recipe: Recipe, title: str) -> str:
 
 def given_facts(recipe: Recipe) -> dict[str, Any] | None:
     """Return the facts about given images; None if the images were recovered."""
-    images = published(recipe)["recover"]["images"]
+    images = published(recipe)["recover"].get("images")
     return None if images is None else {**images, "title": images["title"] or images["path"]}
 
 
@@ -310,9 +310,9 @@ def dataset_info(data: Path) -> datasets.DatasetInfo:
     )
 
 
-def _hub_ids(path: str | None) -> list[str]:
-    """Return the path of a dataset if it is a Hub id. A folder of another machine may look like one."""
-    return [] if path is None or is_local(path) or not HUB_ID.fullmatch(path) else [path]
+def _hub_ids(*paths: str | None) -> list[str]:
+    """Return the paths that are Hub ids. A folder of another machine may look like one."""
+    return [path for path in paths if path is not None and not is_local(path) and HUB_ID.fullmatch(path)]
 
 
 def _cell(text: str) -> str:

@@ -24,7 +24,7 @@ from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.load import load_condensed
 from srel_hub.storage.condensed_table import encode_png
 from srel_hub.storage.files import atomic_write
-from srel_hub.teachers.torchvision_weights import torchvision_name
+from srel_hub.teachers.resnet_layout import torchvision_name
 
 
 DDRANKING = ("CIFAR10", "CIFAR100", "TinyImageNet", "ImageNet1K", "ImageNette", "ImageWoof")  # datasets it accepts

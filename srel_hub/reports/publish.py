@@ -14,8 +14,8 @@ from pathlib import Path
 
 from srel_hub.config import EXAMPLE_ID, Publish
 from srel_hub.data.sources import add_builtin_metadata
-from srel_hub.errors import ErrorCollector, UserError
-from srel_hub.hub.client import LOGIN, Kind, UnavailableError, account, retried, url
+from srel_hub.errors import ErrorCollector, UnavailableError, UserError
+from srel_hub.hub.client import LOGIN, Kind, account, retried, url
 from srel_hub.hub.permission import license_problems, require_permission
 from srel_hub.hub.push import collect, push
 from srel_hub.hub.push_plan import Plan, part_of
@@ -118,11 +118,8 @@ def _plan(run: Run, dataset: Path, teacher_repo: Path) -> list[Plan]:
             f"note: assets/{REAL_PICTURE} shows real images to {seen}, which source.license={source.license} allows; "
             "set pictures=false to leave it out"
         )
-    faults = [
-        *license_problems(spec, source, run.recipe.recover.images),
-        *(fault for plan in plans for fault in plan.faults()),
-        *faults,
-    ]
+    of_plans = [fault for plan in plans for fault in plan.faults()]
+    faults = [*license_problems(spec, source, run.recipe.recover.images), *of_plans, *faults]
     if faults:
         raise UserError("nothing was pushed:\n" + "\n".join(faults))
     return plans

@@ -12,6 +12,7 @@ from srel_hub.core.engine import Precision, best_precision
 from srel_hub.errors import UserError
 from srel_hub.runs.completion import STAGES, Stage
 from srel_hub.runs.machine import fair_threads
+from srel_hub.teachers.own_code import with_source_digests
 
 
 # Fields of source that decide no result
@@ -98,12 +99,14 @@ def resolve(recipe: Recipe, folder: Path, has_begun: bool) -> Resolved:
         has_begun: Whether the directory already has results that belong to its recipe.yaml.
 
     Raises:
-        UserError: If stages are outdated and `run.overwrite` does not allow redoing them.
+        UserError: If stages are outdated and `run.overwrite` does not allow redoing them, or the file of an own network
+            is not available.
     """
     stored = folder / "recipe.yaml"
     before = load_recipe(stored) if stored.is_file() else None
     if before is not None:
         recipe = replace(recipe, name=before.name)
+    recipe = with_source_digests(recipe, pinned=before is None or not has_begun)
     if before is None or not has_begun:
         return Resolved(_with_machine_values(recipe, fair_threads(), best_precision()))
     threads, precision = before.run.cpu_threads, before.precision
@@ -168,5 +171,6 @@ def _refusal(folder: Path, outdated: Sequence[Stage], changes: Sequence[Change])
 
 def to_store(recipe: Recipe) -> Recipe:
     """Return the recipe as its run directory stores it, without settings that apply to one command only."""
-    run = RunSettings(root=recipe.run.root, cpu_threads=recipe.run.cpu_threads, compile=recipe.run.compile)
+    kept = recipe.run
+    run = RunSettings(root=kept.root, imports=kept.imports, cpu_threads=kept.cpu_threads, compile=kept.compile)
     return replace(recipe, publish=replace(recipe.publish, dry_run=False), run=run)

@@ -32,6 +32,7 @@ from srel_hub.storage.files import (
     write_json,
     write_text,
 )
+from srel_hub.teachers.own_code import import_modules
 
 
 CLAIM_INTERVAL = 0.2  # seconds between two tries for a claim
@@ -60,11 +61,13 @@ class Run:
         heartbeat: The heartbeat of this process, between `begin` and `close`.
 
     Raises:
-        UserError: If the directory holds results of another recipe, another launch is working in the directory, or the
-            launcher's options contradict the processes that it started.
+        UserError: If the directory holds results of another recipe, another launch is working in the directory, the
+            launcher's options contradict the processes that it started, or a module of `run.imports` cannot be
+            imported.
     """
 
     def __init__(self, recipe: Recipe) -> None:
+        import_modules(recipe.run.imports, "run.imports")  # in every process of a launch
         self.folder = run_folder(recipe)
         self.marks = Marks(self.folder, recipe.run.check == "full")
         self.heartbeat: Heartbeat | None = None

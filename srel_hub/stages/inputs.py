@@ -24,10 +24,12 @@ class Adopted:
     Attributes:
         classifier: The network, on the CPU.
         origin: The source of the network, for the card.
+        remark: What was changed in the network, for the log; None if nothing was.
     """
 
     classifier: Classifier
     origin: Origin
+    remark: str | None = None
 
 
 @dataclass(frozen=True)

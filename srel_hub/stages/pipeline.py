@@ -44,7 +44,8 @@ def squeeze(run: Run, inputs: Inputs | None = None) -> Path:
     if run.is_main:
         for remark in inputs.source.remarks:
             (run.log.info if is_shown else run.print)(f"note: {remark}")
-        for remark in squeeze_stage.few_images(inputs, recipe.recover.ipc):
+        changes = [adopted.remark for adopted in inputs.adopted.values() if adopted.remark is not None]
+        for remark in (*changes, *squeeze_stage.few_images(inputs, recipe.recover.ipc)):
             run.print(f"note: {remark}")
     return squeeze_stage.squeeze(recipe.squeeze, inputs, run)
 

@@ -225,7 +225,13 @@ def save_teacher(
     """
     classifier = replace(classifier, model=classifier.model.to(run.device))
     whole = complete(classifier)
-    metrics = {"architecture": type(whole.model).__name__, **facts, **measure(classifier, test)}
+    factory = classifiers.factory_of(whole.model)
+    metrics = {
+        "architecture": classifiers.network_name(whole.model),
+        **({} if factory is None else {"factory": factory}),
+        **facts,
+        **measure(classifier, test),
+    }
     if len(whole.class_names) != len(classifier.class_names):
         metrics["network_classes"] = len(whole.class_names)
     with atomic_write(run.path(folder)) as temporary:

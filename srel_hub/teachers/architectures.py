@@ -26,9 +26,10 @@ from transformers import (
 
 from srel_hub.config import Network, Pretrained
 from srel_hub.errors import UserError, first_line
-from srel_hub.models import SrelBnVitConfig, SrelConvNetConfig, SrelResNetConfig
+from srel_hub.models import SrelBnVitConfig, SrelConvNetConfig, SrelOwnConfig, SrelResNetConfig
+from srel_hub.models.own import OwnNetworkError
 from srel_hub.teachers.classifier import check_forward, label_maps
-from srel_hub.teachers.pretrained import fetch
+from srel_hub.teachers.fetch import fetch
 
 
 BASIC, BOTTLENECK = [64, 128, 256, 512], [256, 512, 1024, 2048]
@@ -56,7 +57,8 @@ def build(network: Network, class_names: Sequence[str], size: tuple[int, int], s
         seed: the seed of the weights.
 
     Raises:
-        UserError: if no such classifier exists on the Hub or on disk, or its config.json cannot be built.
+        UserError: if no such classifier exists on the Hub or on disk, its config.json cannot be built, or the user's
+            own code fails.
     """
     config = make_config(network, size)
     for name, value in label_maps(class_names).items():
@@ -65,6 +67,8 @@ def build(network: Network, class_names: Sequence[str], size: tuple[int, int], s
         torch.manual_seed(seed)
         try:
             return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+        except OwnNetworkError as error:
+            raise UserError(f"{network.model}: {error}") from None
         except (ValueError, RuntimeError, TypeError, ZeroDivisionError) as error:
             raise UserError(
                 f"{network.model}: transformers cannot build an image classifier from its config: {first_line(error)}"
@@ -79,6 +83,8 @@ def make_config(network: Network, size: tuple[int, int]) -> PreTrainedConfig:
         size: (height, width) of the images, in pixels.
     """
     name, width = network.model, network.width
+    if network.factory is not None:
+        return SrelOwnConfig(factory=network.factory, source_sha256=network.source_sha256 or "")
     if name == "convnet":
         channels = scale_channels(CONVNET_WIDTH, width)
         return SrelConvNetConfig(hidden_size=channels, depth=convnet_depth(size), image_size=list(size))
@@ -146,9 +152,9 @@ def _config_from_elsewhere(network: Network, size: tuple[int, int]) -> PreTraine
 def hub_commit(network: Network) -> str | None:
     """Return the commit at which an architecture was read from the Hub.
 
-    None for named networks, and for networks that are read from disk.
+    None for named and own networks, and for networks that are read from disk.
     """
-    return None if network.is_named else _read_config(network.model, network.revision)[1]
+    return None if network.is_named or network.factory else _read_config(network.model, network.revision)[1]
 
 
 @functools.cache  # once per process, so that all students are the same if the file on the Hub changes meanwhile

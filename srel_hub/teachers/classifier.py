@@ -1,6 +1,7 @@
 """Save and load classifiers with their class names, normalization and image processor."""
 
 import contextlib
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from transformers.utils import logging
 
 import srel_hub.models  # noqa: F401  (registers our networks with the Auto classes)
 from srel_hub.core.augment import normalization_table
-from srel_hub.errors import UserError, first_line
+from srel_hub.errors import CodeNeededError, UserError, first_line
+from srel_hub.models import own
 from srel_hub.storage.decode import BILINEAR, Frame
 from srel_hub.teachers.class_subset import CLASS_COLUMNS, class_columns, complete, read_columns, with_columns
 
@@ -76,8 +78,10 @@ def check_forward(model: nn.Module, image: Tensor, num_classes: int, where: str)
     height, width = image.shape[2:]
     try:
         logits: Tensor = model(image).logits
-    except (RuntimeError, ValueError) as error:
-        reason = first_line(error)
+    except own.OwnNetworkError as error:
+        raise UserError(f"{where}: {error}") from None
+    except Exception as error:  # an own network's code may raise anything
+        reason = _own_reason(model, error) or first_line(error)
         raise UserError(f"{where}: the network cannot process images of {width} x {height} pixels: {reason}") from None
     if logits.shape != (1, num_classes):
         raise UserError(
@@ -86,16 +90,40 @@ def check_forward(model: nn.Module, image: Tensor, num_classes: int, where: str)
     return logits
 
 
+def _own_reason(model: nn.Module, error: Exception) -> str | None:
+    """Return the error and the line of the user's file that caused it, for an own network."""
+    if not isinstance(model, own.SrelOwnForImageClassification):
+        return None
+    reason = own.describe(error, own.allowed_file(model.config.factory))
+    if "meta" in str(error):  # the network is run without weights first, to count what it costs
+        reason += (
+            "; `forward` must work for tensors on the meta device, which have no values: keep constants in buffers"
+        )
+    return reason
+
+
+def network_name(model: nn.Module) -> str:
+    """Return the class of a network, for messages and cards; of an own network, the class of the user's module."""
+    return type(model.network if isinstance(model, own.SrelOwnForImageClassification) else model).__name__
+
+
+def factory_of(model: nn.Module) -> str | None:
+    """Return the factory of an own network, such as `my_net:build`; None for any other network."""
+    return str(model.config.factory) if isinstance(model, own.SrelOwnForImageClassification) else None
+
+
 def save(classifier: Classifier, folder: Path) -> None:
-    """Write config, safetensors weights, image processor and, for our own networks, their source file.
+    """Write config, safetensors weights, image processor and the source file of a network that transformers lacks.
+
+    The source file of one of srel_hub's networks lets transformers load it without srel_hub (`trust_remote_code=True`).
+    That of an own network is a copy of the user's file. It is for people to read, and is never run from the folder.
 
     If the classifier uses only some of its network's classes, the complete network is written. Its config lists them.
-
-    The source file lets transformers load the network without srel_hub (`trust_remote_code=True`).
     """
     columns, classifier = class_columns(classifier), complete(classifier)
     model: Any = classifier.model
-    if type(model).__module__.startswith("srel_hub."):
+    factory = factory_of(model)
+    if factory is None and type(model).__module__.startswith("srel_hub."):
         type(model).register_for_auto_class("AutoModelForImageClassification")
         type(model.config).register_for_auto_class()
     for name, value in label_maps(classifier.class_names).items():
@@ -106,6 +134,9 @@ def save(classifier: Classifier, folder: Path) -> None:
     # safetensors refuses tensors that are not contiguous, as channels_last weights are.
     with hide_loading_bars():
         model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
+    if factory is not None:
+        source = own.allowed_file(factory)
+        shutil.copyfile(source, folder / source.name)
     _processor(classifier).save_pretrained(folder)
 
 
@@ -158,7 +189,8 @@ def load(folder: Path, device: torch.device) -> Classifier:
     If its config lists the classes of a dataset (`class_subset`), the classifier has these classes only.
 
     Raises:
-        UserError: if the folder has no classifier that transformers can load, or some of its weights are missing.
+        UserError: if the folder has no classifier that transformers can load, or some of its weights are missing, or
+            its network needs code that is not allowed (then a CodeNeededError).
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -184,6 +216,10 @@ def load(folder: Path, device: torch.device) -> Classifier:
             resample=int(processor.resample),
         )
         return whole if columns is None else with_columns(whole, columns)
+    except own.NotAllowedError as error:
+        raise CodeNeededError(f"{folder}: {error}") from None
+    except own.OwnNetworkError as error:
+        raise UserError(f"{folder}: {error}") from None
     except Exception as error:  # files from elsewhere make transformers raise almost any exception
         raise UserError(f"{folder}: transformers cannot load a classifier from it: {first_line(error)}") from error
 

@@ -56,7 +56,7 @@ def build_on_meta(network: Network, num_classes: int, size: tuple[int, int]) -> 
     """Return a frozen network on the meta device, for images of `size` (height, width)."""
     with META:
         built: nn.Module = architectures.build(network, [str(index) for index in range(num_classes)], size, seed=0)
-    return built.requires_grad_(False)
+    return built.to(META).requires_grad_(False)  # an own network is built on the CPU
 
 
 def on_meta(network: nn.Module) -> nn.Module:

@@ -1,54 +1,48 @@
 """Pretrained teachers: load them from the Hub or from disk, and convert them to our conventions.
 
-The normalization of a teacher's image processor is measured on three plain images. The processor's settings are not
-read, because each family names them differently (MobileViT swaps red and blue, EfficientNet divides by the deviation
-twice).
+A teacher is a folder that transformers saved, or a file of weights with the names of torchvision, of timm, or of the
+network that the recipe names.
 """
 
 import difflib
-import functools
-import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StrictDataclassError,
-)
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import CONFIG_MAPPING, AutoModelForImageClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from srel_hub.config import Pretrained, is_local, public_name
-from srel_hub.config.places import expanded, missing_place, nearest_place, unreachable
+from srel_hub.config import Network, Pretrained, is_local, public_name
 from srel_hub.errors import UserError, first_line
-from srel_hub.storage.decode import BILINEAR, Frame
+from srel_hub.models.own import PREFIX, NotAllowedError, OwnNetworkError
+from srel_hub.storage.decode import Frame
 from srel_hub.storage.files import sha256
-from srel_hub.teachers.classifier import Classifier, check_forward, hide_loading_bars
-from srel_hub.teachers.torchvision_weights import convert, is_torchvision_resnet
+from srel_hub.teachers import layouts
+from srel_hub.teachers.architectures import build
+from srel_hub.teachers.classifier import Classifier, check_forward, hide_loading_bars, network_name
+from srel_hub.teachers.fetch import fetch
+from srel_hub.teachers.foreign_settings import labeled_settings, read_settings, timm_names, timm_preprocessing
+from srel_hub.teachers.processors import load_processor, measure_colors, read_frame, reorder_input
+from srel_hub.teachers.weight_files import (
+    MAIN,
+    choose_files,
+    read_tensors,
+    require_floating_point,
+    without_prefixes,
+)
+from srel_hub.teachers.weight_layouts import Target, load_weights
 
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET_FRAME = Frame((224, 224), 256)  # with which torchvision reports the accuracy of its weights
-FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
-Color = tuple[float, float, float]  # one value per channel
-BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (255, 0, 0)
-OWN_MODEL_TYPES = ("srel_resnet", "srel_convnet", "srel_bn_vit")
-LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+OWN_MODEL_TYPES = (
+    *("srel_resnet", "srel_convnet", "srel_bn_vit", "srel_mobilenet", "srel_densenet", "srel_shufflenet", "srel_own"),
+)
+TIMM_WRAPPER = "timm_wrapper"  # transformers' model_type of timm's networks, whose weights have timm's names
+KEY_SIZE = 32  # pixels of the images for which a network is built to compare names; most have the same at any size
 
 
 @dataclass(frozen=True)
@@ -66,26 +60,31 @@ class Origin:
     sha256: dict[str, str]
 
 
-def load_pretrained(spec: Pretrained, field: str) -> tuple[Classifier, Origin]:
+def load_pretrained(spec: Pretrained, field: str, network: Network | None = None) -> tuple[Classifier, Origin]:
     """Load a pretrained classifier for RGB images, on the CPU, in eval mode and float32, with frozen weights.
 
     Args:
         spec: the recipe's section.
         field: the field's name in the recipe, such as `squeeze.pretrained`, for messages.
+        network: the network whose weights a file may have; None if the recipe names none.
 
     Raises:
         UserError: if the classifier does not exist or cannot be used.
     """
     where = f"{field}={spec.path}"
     path = fetch(spec, where)
-    weights = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not weights:
-        raise UserError(f"{where}: it has no .safetensors weights (pickled weights are never loaded)")
-    settings = _settings(path / "config.json", where) if (path / "config.json").is_file() else {}
-    if "model_type" in settings:
-        classifier = _from_transformers(path, settings["model_type"], where)
+    folder = path if path.is_dir() else path.parent
+    settings = read_settings(folder / "config.json", where) if (folder / "config.json").is_file() else {}
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str | None):
+        raise UserError(f"{where}: its config.json has model_type={str(model_type)[:50]}, which is not text")
+    files = choose_files(path, where)
+    if model_type not in (None, TIMM_WRAPPER) and (path.is_dir() or path.name == MAIN):
+        classifier = _from_transformers(folder, files, settings, spec, where)
     else:
-        classifier = _from_torchvision(weights, settings, where)
+        is_timm = path.is_dir() or model_type == TIMM_WRAPPER or "pretrained_cfg" in settings
+        tensors = read_tensors(files, where)
+        classifier = _from_file(tensors, settings if is_timm else {}, spec, network, where)
     classifier.model.eval().requires_grad_(False)
     for name, tensor in classifier.model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -96,103 +95,81 @@ def load_pretrained(spec: Pretrained, field: str) -> tuple[Classifier, Origin]:
             raise UserError(f"{where}: it has {actual} classes, but {field}.class_names lists {listed}")
         classifier = replace(classifier, class_names=spec.class_names)
     revision = None if is_local(spec.path) else path.name  # a snapshot's folder is named by its commit
-    origin = Origin(public_name(spec.path), revision, {file.name: sha256(file) for file in weights})
+    origin = Origin(public_name(spec.path), revision, {file.name: sha256(file) for file in files})
     return classifier, origin
 
 
-def fetch(spec: Pretrained, where: str, files: Sequence[str] = FILES) -> Path:
-    """Return the local folder or file of a teacher, after downloading it from the Hub if needed.
+def _from_file(
+    tensors: Mapping[str, Tensor], settings: dict[str, Any], spec: Pretrained, network: Network | None, where: str
+) -> Classifier:
+    """Load a file of weights: of the recipe's network, or with the names of torchvision or timm."""
+    field = where.split("=")[0]
+    target = None if network is None else _network_target(tensors, spec, network)
+    if target is not None:
+        missing = [name for name in ("mean", "std", "size") if getattr(spec, name) is None]
+        if missing:
+            raise UserError(
+                f"{where}: a file with the weights of {target.family} does not state how it was trained; set "
+                f"{', '.join(f'{field}.{name}' for name in missing)}"
+            )
+        assert spec.mean is not None and spec.std is not None and spec.size is not None
+        weights = _best_names(tensors, target)
+        model = load_weights(target, weights, where)
+        names = tuple(f"LABEL_{index}" for index in range(model.config.num_labels))
+        return Classifier(model, spec.mean, spec.std, spec.class_names or names, (spec.size, spec.size))
+    architecture = settings.get("architecture")
+    candidates = list(without_prefixes(tensors))
+    known = next((c for c in candidates if layouts.is_known(c)), candidates[0])
+    try:
+        model, usual = layouts.convert(known, where, architecture if isinstance(architecture, str) else None)
+    except UserError as error:
+        hint = ""
+        if network is not None and not layouts.is_known(known):
+            hint = f". They are not the weights of squeeze.network ({network.title}) either"
+        raise UserError(f"{error}{hint}") from None
+    frame, mean, std = timm_preprocessing(settings, usual, where)
+    frame = frame if spec.size is None else Frame((spec.size, spec.size), None, frame.resample)
+    names = timm_names(settings, model.config.num_labels, where)
+    return Classifier(model, spec.mean or mean, spec.std or std, names, frame.size, frame.resize, frame.resample)
 
-    Args:
-        spec: the recipe's section.
-        where: the recipe's field and value, which begin the message.
-        files: patterns of the files to download.
 
-    Raises:
-        UserError: if the teacher does not exist or cannot be accessed.
+def _network_target(tensors: Mapping[str, Tensor], spec: Pretrained, network: Network) -> Target | None:
+    """Return the recipe's network as a target, if the file may have its weights; None if the names differ.
+
+    An own network is always the target: what its weights lack is an error. A named one is the target only if it has
+    all names of the file, because most files have the names of torchvision or timm.
     """
-    path = expanded(spec.path)
-    if path.exists():
-        if spec.revision is not None:
-            raise UserError(f"{where}: a local path has no revision {spec.revision}; remove the revision")
-        if path.is_file() and path.suffix != ".safetensors":
-            raise UserError(f"{where}: only .safetensors files are read, because a pickled file can run code")
-        return path
-    missing = missing_place(spec.path, "folder or file")
-    if missing is not None:
-        raise UserError(f"{where}: {missing}")
-    try:
-        with hide_loading_bars():
-            return _download(spec, files)
-    except GatedRepoError:
-        reason = f"this model is gated on the Hub; request access on the model's page, then {LOG_IN}"
-    except RevisionNotFoundError:
-        reason = f"the repository on the Hub has no revision {spec.revision}"
-    except RepositoryNotFoundError:
-        reason = (
-            "this is not a local folder or file, and not a model on the Hub that you can access"
-            f"{nearest_place(spec.path)}; check the spelling; if it is private, {LOG_IN}"
-        )
-    except LocalEntryNotFoundError:
-        reason = "the Hub cannot be reached, and the model is not in the cache"
-        raise unreachable(where, spec.path, reason) from None
-    except (HFValidationError, OSError) as error:
-        reason = f"this is not a local folder or file, and the Hub reports: {first_line(error)}"
-    raise UserError(f"{where}: {reason}")
+    heads = [tensor for tensor in tensors.values() if tensor.ndim in (2, 4) and tensor.shape[2:] in ((), (1, 1))]
+    count = len(spec.class_names) if spec.class_names else len(heads[-1]) if heads else 1
+    side = spec.size or KEY_SIZE
+    model = build(network, [f"LABEL_{index}" for index in range(count)], (side, side), seed=0)
+    prefix = PREFIX if network.factory else ""
+    names = {own: own.removeprefix(prefix) for own in model.state_dict()}
+    target = Target(f"squeeze.network ({network.title})", model, names)
+    if network.factory is None and not set(_best_names(tensors, target)) <= set(names.values()):
+        return None
+    return target
 
 
-def _download(spec: Pretrained, files: Sequence[str]) -> Path:
-    download = functools.partial(snapshot_download, spec.path, revision=spec.revision, allow_patterns=list(files))
-    try:
-        return Path(download())
-    except httpx2.RequestError:  # a connection that breaks; huggingface_hub uses its cache only if there is none at all
-        return Path(download(local_files_only=True))
+def _best_names(tensors: Mapping[str, Tensor], target: Target) -> dict[str, Tensor]:
+    """Return the weights without the prefixes of wrappers that the target does not have."""
+    expected = set(target.names.values())
+    return max(without_prefixes(tensors), key=lambda candidate: len(expected & candidate.keys()))
 
 
-def _settings(file: Path, where: str) -> dict[str, Any]:
-    """Return the content of a config.json."""
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise UserError(f"{where}: its {file.name} is not a JSON object") from None
-
-
-def _from_torchvision(weights: list[Path], settings: dict[str, Any], where: str) -> Classifier:
-    """Load a ResNet with torchvision's names. Normalization and size are from timm's config.json or ImageNet's."""
-    try:
-        tensors = {name: tensor for file in weights for name, tensor in load_file(file).items()}
-    except SafetensorError as error:
-        raise UserError(f"{where}: this is not a safetensors file: {error}") from None
-    if not is_torchvision_resnet(tensors):
-        raise UserError(
-            f"{where}: neither a transformers model (config.json with a known model_type) nor a torchvision ResNet "
-            "(weights named like layer1.0.conv1.weight); "
-            f"its weights are {', '.join(sorted(tensors)[:3])}, ..."
-        )
-    model = convert(tensors, where)
-    timm = settings.get("pretrained_cfg", settings)
-    names = settings.get("label_names") or [f"LABEL_{index}" for index in range(model.config.num_labels)]
-    frame = IMAGENET_FRAME
-    if "input_size" in timm:
-        height, width = timm["input_size"][1:]
-        filters = Image.Resampling.__members__
-        resample = filters.get(str(timm.get("interpolation")).upper(), Image.Resampling.BILINEAR)
-        frame = Frame((height, width), int(min(height, width) / timm.get("crop_pct", 1)), int(resample))
-    return Classifier(
-        model=model,
-        mean=tuple(timm.get("mean", IMAGENET_MEAN)),
-        std=tuple(timm.get("std", IMAGENET_STD)),
-        class_names=tuple(names),
-        size=frame.size,
-        resize=frame.resize,
-        resample=frame.resample,
-    )
-
-
-def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
+def _from_transformers(
+    folder: Path, files: list[Path], settings: dict[str, Any], spec: Pretrained, where: str
+) -> Classifier:
     """Load a classifier that transformers saved, with the normalization of its image processor."""
+    field = where.split("=")[0]
+    set_fields = [f"{field}.{name}" for name in ("mean", "std", "size") if getattr(spec, name) is not None]
+    if set_fields:
+        raise UserError(f"{where}: its preprocessor_config.json states its images; remove {', '.join(set_fields)}")
+    model_type = settings["model_type"]
+    clean = labeled_settings(settings, spec.class_names, where)
+    require_floating_point(files, where)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = CONFIG_MAPPING[model_type].from_dict(clean)
         with hide_loading_bars():
             model, info = AutoModelForImageClassification.from_pretrained(
                 folder,
@@ -203,7 +180,11 @@ def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
                 ignore_mismatched_sizes=True,  # they are reported below, with names and shapes
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except NotAllowedError as error:
+        raise UserError(f"{where}: {error}") from None
+    except OwnNetworkError as error:
+        raise UserError(f"{where}: {error}") from None
+    except Exception as error:  # files from elsewhere make transformers raise almost any exception
         raise UserError(f"{where}: {_explain(model_type, error)}") from None
     if info["missing_keys"]:  # transformers would fill them with random numbers
         missing = ", ".join(sorted(info["missing_keys"])[:3])
@@ -213,11 +194,11 @@ def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
             f"{where}: its weights have {name} with the shape {list(actual)}, but its config.json requires "
             f"{list(expected)}"
         )
-    processor = _load_processor(folder, where)
-    frame = read_frame(processor)
+    processor = load_processor(folder, where)
     try:
+        frame = read_frame(processor)
         mean, std, order = measure_colors(processor)
-    except ValueError as error:
+    except Exception as error:  # any setting may be null or of another type
         raise UserError(f"{where}: its preprocessor_config.json cannot be used: {first_line(error)}") from None
     if not all(0 < deviation < math.inf for deviation in std):
         raise UserError(
@@ -230,74 +211,15 @@ def _from_transformers(folder: Path, model_type: str, where: str) -> Classifier:
     return Classifier(model, mean, std, names, frame.size, frame.resize, frame.resample)
 
 
-def _load_processor(folder: Path, where: str) -> Any:
-    try:
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        exists = (folder / "preprocessor_config.json").is_file()
-        reason = f" that transformers can read: {first_line(error)[:200]}" if exists else ""
-        raise UserError(f"{where}: its normalization is unknown: no preprocessor_config.json{reason}") from None
-
-
-def _explain(model_type: str, error: Exception) -> str:
+def _explain(model_type: Any, error: Exception) -> str:
     """Explain why transformers cannot load a classifier."""
     if model_type not in CONFIG_MAPPING_NAMES and model_type not in OWN_MODEL_TYPES:
-        nearest = difflib.get_close_matches(model_type, CONFIG_MAPPING_NAMES, n=3)
+        nearest = difflib.get_close_matches(str(model_type), CONFIG_MAPPING_NAMES, n=3)
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         return f"unknown architecture {model_type!r}{hint}"
     if "Unrecognized configuration class" in str(error):
         return f"transformers has no image classifier of type {model_type}"
     return f"transformers cannot load it as an image classifier: {' '.join(str(error).split())[:300]}"
-
-
-def read_frame(processor: Any) -> Frame:
-    """Return size and resize rule of a transformers image processor.
-
-    Some processors stretch an image to a square. Here the aspect ratio is always kept, and the center is cut out.
-    """
-    size, crop, resample = processor.size or {}, processor.crop_size or {}, int(processor.resample or BILINEAR)
-    short = size.get("shortest_edge") or min(size.get("height") or 224, size.get("width") or 224)
-    share = getattr(processor, "crop_pct", None)
-    if share and short < 384:  # ConvNextImageProcessor resizes to short / share and cuts out short, but only below 384
-        return Frame((short, short), int(short / share), resample)
-    if processor.do_center_crop and crop:
-        return Frame((crop["height"], crop["width"]), short, resample)
-    return Frame((size.get("height") or short, size.get("width") or short), None, resample)
-
-
-def measure_colors(processor: Any) -> tuple[Color, Color, tuple[int, ...]]:
-    """Measure the normalization of an image processor on a black, a white and a red image.
-
-    Returns:
-        mean and std of each RGB channel in [0, 1], and the RGB channel in each channel of the processor's output.
-    """
-    pictures = [Image.new("RGB", (32, 32), color) for color in (BLACK, WHITE, RED)]
-    values = torch.as_tensor(processor(pictures, return_tensors="pt")["pixel_values"]).double()
-    black, white, red = values[:, :, values.shape[2] // 2, values.shape[3] // 2]
-    # Red differs from black in one channel: in the first, unless the processor swaps red and blue.
-    order = (0, 1, 2) if int((red - black).abs().argmax()) == 0 else (2, 1, 0)
-    std = 1 / (white - black)
-    mean = -black * std
-    return _rounded(mean, order), _rounded(std, order), order
-
-
-def _rounded(values: Tensor, order: tuple[int, ...]) -> Color:
-    """Sort values by RGB channel and round them to six decimals, since the processor computes in float32."""
-    # Adding 0.0 turns -0.0 into 0.0.
-    red, green, blue = (round(float(values[order.index(channel)]), 6) + 0.0 for channel in range(3))
-    return red, green, blue
-
-
-@torch.no_grad()
-def reorder_input(model: nn.Module, order: tuple[int, ...]) -> None:
-    """Convert a network to RGB input by permuting the input channels of its first convolution.
-
-    Args:
-        model: changed in place.
-        order: the RGB channel in each of the network's channels; (2, 1, 0) for BGR.
-    """
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3)
-    first.weight.copy_(first.weight[:, [order.index(channel) for channel in range(3)]].clone())
 
 
 def with_size(classifier: Classifier, side: int) -> Classifier:
@@ -332,6 +254,6 @@ def require_batchnorm(model: nn.Module, where: str) -> None:
     others = Counter(type(m).__name__ for m in model.modules() if "norm" in type(m).__name__.lower())
     listed = ", ".join(f"{count} {name}" for name, count in others.items()) or "none"
     raise UserError(
-        f"{where}: {type(model).__name__} has no BatchNorm2d layer (normalization: {listed}). SRe2L recovers images "
+        f"{where}: {network_name(model)} has no BatchNorm2d layer (normalization: {listed}). SRe2L recovers images "
         "from BatchNorm statistics; choose a teacher with BatchNorm2d layers"
     )

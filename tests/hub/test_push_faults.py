@@ -22,8 +22,7 @@ from conftest import ROOT
 from local_hub.client import Hub
 
 from srel_hub.config import load_recipe
-from srel_hub.errors import UserError
-from srel_hub.hub.client import UnavailableError
+from srel_hub.errors import UnavailableError, UserError
 from srel_hub.publish import publish
 from srel_hub.runs.run import Run
 

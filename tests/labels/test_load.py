@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader
 
 from srel_hub import load_condensed
 from srel_hub.config import load_recipe
-from srel_hub.errors import UserError
+from srel_hub.errors import UnavailableError, UserError
 from srel_hub.evaluate import evaluate
-from srel_hub.hub.client import UnavailableError
 from srel_hub.labels.verify import verify
 from srel_hub.relabel import relabel
 from srel_hub.reports.assemble import assemble

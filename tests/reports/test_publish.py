@@ -19,11 +19,10 @@ from test_condense import tree
 from srel_hub import load_condensed
 from srel_hub.condense import condense
 from srel_hub.config import load_recipe
-from srel_hub.errors import UserError
+from srel_hub.errors import UnavailableError, UserError
 from srel_hub.evaluate import evaluate
 from srel_hub.hub import client as hub_module
 from srel_hub.hub import push as push_module
-from srel_hub.hub.client import UnavailableError
 from srel_hub.publish import publish
 from srel_hub.recover import recover
 from srel_hub.relabel import relabel

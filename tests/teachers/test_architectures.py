@@ -117,7 +117,7 @@ def test_bn_vit_is_squeezed_and_students_of_any_kind_are_trained(tmp_path: Path,
         (["squeeze.network.model=resnet19"], "got 'resnet19'; did you mean resnet18?"),
         (["squeeze.network.model=deit_tiny"], "ViTForImageClassification has no BatchNorm2d layer"),
         (["evaluate.students=[{model: resnet18, revision: main}]"], "resnet18 is not on the Hub"),
-        (["evaluate.students=[{model: org/x, width: 0.5}]"], "the width of org/x is set by its config.json"),
+        (["evaluate.students=[{model: org/x, width: 0.5}]"], "that of org/x is set by its config.json"),
         (["evaluate.students=[{model: deit_tiny, stem: imagenet}]"], "only ResNets have this option"),
         (
             ["evaluate.students=[{model: org/nowhere}]"],

@@ -15,6 +15,7 @@ from srel_hub import (
     condense_dataset,
     load_condensed,
     load_recipe,
+    save_teacher,
     verify_dataset,
 )
 
@@ -57,6 +58,20 @@ def condense(recipe: Recipe) -> float:
     reveal_type(run.result("condensed").top1.std)
     reveal_type(run.dataset_bytes)
     return run.result().top1.mean
+
+
+def save(module: nn.Module) -> Path:
+    folder = save_teacher(
+        module,
+        "teacher",
+        class_names=("cat", "dog"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        size=32,
+        source="my_net.py",
+    )
+    reveal_type(folder)
+    return folder
 
 
 def main() -> str:

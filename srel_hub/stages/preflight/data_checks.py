@@ -8,6 +8,7 @@ from srel_hub.data import class_names as classes
 from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
 from srel_hub.stages.preflight.gathered import Gathered
+from srel_hub.teachers.class_order import are_wordnet_ids, class_order, in_order
 from srel_hub.teachers.classifier import Classifier
 
 
@@ -45,16 +46,36 @@ def agree(own: tuple[str, ...], names: tuple[str, ...] | None, who: str, trust: 
         return names, False
     if len(own) != len(names):
         raise UserError(contradiction)
-    if classes.are_numbered(names):
+    are_words = not are_wordnet_ids(own) and not classes.are_numbered(own)
+    if classes.are_numbered(names) or (are_wordnet_ids(names) and are_words):
         return classes.make_unique(own), not trust
-    if classes.are_numbered(own) or trust:
+    if classes.are_numbered(own) or (are_wordnet_ids(own) and not are_wordnet_ids(names)) or trust:
         return names, not trust
     raise UserError(
         f"{contradiction}. Labels would belong to the wrong classes; choose another teacher or dataset; {TRUST}"
     )
 
 
-def class_order(gathered: Gathered) -> list[str]:
+def in_order_of(classifier: Classifier, names: tuple[str, ...] | None, who: str) -> tuple[Classifier, str | None]:
+    """Return a teacher with the dataset's class order, and a remark if its classes were permuted.
+
+    Args:
+        classifier: The teacher.
+        names: The dataset's class names; None if no opened split has class names.
+        who: The name of the teacher in the remark.
+    """
+    order = None if names is None else class_order(classifier.class_names, names)
+    permuted = None if order is None else in_order(classifier, order)
+    if order is None or permuted is None:
+        return classifier, None
+    moved = sum(index != old for index, old in enumerate(order))
+    return permuted, (
+        f"{who}: the teacher has the dataset's classes in another order; its last layer was permuted to the dataset's "
+        f"order ({moved} of {len(order)} classes moved)"
+    )
+
+
+def assumed_class_order(gathered: Gathered) -> list[str]:
     """Check by its accuracy that a teacher whose class order is only assumed has the dataset's class order."""
     problems = []
     for who, classifier in gathered.unproven.items():

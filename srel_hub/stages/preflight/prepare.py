@@ -38,8 +38,12 @@ CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (
     recipe_checks.batches_to_share,
     disk_check.free_disk,
 )
+
 # These decode images, or run networks on them, so they come last and only if nothing else is wrong.
-SLOW_CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (data_checks.class_order, data_checks.given_image_size)
+SLOW_CHECKS: tuple[Callable[[Gathered], list[str]], ...] = (
+    data_checks.assumed_class_order,
+    data_checks.given_image_size,
+)
 
 
 def prepare(run: Run, pushes: bool = False, writes: bool = True, shows: bool = False) -> Inputs:
@@ -92,13 +96,14 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector, sho
     trust = recipe.squeeze.trust_class_order
     for folder, teacher in opened.items():
         with problems.collect():
-            own, wanted = teacher.classifier.class_names, recipe.source.classes
-            fit = fit_classes(own, names, wanted, source, teacher.title, trust)
-            fitted = replace(teacher.classifier, class_names=fit.class_names)
+            own, wanted = teacher.classifier, recipe.source.classes
+            ordered, remark = data_checks.in_order_of(own, source.whole_names or names, teacher.title)
+            fit = fit_classes(ordered.class_names, names, wanted, source, teacher.title, trust)
+            fitted = replace(ordered, class_names=fit.class_names)
             fitted = fitted if fit.columns is None else with_columns(fitted, fit.columns)
             names, fitted = fitted.class_names, framed(fitted, frame or Frame(image_size(source, None)))
             require_usable_classifier(fitted, teacher.title)
-            adopted[folder] = Adopted(fitted, teacher.origin)
+            adopted[folder] = Adopted(fitted, teacher.origin, remark)
             unproven |= {teacher.title: fitted} if fit.is_assumed else {}
     if names is None:
         problems.raise_all()
@@ -142,7 +147,8 @@ def _open(recipe: Recipe, run: Run, problems: ErrorCollector, shows: bool) -> tu
     for folder, (spec, field) in missing.items():
         if spec is not None:
             with problems.collect():
-                classifier, origin = load_pretrained(spec, field)
+                network = recipe.squeeze.network if folder == "teacher" else None  # whose weights a file may have
+                classifier, origin = load_pretrained(spec, field, network)
                 opened[folder] = Opened(classifier, origin, f"{field}={origin.path}")
     problems.extend(recipe_checks.batchnorm_to_match(recipe, opened))
     failed = recipe.squeeze.pretrained is not None and "teacher" in missing and "teacher" not in opened
@@ -173,12 +179,11 @@ def _trainable_networks(recipe: Recipe, inputs: Inputs, problems: ErrorCollector
     networks = {}
     for field, network in fields.items():
         with problems.collect():
+            name = f"{field}.{'factory' if network.factory else 'model'}={network.model}"
             try:
-                networks[f"{field}.model={network.model}"] = build_on_meta(
-                    network, len(inputs.class_names), inputs.size
-                )
+                networks[name] = build_on_meta(network, len(inputs.class_names), inputs.size)
             except (UserError, UnavailableError) as error:
-                raise type(error)(f"{field}.model={error}") from None
+                raise type(error)(name + str(error).removeprefix(network.model)) from None
     return networks
 
 

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from srel_hub.config import Pretrained
 from srel_hub.errors import UserError
+from srel_hub.teachers.layouts import convert
 from srel_hub.teachers.pretrained import load_pretrained
-from srel_hub.teachers.torchvision_weights import convert
 
 
 LAYOUTS = {
@@ -25,7 +25,7 @@ LAYOUTS = {
 @torch.no_grad()
 def test_the_converted_network_answers_as_the_torchvision_layout_does(name: str) -> None:
     state = random_state(*LAYOUTS[name])
-    model = convert(state, name).eval()
+    model = convert(state, name)[0].eval()
     x = torch.randn(2, 3, 64, 64)
     expected, answer = forward(state, x), model(x).logits
     assert (answer - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -59,7 +59,7 @@ def test_a_missing_key_that_defines_the_layout_is_named(key: str) -> None:
 
 def test_counters_may_be_missing_and_half_precision_becomes_float32() -> None:
     state = {name: t for name, t in random_state([1, 1, 1, 1], 2, base=8).items() if not name.endswith("tracked")}
-    model = convert({name: tensor.half() for name, tensor in state.items()}, "weights")
+    model, _ = convert({name: tensor.half() for name, tensor in state.items()}, "weights")
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 

@@ -1,0 +1,55 @@
+"""The file of a user's own network, and a folder in which a user works with it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from srel_hub.models import own
+
+
+MY_NET = '''"""My network."""
+
+import torch
+from torch import Tensor, nn
+
+
+class MyNet(nn.Module):
+    """Two convolutions with BatchNorm, a constant that is not stored with the weights, and a linear layer."""
+
+    def __init__(self, num_classes: int = 3, width: int = 8) -> None:
+        super().__init__()
+        layers = []
+        for inner, outer in ((3, width), (width, width)):
+            layers += [nn.Conv2d(inner, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.register_buffer("scale", torch.full((1,), 3.0), persistent=False)
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)) * self.scale)
+
+
+def build(num_classes: int) -> nn.Module:
+    return MyNet(num_classes)
+'''
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Work in a folder; afterwards, modules that were imported from it are forgotten, and are not allowed any more."""
+    allowed = dict(own._ALLOWED)
+    modules = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        try:
+            yield
+        finally:
+            own._ALLOWED.clear()
+            own._ALLOWED.update(allowed)
+            for name in set(sys.modules) - modules:
+                if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder.resolve())):
+                    del sys.modules[name]
