@@ -91,7 +91,7 @@ def _check_factory(name: str) -> str:
     """Reject text that is not `module:function`."""
     if not re.fullmatch(FACTORY, name):
         raise ValueError(
-            "input should be module:function, such as my_net:build for the function `build` in the file my_net.py, "
+            "must be a module and its name for a callable, such as my_net:build for `build` in the file my_net.py, "
             f"got {name!r}"
         )
     return name

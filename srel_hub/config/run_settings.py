@@ -14,7 +14,7 @@ def _check_module(name: str) -> str:
     if not re.fullmatch(MODULE, name):
         stem = re.sub(r"\.py$", "", name).split("/")[-1]
         hint = f"; write {stem}" if re.fullmatch(MODULE, stem) else ""
-        raise ValueError(f"input should be the name of a module in one file, such as my_net{hint}, got {name!r}")
+        raise ValueError(f"must be the name of a module in one file, such as my_net{hint}, got {name!r}")
     return name
 
 

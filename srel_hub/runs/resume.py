@@ -139,9 +139,7 @@ def fields_that_decide(recipe: Recipe) -> dict[str, Any]:
     del plain["publish"], plain["source"]["streaming"], plain["protocol"], plain["pictures"]
     plain["run"] = {name: plain["run"][name] for name in ("cpu_threads", "compile")}
     for name in ON_CARDS_ONLY:
-        del plain["source"][name]
-    if plain["source"]["on_bad_image"] == "error":  # as without the field, so that fingerprints stay the same
-        del plain["source"]["on_bad_image"]
+        plain["source"].pop(name, None)  # a sparse field may be absent
     for name in TRAININGS:  # more students or seeds add trainings and change no finished one
         del plain["evaluate"][name]
     return plain

@@ -215,7 +215,7 @@ def _explain(model_type: Any, error: Exception) -> str:
     """Explain why transformers cannot load a classifier."""
     if model_type not in CONFIG_MAPPING_NAMES and model_type not in OWN_MODEL_TYPES:
         nearest = difflib.get_close_matches(str(model_type), CONFIG_MAPPING_NAMES, n=3)
-        hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+        hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
         return f"unknown architecture {model_type!r}{hint}"
     if "Unrecognized configuration class" in str(error):
         return f"transformers has no image classifier of type {model_type}"

@@ -58,7 +58,7 @@ def test_shipped_recipes_name_licenses_of_the_hub() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("license_name", "My License", "license_name: string should match pattern"),
+        ("license_name", "My License", "license_name: must be a name of lower-case letters"),
         ("license_link", "license.txt", "must be a URL that begins with https:// or http://, or LICENSE or LICENSE.md"),
         ("license_link", "https://a b", "must be a URL"),
     ],

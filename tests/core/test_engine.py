@@ -48,7 +48,7 @@ def test_an_unknown_precision_is_refused(
     recovered: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = refused(capsys, str(recovered[0]), "precision=float16", f"run.root={tmp_path}")
-    assert "precision" in message and "'float32', 'bfloat16' or 'auto'" in message
+    assert "precision" in message and "must be one of float32, bfloat16, auto" in message
 
 
 def test_bfloat16_from_images_to_verified_labels(recovered: tuple[Path, Path], tmp_path: Path) -> None:

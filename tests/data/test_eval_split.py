@@ -155,7 +155,7 @@ def test_a_streamed_dataset_is_refused_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["source.eval_fraction=1"], "source.eval_fraction: input should be less than 1"),
+        (["source.eval_fraction=1"], "source.eval_fraction: must be a number above 0 and below 1"),
         (["source.eval_fraction=true"], "source.eval_fraction: must be a number"),
         (["source.eval_fraction=0.2"], "eval_fraction=0.2: divides the training split, but the built-in digits have"),
     ],

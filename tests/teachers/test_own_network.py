@@ -198,7 +198,7 @@ def test_a_mistake_in_the_users_code_is_one_line_that_names_the_field(
         ([FACTORY], "squeeze.network.factory=my_net:build: srel_hub runs your own code only with your consent; set"),
         (["run.imports=[nowhere]"], "run.imports=nowhere: there is no module nowhere: no file nowhere.py in"),
         (["run.imports=[my_net.py]"], "such as my_net; write my_net, got 'my_net.py'"),
-        (["squeeze.network={factory: my_net}"], "input should be module:function, such as my_net:build"),
+        (["squeeze.network={factory: my_net}"], "must be a module and its name for a callable, such as my_net:build"),
         (["squeeze.network={factory: my_net:build, model: convnet}"], "model=convnet is set too"),
         (["squeeze.network={factory: my_net:build, width: 0.5}"], "only networks with a name have a width"),
         (["squeeze.network={model: my_net:build}"], "a function of your own is set by factory=my_net:build"),

@@ -140,7 +140,7 @@ def test_an_unknown_architecture_gives_the_nearest(tmp_path: Path, says: Said) -
     settings = json.loads((folder / "config.json").read_text()) | {"model_type": "resnest"}
     (folder / "config.json").write_text(json.dumps(settings))
     said = says(f"squeeze.pretrained={folder}")
-    assert "unknown architecture 'resnest'; nearest: resnet" in said
+    assert "unknown architecture 'resnest'; did you mean resnet" in said
     assert "got 'resnet19'; did you mean resnet18?" in says("squeeze.network.model=resnet19")
     settings["model_type"] = "bert"
     (folder / "config.json").write_text(json.dumps(settings))
