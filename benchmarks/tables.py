@@ -292,12 +292,24 @@ def memory() -> Iterator[str]:
     yield from measured_on("memory")
 
 
+def gpu_cifar10() -> Iterator[str]:
+    """Yield the accuracies at full size on CIFAR-10, by method and by the teacher's training."""
+    rows = []
+    for row in results("gpu-cifar10"):
+        top1 = [percent(row["top1"][name]) if name in row["top1"] else "not run" for name in ROWS]
+        teacher = [f"{row['teacher_epochs']}", f"{100 * row['teacher_top1']:.1f}"]
+        rows.append([f"`{row['method']}`", *teacher, row["protocol"], *top1])
+    header = ["method", "teacher's epochs", "teacher", "protocol", *ROWS.values()]
+    yield from markdown_table(header, sorted(rows, key=lambda row: (row[0], int(row[1]))), (1, 2, 4, 5, 6))
+    yield from measured_on("gpu-cifar10")
+
+
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     table.__name__.replace("_", "-"): table
     for table in (
         *(summary, quickstart, printed, methods_cifar10, methods_digits, left_out, labels_tiny, labels_cifar10),
         *(protocols, architectures, grid_recovery, grid, continual, speed, speed_gpu, precision),
-        *(cost, cost_gpu, cost_gpu_float32, memory),
+        *(cost, cost_gpu, cost_gpu_float32, memory, gpu_cifar10),
     )
 }
 
