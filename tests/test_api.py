@@ -159,7 +159,6 @@ def test_mistakes_raise_a_user_error_and_do_not_exit(tmp_path: Path, overrides: 
         (lambda: condense_dataset({"recover": {"ipc": 1}}), "must be a string or a path, got dict"),
         (lambda: condense_dataset("quickstart", 7), "overrides=7: must be a mapping"),
         (lambda: condense_dataset("quickstart", [7]), "overrides: 7 is a int"),
-        (lambda: condense_dataset("quickstart", ["seed=1", "seed=2"]), "seed is set twice, by seed=1 and seed=2"),
         (lambda: verify_dataset(None), "path=None: must be a string or a path, got NoneType; pass the folder of a"),
         (lambda: verify_dataset(b"runs"), "must be a string or a path, got bytes"),
         (lambda: verify_dataset("org/name", 1.0), "revision=1.0: must be a string or None, got float"),

@@ -81,10 +81,8 @@ def _source(path: str, overrides: list[str]) -> "Source":
         UserError: for other fields, and for values that they may not have.
     """
     from srel_hub.config import validated
-    from srel_hub.config.arguments import require_different
     from srel_hub.errors import UserError
 
-    require_different(overrides)
     others = [override for override in overrides if not override.startswith("source.")]
     if others:
         raise UserError(f"{others[0]}: only source.key=value is allowed here; change other fields in the recipe file")

@@ -19,7 +19,6 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 def _run(arguments: Namespace) -> None:
     from srel_hub.config import as_dict, fingerprint, load_recipe
-    from srel_hub.config.arguments import require_different
     from srel_hub.config.json_schema import schema_text
     from srel_hub.config.recipe_files import find_recipe, first_comment, protocol_names
     from srel_hub.config.reference import reference
@@ -31,7 +30,6 @@ def _run(arguments: Namespace) -> None:
     if topic == "show":
         if path is None:
             raise UserError("recipe show: the recipe is missing; type, for example, srel-hub recipe show quickstart")
-        require_different(arguments.overrides)
         recipe = load_recipe(find_recipe(path), arguments.overrides)  # as written, also in a renamed run directory
         print(f"# fingerprint {fingerprint(recipe)}\n{to_yaml(as_dict(recipe))}", end="")
         return

@@ -109,22 +109,18 @@ def _plain(value: Any) -> int | float | str | bytes:
     return os.fspath(value)  # type: ignore[no-any-return]
 
 
-def require_different(overrides: Sequence[str]) -> None:
-    """Check that no override of a command line makes another one ineffective.
+def ineffective(overrides: Sequence[str]) -> list[str]:
+    """Return a message about each override of a command line that a later one makes ineffective.
 
     A section may come before its own fields, as in `squeeze.network={model: convnet} squeeze.network.width=0.5`.
-
-    Raises:
-        UserError: If a field is set twice, or a section is set after one of its fields. The message lists all pairs.
     """
-    problems = []
+    messages = []
     for index, later in enumerate(overrides):
         key = later.partition("=")[0]
         for earlier in overrides[:index]:
             other = earlier.partition("=")[0]
             if other == key:
-                problems.append(f"{key} is set twice, by {earlier} and {later}; remove one of them")
+                messages.append(f"{key} is set twice; {earlier} has no effect, because {later} follows")
             elif other.startswith(f"{key}."):
-                problems.append(f"{later} replaces the whole section, so {earlier} has no effect; put {later} first")
-    if problems:
-        raise UserError("\n".join(problems))
+                messages.append(f"{later} replaces the whole section, so {earlier} has no effect; put {later} first")
+    return messages

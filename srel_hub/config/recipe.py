@@ -92,7 +92,10 @@ class Recipe:
             "set recover.statistics=dataset",
         )
         images = self.recover.images
-        require(self.recover.ipc > 0 or images is not None, "recover.ipc: is required; add it to the recipe, as a whole number of at least 1")
+        require(
+            self.recover.ipc > 0 or images is not None,
+            "recover.ipc: is required; add it to the recipe, as a whole number of at least 1",
+        )
         require(
             images is None or images.license != "unknown" or self.publish.repo_id is None or self.publish.private,
             "recover.images.license: is unknown, and a public dataset needs a license; set recover.images.license (and "

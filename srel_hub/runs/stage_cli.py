@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from srel_hub.config import Recipe, load_recipe
-from srel_hub.config.arguments import require_different
+from srel_hub.config.arguments import ineffective
 from srel_hub.config.recipe_files import is_run_directory
 from srel_hub.errors import UserError, exit_status, explain
 from srel_hub.runs import signals
@@ -63,7 +63,9 @@ def named(path: str, overrides: Sequence[str]) -> Recipe:
     Raises:
         UserError: For a wrong recipe, a folder inside a run, or a folder that has a recipe but no run.
     """
-    require_different(overrides)
+    if os.environ.get("RANK", "0") == "0":
+        for message in ineffective(overrides):
+            tqdm.write(f"note: {message}", file=sys.stderr)
     folder = Path(path)
     if folder.is_dir() and not is_run_directory(folder):
         place = folder.resolve()

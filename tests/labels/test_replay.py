@@ -151,9 +151,7 @@ def test_what_is_no_condensed_dataset_is_refused(recovered: tuple[Path, Path], t
     dataset = publish_unmeasured(run)
     with pytest.raises(UserError, match="is a run; the dataset in it is"):
         load_condensed(run.folder)
-    with pytest.raises(
-        UserError, match="nowhere: there is no such folder"
-    ):
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
         load_condensed("nowhere")
     with pytest.raises(
         UserError, match=r"epochs=0: must be a whole number of at least 1, the epochs to train \(stored: 2\)"

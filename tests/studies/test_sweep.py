@@ -159,7 +159,7 @@ def test_a_shipped_sweep_spans_its_points(file: Path) -> None:
         (["seed=1,2", "seed=3"], "seed=3 has no effect, because seed=1,2 varies seed; remove one of them"),
         (
             ["seed=1,2", "recover.ipc=3", "recover.ipc=4"],
-            "recover.ipc is set twice, by recover.ipc=3 and recover.ipc=4",
+            "recover.ipc is set twice; recover.ipc=3 has no effect",
         ),
         (
             ["squeeze.network={model: convnet},{model: resnet18}", "squeeze.network.width=0.5"],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from srel_hub.config import Recipe, RecipeError, fingerprint, read_recipe, validated
-from srel_hub.config.arguments import require_different
+from srel_hub.config.arguments import ineffective
 from srel_hub.errors import UserError
 from srel_hub.studies.sweep.axes import Axis, parse_argument, parse_section, point_name, slugify
 
@@ -80,7 +80,9 @@ def read_sweep(path: str, arguments: Sequence[str]) -> Sweep:
             of_command.append((axis, argument))
         elif argument not in files:
             overrides.append(argument)
-    require_different(overrides)
+    without_effect = ineffective(overrides)
+    if without_effect:
+        raise UserError("\n".join(without_effect))
     replaced = {axis.name for axis, _ in of_command}  # as an override replaces a value of a file
     axes = [(axis, file) for axis, file in of_files if axis.name not in replaced] + of_command
     _require_separate(axes, overrides)
