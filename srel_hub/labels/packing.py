@@ -25,12 +25,22 @@ COPIED_BYTES = 32 * 1024**2  # that are in memory at once
 Group = Sequence[LabelFile]  # the same rows of consecutive epochs
 
 
+def epochs_per_file(epochs: int, parts: int) -> int:
+    """Return how many epochs each label file of a dataset holds; 1 if the files are not packed.
+
+    Args:
+        epochs: Stored epochs.
+        parts: Files of one epoch in the run directory.
+    """
+    return 1 if epochs * parts <= MOST_FILES else math.ceil(epochs / max(1, MOST_FILES // parts))
+
+
 def groups(manifest: Manifest) -> list[Group]:
     """Return the label files that are packed into each file, in order; none if the dataset has few label files."""
-    if len(manifest.files) <= MOST_FILES:
-        return []
     spans = sorted({file.rows for file in manifest.files})
-    size = math.ceil(manifest.epochs / max(1, MOST_FILES // len(spans)))
+    size = epochs_per_file(manifest.epochs, len(spans))
+    if size == 1:
+        return []
     by_place = {(file.epoch, file.rows): file for file in manifest.files}
     starts = range(0, manifest.epochs, size)
     return [

@@ -10,7 +10,8 @@ from srel_hub.config import Optimizer, Recipe
 from srel_hub.core.bn_matching import batchnorm_layers
 from srel_hub.core.encodings import recipe_encoding
 from srel_hub.data.splits import Split
-from srel_hub.labels.epoch_files import row_bytes
+from srel_hub.labels.epoch_files import epoch_parts, row_bytes
+from srel_hub.labels.packing import epochs_per_file
 from srel_hub.stages.inputs import Inputs
 from srel_hub.storage.files import format_bytes
 from srel_hub.teachers.cost_model import state_bytes, weights_bytes
@@ -30,7 +31,8 @@ class DiskUse:
 
     Attributes:
         images: The condensed images as PNG, once as the run's shards and once as the dataset's.
-        labels: The soft labels, which the dataset shares with the run through hard links.
+        labels: The soft labels. The dataset shares their files with the run through hard links, but has files of its
+            own if they are packed.
         teachers: The networks.
         real: Patches and class statistics of real images, if recover uses them.
         temporary: Decoded images and checkpoints, which are removed at the end.
@@ -84,7 +86,9 @@ def disk_use(
     recover, relabel, evaluate = recipe.recover, recipe.relabel, recipe.evaluate
     count = num_classes * recover.ipc
     png = count * png_bytes(size)
-    epochs = 0 if relabel.encoding == "none" else relabel.epochs
+    epochs, encoding = 0 if relabel.encoding == "none" else relabel.epochs, recipe_encoding(relabel, num_classes)
+    parts = len(epoch_parts(count, encoding, relabel.augment.mix))
+    copies = 1 if epochs_per_file(epochs, parts) == 1 else 2
     matched = [network for folder, network in teachers.items() if folder in recipe.recover_folders]
     statistics = sum(
         2 * 4 * num_classes * layer.num_features for network in matched for layer in batchnorm_layers(network)
@@ -92,7 +96,7 @@ def disk_use(
     trainings = len(evaluate.students) * evaluate.seeds * (7 if evaluate.scores else 3)
     return DiskUse(
         images=2 * png,
-        labels=epochs * count * row_bytes(recipe_encoding(relabel, num_classes), relabel.augment.mix),
+        labels=copies * epochs * count * row_bytes(encoding, relabel.augment.mix),
         teachers=sum(weights_bytes(network) for network in teachers.values()),
         real=(png if recover.patches is not None else 0) + (statistics if recover.statistics == "class" else 0),
         temporary=decoded * 3 * size[0] * size[1] + _checkpoint_bytes(recipe, trained),

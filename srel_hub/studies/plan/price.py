@@ -7,6 +7,7 @@ the stages' own steps on torch's meta device. Hours are FLOPs divided by the spe
 accurate as that speed.
 """
 
+import math
 from dataclasses import replace
 
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from srel_hub.config import Relabel
 from srel_hub.core.encodings import recipe_encoding
 from srel_hub.labels.epoch_files import epoch_file_bytes
+from srel_hub.labels.packing import epochs_per_file
 from srel_hub.stages.preflight.disk_use import disk_use, png_bytes
 from srel_hub.stages.recover.units import recipe_units
 from srel_hub.stages.relabel import label_parts
@@ -41,12 +43,19 @@ def plan(facts: Facts) -> Plan:
             ".": ROOT_FILES,
             "assets": 1,
             "data": max(1, -(-png // SHARD_BYTES)),
-            "soft_labels": 1 + len(label_parts(recipe.relabel, count, facts.num_classes)),  # 1: manifest.json
+            "soft_labels": 1 + _label_files(recipe.relabel, count, facts.num_classes),  # 1: manifest.json
         },
         shards=len(recipe_units(recipe.recover, facts.num_classes, facts.size)),
         disk=disk_use(recipe, facts.num_classes, facts.size, facts.decoded_images, facts.networks, _trained(facts)),
         stages=(plan_squeeze(facts), plan_recover(facts), plan_relabel(facts), plan_evaluate(facts)),
     )
+
+
+def _label_files(spec: Relabel, count: int, num_classes: int) -> int:
+    """Return the number of label files in the dataset, after packing."""
+    files = len(label_parts(spec, count, num_classes))
+    parts = files // spec.epochs
+    return parts * math.ceil(spec.epochs / epochs_per_file(spec.epochs, parts))
 
 
 def label_bytes(spec: Relabel, count: int, num_classes: int) -> dict[str, int]:
