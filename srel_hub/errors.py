@@ -203,7 +203,7 @@ def cause(error: BaseException) -> str:
 
     Libraries wrap what went wrong: `datasets` says only "An error occurred while generating the dataset".
     """
-    innermost = [link for link in _chain(error) if str(link).strip()] or [error]
+    innermost = [link for link in _chain(error, explicit=True) if str(link).strip()] or [error]
     text = " ".join(str(innermost[-1]).split())
     if len(text) > CAUSE_LENGTH:
         text = f"{text[:CAUSE_LENGTH]} ..."
@@ -226,14 +226,14 @@ def explain(error: BaseException) -> str:
     return str(error) if system is None else explain_os_error(system)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, the one that it was raised from or while handling, and so on."""
+def _chain(error: BaseException, explicit: bool = False) -> Iterator[BaseException]:
+    """Yield an error, the one that it was raised from or, unless `explicit`, while handling, and so on."""
     known: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in known:
         known.add(id(link))
         yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        link = link.__cause__ or (None if explicit or link.__suppress_context__ else link.__context__)
 
 
 LISTED = 10  # problems of one kind that are listed; a dataset may have a million

@@ -38,13 +38,23 @@ def _problems(root: Path) -> Iterator[str]:
             continue
         if not _is_utf8(file.name):
             yield f"{_printable(str(file))}: its name is not UTF-8; rename it"
-        check = CHECKS.get(CARD if file.name == CARD else file.suffix.lower())
-        if check is not None and file.is_file():
+        if file.is_file():
             try:
-                with reading(str(file)):
-                    check(file)
+                require_readable(file)
             except (UserError, OSError) as error:
                 yield str(error)
+
+
+def require_readable(file: Path) -> None:
+    """Check a card, a table or an archive.
+
+    Raises:
+        UserError: If it cannot be read. The message has the line or row, and the cause.
+    """
+    check = CHECKS.get(CARD if file.name == CARD else file.suffix.lower())
+    if check is not None:
+        with reading(str(file)):
+            check(file)
 
 
 def _is_utf8(name: str) -> bool:

@@ -148,6 +148,9 @@ def _read_split(
     split = ImageSplit(name, folder, files=[file for file in tree.files if file.path.startswith(prefix)])
     split.metadata = [file for file in split.files if Path(file.path).name in METADATA]
     if split.metadata:
+        _note_others(
+            unread, [f.path for f in split.files if f not in split.metadata and suffix_of(f.path) not in suffixes]
+        )
         return split
     names = [path[len(prefix) :] for path in tree.folders if path.startswith(prefix)]
     classes: dict[str, list[File]] = {name: [] for name in names if "/" not in name}

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load
 
+from srel_hub.data.damaged_files import require_readable
 from srel_hub.data.folders import LAYOUTS, ImageFolder, read_image_folder
 from srel_hub.data.split_folders import METADATA, listed
 from srel_hub.data.table_files import BINARY, FORMATS, TableFolder, read_table_folder, table_kind
@@ -63,6 +64,7 @@ def readme_names_files(root: Path) -> bool:
             try:
                 metadata.update(load(root / name) or {})
             except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+                require_readable(root / name)  # it knows the line
                 reason = " ".join(str(error).split()) or first_line(error)
                 raise UserError(
                     f"{root / name}: its YAML cannot be read ({reason}); correct it, or move the file elsewhere"

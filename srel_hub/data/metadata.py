@@ -13,6 +13,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from srel_hub.data.damaged_files import require_readable
 from srel_hub.data.tree import shown
 from srel_hub.errors import UserError, first_few, first_line
 
@@ -54,6 +55,7 @@ def read_metadata(root: Path, file: str) -> Rows:
     try:
         table = _read_table(root / file)
     except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+        require_readable(root / file)  # it knows the line
         raise UserError(
             f"{root / file} cannot be read as a table ({first_line(error)}); it must be UTF-8 text with one line per "
             f"image and a column {FILE_NAME}"

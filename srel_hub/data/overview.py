@@ -182,7 +182,9 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
         width, height = next(iter(sizes))
         return f"{width} x {height}"
     widths, heights = zip(*sizes, strict=True)
-    return f"{min(widths)} to {max(widths)} x {min(heights)} to {max(heights)}"
+    return " x ".join(
+        f"{min(sides)} to {max(sides)}" if len(set(sides)) > 1 else f"{sides[0]}" for sides in (widths, heights)
+    )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -23,7 +23,7 @@ from srel_hub.data.splits import TableSplit
 from srel_hub.errors import UserError
 from srel_hub.runs.run import Run
 from srel_hub.stages.pipeline import require_same_skipped
-from srel_hub.storage.condensed_table import encode_png
+from srel_hub.storage.condensed_table import encode_png, write_parquet
 from srel_hub.storage.decode import Frame
 from srel_hub.storage.files import read_json
 
@@ -141,11 +141,12 @@ def test_rows_of_a_table_are_named_by_number(tmp_path: Path) -> None:
 
 
 def test_a_streamed_split_is_refused(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "data")
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", [noise(1), noise(2)], [0, 1], list(NAMES))
     with pytest.raises(
         UserError, match="split train is streamed, but all images must be checked .* set source.streaming"
     ):
-        opened(folder, on_bad_image="skip", streaming=True)
+        opened(tmp_path, on_bad_image="skip", streaming=True)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]
     file = write_recipe(folder / "mine.yaml", data, ipc=2)
     run = Run(small_recipe(file, folder / "runs", *SKIPPING))
     said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         condense(run)
     run.close()
     return file, run.folder, said.getvalue()
