@@ -46,7 +46,8 @@ def _run(arguments: Namespace) -> int:
     for remark in remarks:
         print(f"  note: {remark}")
     if overview.unreadable:
-        print(f"error: {len(overview.unreadable):,} images cannot be read; see the table", file=sys.stderr)
+        count = len(overview.unreadable)
+        print(f"error: {count:,} image{'s' if count > 1 else ''} cannot be read; see the table", file=sys.stderr)
         return 2
     return 0
 
