@@ -67,8 +67,8 @@ def header(
         else f"more than the budget of {hours:g} hours (--hours), and the cheapest recipe that makes sense; use a GPU"
     )
     paragraphs = [
-        f"{spec.path}, condensed to {choice.ipc} image{"s" if choice.ipc > 1 else ""} per class. Written by srel-hub init (srel_hub "
-        f"{__version__}); change what you like.",
+        f"{spec.path}, condensed to {choice.ipc} image{'s' if choice.ipc > 1 else ''} per class. Written by srel-hub "
+        f"init (srel_hub {__version__}); change what you like.",
         "",
         f"Data: {data.train_images:,} training images of {len(data.class_names):,} classes "
         f"({data.smallest_class:,} in the smallest), {evaluated}. The shorter sides of {data.sampled} sampled images "
