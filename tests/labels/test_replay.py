@@ -19,8 +19,8 @@ from srel_hub.errors import UserError
 from srel_hub.evaluate import evaluate
 from srel_hub.labels.dataset import Condensed
 from srel_hub.labels.labeller import Labeller
-from srel_hub.publish import publish
 from srel_hub.relabel import relabel
+from srel_hub.reports.assemble import ensure_assembled
 from srel_hub.runs.run import Run
 from srel_hub.stages import relabel as stage
 
@@ -61,7 +61,7 @@ def label_and_watch(run: Run) -> list[Tensor]:
 
 def publish_unmeasured(run: Run) -> Path:
     evaluate(run)
-    return publish(run)[0]
+    return ensure_assembled(run.recipe, run.marks, run.locked, run.progress)[0]
 
 
 def read(condensed: Condensed, epoch: int, batch_size: int, workers: int) -> tuple[Tensor, Tensor]:
