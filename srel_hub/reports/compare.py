@@ -170,7 +170,7 @@ def _read(path: str) -> _Measured:
             raise UserError(f"{path}: this is neither a run nor a condensed dataset, because it has no recipe.yaml")
         raise _NotEvaluatedError(f"{store}: there are no results; run `srel-hub evaluate {path}` first")
     path_of_summary = store.fetch(file)
-    with reading(f"{store}: {file} is not in the form that srel_hub writes", "write the results again"):
+    with reading(f"{store}: {file}: its results are not in the form that srel_hub writes", "write them again"):
         summary = read_json(path_of_summary)
         measured = summary["measured"]
     if not measured:

@@ -166,7 +166,5 @@ def test_a_stage_alone_wants_the_one_before_to_its_end(recovered: tuple[Path, Pa
     run = branch(recovered, tmp_path)
     mark = next((run.folder / "units" / "recover").glob("*.json"))
     mark.unlink()
-    with pytest.raises(
-        UserError, match=r"recover is not complete \(1 parts are missing.*; run `srel-hub recover` first"
-    ):
+    with pytest.raises(UserError, match=r"recover is not complete \(1 part is missing.*; run `srel-hub recover` first"):
         relabel(run)

@@ -159,7 +159,7 @@ CODE: dict[str, tuple[str, str]] = {
     ),
     "a failing forward": (
         "class Net(nn.Module):\n    def forward(self, x): return x.missing\ndef build(): return Net()",
-        "cannot process images of 8 x 8 pixels: AttributeError: .*(bad.py, line 4)",
+        "cannot process images of 8 x 8 pixels: AttributeError: .*(bad.py, line 3)",
     ),
     "another shape": (
         "def build(): return nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 5))",

@@ -156,7 +156,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "pickled": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
-        "pickled weights are never loaded",
+        "pickled weights of a folder are never loaded",
     ),
 }
 
