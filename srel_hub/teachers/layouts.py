@@ -19,6 +19,14 @@ from srel_hub.teachers.weight_layouts import Shapes, Target, load_weights, numbe
 
 
 FAMILIES = "ResNet, RegNet, MobileNetV2, MobileNetV3, EfficientNet, EfficientNet-Lite, DenseNet, ShuffleNetV2"
+# timm's architectures that compute what their names of tensors say. Others have the same names and compute something
+# else: resnetblur50 and resnetaa50 blur before they subsample.
+COMPUTED_AS_NAMED = (
+    r"(tv_|ssl_|swsl_|gluon_)?resnet\d+(_v1b)?",
+    r"regnet[xy]_\d+",
+    r"(tv_)?densenet\d+",
+    r"(tf_)?(mobilenetv2|mobilenetv3|efficientnet)_.*",  # mobile_layout decides about these
+)
 DENSENET_KEY, SHUFFLENET_KEY = "features.denseblock1.denselayer1.norm1.weight", "stage2.0.branch2.0.weight"
 
 
@@ -36,6 +44,7 @@ def convert(tensors: Mapping[str, Tensor], where: str, architecture: str | None 
     """
     plain = {_current_name(name): tensor for name, tensor in tensors.items()}
     target = find_target(shapes_of(plain), architecture, where)
+    _require_known_architecture(architecture, target, where)
     if target is None:
         raise UserError(
             f"{where}: neither a transformers model (config.json with a known model_type) nor weights with the names "
@@ -46,6 +55,27 @@ def convert(tensors: Mapping[str, Tensor], where: str, architecture: str | None 
     if hidden is not None and target.names.get("hidden.weight") == "conv_head.weight":
         plain["conv_head.weight"] = hidden.flatten(1)  # timm writes this linear layer as a 1x1 convolution
     return load_weights(target, plain, where), target.frame
+
+
+def _require_known_architecture(architecture: str | None, target: Target | None, where: str) -> None:
+    """Check that an architecture computes what the names of its tensors say.
+
+    Args:
+        architecture: The name in timm's config.json; None if there is none.
+        target: The model that has these names of tensors; None if there is none, which is another error.
+        where: The file, which begins the message.
+
+    Raises:
+        UserError: If it is not known to do so.
+    """
+    if target is None or architecture is None:
+        return
+    name = architecture.split(".")[0]
+    if not any(re.fullmatch(pattern, name) for pattern in COMPUTED_AS_NAMED):
+        raise UserError(
+            f"{where}: its config.json names the architecture {architecture!r}, whose weights look like those of "
+            f"{target.family} but may belong to another network; supported: {FAMILIES}, without variants"
+        )
 
 
 def find_target(shapes: Shapes, architecture: str | None, where: str) -> Target | None:

@@ -140,7 +140,13 @@ def timm_mobile_target(shapes: Shapes, architecture: str | None, where: str) -> 
         ends = stem, (f"{last}.conv", f"{last}.bn1")
         return _mobile("a MobileNetV3", shapes, blocks, ends, ("conv_head", "classifier"), options, where)
     if found := re.fullmatch(r"efficientnet_(b[0-7]|lite[0-4])(_[a-z]+)?", short):
-        activation = "relu6" if found[1].startswith("lite") else "silu"
+        is_lite = found[1].startswith("lite")
+        if is_lite == any(block.squeeze is not None for block in blocks):
+            raise UserError(
+                f"{where}: its config.json names the architecture {architecture!r}, which has "
+                f"{'no' if is_lite else 'a'} squeeze-and-excitation, but its weights differ; use their own config.json"
+            )
+        activation = "relu6" if is_lite else "silu"
         options = {**_by_stage(activation, [len(indices) for indices in stages], where), **shared}
         return _mobile("an EfficientNet", shapes, blocks, (stem, head), (None, "classifier"), options, where)
     raise UserError(

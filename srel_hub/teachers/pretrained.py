@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoModelForImageClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srel_hub.config import Network, Pretrained, is_local, public_name
-from srel_hub.errors import UserError, first_line
+from srel_hub.errors import UserError, first_line, reading
 from srel_hub.models.own import PREFIX, NotAllowedError, OwnNetworkError
 from srel_hub.storage.decode import Frame
 from srel_hub.storage.files import sha256
@@ -121,7 +121,8 @@ def _from_file(
     candidates = list(without_prefixes(tensors))
     known = next((c for c in candidates if layouts.is_known(c)), candidates[0])
     try:
-        model, usual = layouts.convert(known, where, architecture if isinstance(architecture, str) else None)
+        with reading(where, "its config.json may name another architecture than that of the weights"):
+            model, usual = layouts.convert(known, where, architecture if isinstance(architecture, str) else None)
     except UserError as error:
         hint = ""
         if network is not None and not layouts.is_known(known):

@@ -22,6 +22,7 @@ MISTAKES = {
     "recipe": ["show", "folder"],
     "publish": ["folder"],
     "pictures": ["folder"],
+    "inspect": ["folder"],
     "report": ["folder"],
     "verify": ["folder"],
     "compare": ["folder"],

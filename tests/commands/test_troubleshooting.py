@@ -12,8 +12,8 @@ HEADINGS = re.findall("^### `(.*)`$", (ROOT / "docs" / "troubleshooting.md").rea
 LISTED = [
     ["condens", "quickstart"],
     ["verify", "--fsat"],
-    ["plan", "quickstart", "recover.ipc=1", "recover.ipc=2"],
-    ["plan", "quickstart", "squeeze.epochs=1", "squeeze={epochs: 2}"],
+    ["sweep", "quickstart", "seed=1,2", "recover.ipc=1", "recover.ipc=2"],
+    ["sweep", "quickstart", "seed=1,2", "squeeze.epochs=1", "squeeze={epochs: 2}"],
     ["sweep", "quickstart", "seed=1,2", "seed=3"],
     ["sweep", "quickstart", "seed=1,2", "seed=3,4"],
     ["compare", "folder", "--plot", "x.foo"],
@@ -58,6 +58,6 @@ def test_the_message_of_a_mistake_has_a_heading(words: list[str], capsys: pytest
     assert status_of(words) == 2
     printed = capsys.readouterr().err
     for line in printed.splitlines():
-        if line.startswith(("error: ", "  ")) and ": the recipe has" not in line:
+        if line.startswith(("error: ", "  ")) and not line.startswith("     ") and ": the recipe has" not in line:
             found = [heading for heading in HEADINGS if heading in line and heading != ", got "]
             assert found or ", got " in line, line

@@ -87,7 +87,7 @@ def disk_use(
     count = num_classes * recover.ipc
     png = count * png_bytes(size)
     epochs, encoding = 0 if relabel.encoding == "none" else relabel.epochs, recipe_encoding(relabel, num_classes)
-    parts = len(epoch_parts(count, encoding, relabel.augment.mix))
+    parts = len(epoch_parts(count, encoding, relabel.augment.mix)) if count else 0  # 0: the given images have an error
     copies = 1 if epochs_per_file(epochs, parts) == 1 else 2
     matched = [network for folder, network in teachers.items() if folder in recipe.recover_folders]
     statistics = sum(

@@ -75,7 +75,7 @@ def test_pixels_are_unchanged_and_sorted_by_the_datasets_classes(labeled: Run, t
 
 def test_the_cards_say_that_the_images_were_given(labeled: Run) -> None:
     dataset, teacher = (labeled.path(name, "README.md").read_text() for name in ("dataset", "teacher_repo"))
-    assert dataset.split("---")[2].strip().startswith("# A coreset, 4 images per class with soft labels")
+    assert "\n# A coreset, 4 images per class with soft labels\n" in dataset
     assert (
         "**The images were given**" in dataset
         and "| recover | none: the images of `coreset` were given | 0 |" in dataset
