@@ -145,7 +145,7 @@ def _arrow_bytes(folder: Path) -> int:
 def test_the_manifest_describes_what_lies_beside_it(quickstart: Quickstart) -> None:
     dataset = quickstart[0] / "runs/quickstart/dataset"
     manifest = read_manifest(dataset / "soft_labels/manifest.json")
-    assert len(manifest.files) == manifest.epochs == 100
+    assert sum(file.epochs for file in manifest.files) == manifest.epochs == 100 and len(manifest.files) == 50
     for file in manifest.files:
         content = (dataset / "soft_labels" / file.name).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (file.bytes, file.sha256)
@@ -409,7 +409,7 @@ def test_published_cards_name_their_repositories(
     card = run.path("dataset", "README.md").read_text()
     assert 'load_dataset("lab/colors-ipc3")' in card and "lab/colors-ipc3-teacher" in card
     front = yaml.safe_load(run.path("teacher_repo", "README.md").read_text().split("---")[1])
-    assert front["datasets"] == ["lab/colors-ipc3"]
+    assert "datasets" not in front  # the source is a local folder
     manifest = read_manifest(run.path("dataset", "soft_labels", "manifest.json"))
     assert manifest.teacher.repo_id == "lab/colors-ipc3-teacher"
 

@@ -35,10 +35,10 @@ class RecipeError(UserError):
     Examples:
         >>> from srel_hub import RecipeError, load_recipe
         >>> try:
-        ...     load_recipe("quickstart", {"recover.ipc": 0, "recover.lr": "fast"})
+        ...     load_recipe("quickstart", {"recover.iterations": 0, "recover.lr": "fast"})
         ... except RecipeError as error:
         ...     print(len(error.messages), error.messages[0])
-        2 recover.ipc: must be a whole number from 1 to 100000, got 0
+        2 recover.iterations: must be a whole number of at least 1, got 0
     """
 
     def __init__(self, name: str, messages: Sequence[str]) -> None:

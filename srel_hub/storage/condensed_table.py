@@ -24,6 +24,7 @@ from srel_hub.errors import UserError, cause
 
 ROW_GROUP_BYTES = 16_000_000  # to read one row, a reader reads its whole row group
 SHARD_BYTES = 250_000_000  # of images in one file; while it is written, all of them are in memory
+MOST_SHARDS = 30  # files of one split, which are then larger: the Hub recommends commits of fewer than 100 files
 READ_BYTES = 1 << 20  # buffer of each file; `read_rows` has many files open at once
 
 
@@ -189,8 +190,13 @@ def image_table_sha256(pixels: Tensor, labels: Tensor) -> str:
     return digest.hexdigest()
 
 
+def shard_count(total: int) -> int:
+    """Return in how many files a split with `total` bytes of images is written."""
+    return max(1, min(-(-total // SHARD_BYTES), MOST_SHARDS))
+
+
 def write_split(folder: Path, split: str, shards: Path, class_names: Sequence[str]) -> list[Path]:
-    """Write the images of a run in row order as `{split}-00000-of-00001.parquet`, in files of about 250 MB.
+    """Write the images of a run in row order as `{split}-00000-of-00001.parquet`, in at most 30 files.
 
     Args:
         folder: where to write, usually `data`.
@@ -203,7 +209,7 @@ def write_split(folder: Path, split: str, shards: Path, class_names: Sequence[st
     """
     total = sum(file.stat().st_size for file in _shards(shards))
     images = sum(pyarrow.parquet.read_metadata(file).num_rows for file in _shards(shards))
-    count = max(1, -(-total // SHARD_BYTES))
+    count = shard_count(total)
     rows, files = read_rows(shards), []
     for index in range(count):
         part = list(itertools.islice(rows, (index + 1) * images // count - index * images // count))

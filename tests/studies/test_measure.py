@@ -92,7 +92,7 @@ def test_a_resnet_for_large_images_gets_the_imagenet_stem() -> None:
         (["convnet:0"], "MODEL=convnet:0: width: must be a number above 0 and at most 64, got '0'"),
         (
             ["org/net:0.5"],
-            "MODEL=org/net:0.5: width=0.5: the width of org/net is set by its config.json; remove it",
+            "MODEL=org/net:0.5: width=0.5: only networks with a name have a width, and that of org/net",
         ),
         (["deit_tiny:0.1"], "MODEL=deit_tiny:0.1: ViTForImageClassification has no BatchNorm2d layer"),
         (["convnet", "--batch=20", "--classes=10"], "--batch=20: must be at most --classes=10"),

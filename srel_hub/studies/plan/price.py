@@ -19,7 +19,7 @@ from srel_hub.labels.packing import epochs_per_file
 from srel_hub.stages.preflight.disk_use import disk_use, png_bytes
 from srel_hub.stages.recover.units import recipe_units
 from srel_hub.stages.relabel import label_parts
-from srel_hub.storage.condensed_table import SHARD_BYTES
+from srel_hub.storage.condensed_table import shard_count
 from srel_hub.studies.plan.facts import Facts, Plan
 from srel_hub.studies.plan.stage_plans import plan_evaluate, plan_recover, plan_relabel, plan_squeeze
 from srel_hub.teachers.cost_model import build_on_meta, weights_bytes
@@ -42,7 +42,7 @@ def plan(facts: Facts) -> Plan:
         files={
             ".": ROOT_FILES,
             "assets": 1,
-            "data": max(1, -(-png // SHARD_BYTES)),
+            "data": shard_count(png),
             "soft_labels": 1 + _label_files(recipe.relabel, count, facts.num_classes),  # 1: manifest.json
         },
         shards=len(recipe_units(recipe.recover, facts.num_classes, facts.size)),
