@@ -54,7 +54,9 @@ def run_command(words: list[str], folder: Path) -> None:
 def run_block(block: str, folder: Path) -> str:
     """Run a `python` block in a folder, and return what it prints."""
     output = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(output):
+    # A script's own folder comes first in sys.path, so that it can import the modules beside it.
+    with contextlib.chdir(folder), contextlib.redirect_stdout(output), pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
         exec(compile(block, "block", "exec"), namespace := {})
     del namespace
     return output.getvalue()

@@ -66,6 +66,7 @@ SMALLER = {  # how a command begins: what follows it here
     "srel-hub condense shapes.yaml": [],  # as the tutorial has it: its point is that it is small
     "srel-hub condense runs/quickstart": [],
     "srel-hub pictures": ["pictures=true"],
+    "srel-hub condense quickstart name=mine": ["squeeze.epochs=4"],
     "srel-hub continual": ["--seeds", "1", "evaluate.epochs=1", "run.overwrite=true"],
 }
 
