@@ -7,7 +7,7 @@ The names below are the public interface. They are loaded on first use, so that 
 from typing import TYPE_CHECKING
 
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 __all__ = [
     "Condensed",
     "Epoch",

@@ -120,6 +120,7 @@ def test_a_dry_run_shows_every_file_and_leaves_no_trace(alice: Hub, own: Path) -
     assert lasting(own) == before
 
 
+@pytest.mark.long
 def test_two_versions_and_a_second_size_live_in_one_repository(alice: Hub, own: Path, finished: Path) -> None:
     """Old tags still load with their own rows; files that the new version lacks are removed from the branch."""
     push(own, "publish.tag=ipc3-v1")
@@ -170,6 +171,7 @@ def test_a_branch_a_message_and_a_collection(alice: Hub, own: Path) -> None:
     assert len(alice.state()["collections"]) == 1
 
 
+@pytest.mark.long
 def test_a_new_branch_of_an_existing_repository(alice: Hub, own: Path) -> None:
     push(own)
     printed = push(own, "publish.revision=next", "publish.tag=v2.0", "source.terms=Corrected.")
@@ -179,6 +181,7 @@ def test_a_new_branch_of_an_existing_repository(alice: Hub, own: Path) -> None:
     assert f'load_dataset("{DATASET}", revision="v2.0")' in card and f"{DATASET} --revision v2.0" in card
 
 
+@pytest.mark.long
 def test_options_of_one_command_are_not_stored_in_the_run(alice: Hub, own: Path) -> None:
     push(own, "publish.private=false", "publish.teacher_repo_id=alice/other", "publish.tag=v7")
     push(own, "publish.repo_id=alice/second")
@@ -299,6 +302,7 @@ def test_the_readme_of_a_new_repository_is_kept_and_its_license_must_agree(
     assert readme().endswith("<!-- srel_hub:end -->\n\n# My careful words\n")
 
 
+@pytest.mark.long
 def test_a_card_of_an_earlier_version_is_replaced_only_if_the_user_says_so(
     alice: Hub, own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +315,7 @@ def test_a_card_of_an_earlier_version_is_replaced_only_if_the_user_says_so(
     assert readme().count("<!-- srel_hub:") == 2
 
 
+@pytest.mark.long
 def test_a_readme_that_changes_during_the_push_is_not_overwritten(
     alice: Hub, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

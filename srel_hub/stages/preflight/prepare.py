@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from srel_hub import config
 from srel_hub.config import Pretrained, Publish, Recipe
+from srel_hub.data.class_names import require_usable_names
 from srel_hub.data.given_images import open_given
 from srel_hub.data.overview import look_at, overview_lines
 from srel_hub.data.sources import Source, add_builtin_metadata, open_source
@@ -99,6 +100,7 @@ def gather(recipe: Recipe, run: Run, writes: bool, problems: ErrorCollector, sho
             own, wanted = teacher.classifier, recipe.source.classes
             ordered, remark = data_checks.in_order_of(own, source.whole_names or names, teacher.title)
             fit = fit_classes(ordered.class_names, names, wanted, source, teacher.title, trust)
+            require_usable_names(fit.class_names, teacher.title)
             fitted = replace(ordered, class_names=fit.class_names)
             fitted = fitted if fit.columns is None else with_columns(fitted, fit.columns)
             names, fitted = fitted.class_names, framed(fitted, frame or Frame(image_size(source, None)))
