@@ -38,6 +38,7 @@ from pathlib import Path  # noqa: E402
 
 import huggingface_hub  # noqa: E402
 import torch  # noqa: E402
+from own_network import forgetting_own_code  # noqa: E402
 from reference_resnet import forward, random_state  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
@@ -134,6 +135,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     HUB.faults()
 
 
+@pytest.fixture(autouse=True)
+def own_code_of_one_test() -> Iterator[None]:
+    """Let no test see the networks that another one imported: in a user's process there are none."""
+    with forgetting_own_code():
+        yield
+
+
 @pytest.fixture
 def launcher_port() -> Iterator[None]:
     """Let one test at a time start several processes: launchers share port 29500, also between xdist's workers."""
@@ -179,10 +187,20 @@ def own(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The README's main command, run once as it stands, in a folder with the shipped recipes."""
-    folder = tmp_path_factory.mktemp("quickstart")
+    """The README's main command with less training, run once in a folder with the shipped recipes."""
+    return run_quickstart(tmp_path_factory.mktemp("quickstart"), "squeeze.epochs=15", "evaluate.epochs=10")
+
+
+@pytest.fixture(scope="session")
+def full_quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the README's main command as it stands."""
+    return run_quickstart(tmp_path_factory.mktemp("full"))[0] / "runs" / "quickstart"
+
+
+def run_quickstart(folder: Path, *overrides: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
     shutil.copytree(ROOT / "recipes", folder / "recipes")
-    done = execute("accelerate", "launch", "-m", "srel_hub.condense", "recipes/quickstart.yaml", cwd=folder)
+    command = ("accelerate", "launch", "-m", "srel_hub.condense", "recipes/quickstart.yaml", *overrides)
+    done = execute(*command, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, done
 

@@ -1,14 +1,16 @@
 """The file of a user's own network, and a folder in which a user works with it."""
 
+import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from srel_hub.models import own
 
+
+TEMPORARY = str(Path(tempfile.gettempdir()).resolve())  # all folders of users in tests are below it
 
 MY_NET = '''"""My network."""
 
@@ -39,17 +41,21 @@ def build(num_classes: int) -> nn.Module:
 
 
 @contextmanager
+def forgetting_own_code() -> Iterator[None]:
+    """Afterwards, the user's modules that were imported meanwhile are forgotten, and no longer allowed."""
+    allowed, modules = dict(own._ALLOWED), set(sys.modules)
+    try:
+        yield
+    finally:
+        own._ALLOWED.clear()
+        own._ALLOWED.update(allowed)
+        for name in set(sys.modules) - modules:
+            if str(getattr(sys.modules[name], "__file__", None)).startswith(TEMPORARY):
+                del sys.modules[name]
+
+
+@contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Work in a folder; afterwards, modules that were imported from it are forgotten, and are not allowed any more."""
-    allowed = dict(own._ALLOWED)
-    modules = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        try:
-            yield
-        finally:
-            own._ALLOWED.clear()
-            own._ALLOWED.update(allowed)
-            for name in set(sys.modules) - modules:
-                if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder.resolve())):
-                    del sys.modules[name]
+    """Work in a folder, and forget the code that was imported from it."""
+    with contextlib.chdir(folder), forgetting_own_code():
+        yield

@@ -6,7 +6,7 @@ files or rows. Identical images of a class stay on the same side, so that none i
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,10 @@ def divide(split: Split, class_names: Sequence[str], spec: config.Source) -> tup
             f"{where}: each class needs at least two different images, one for training and one for evaluation, but "
             f"{', '.join(first_few(too_small))}; add images, or remove these classes (source.classes)"
         )
-    train, evaluation = (select_rows(split, mask.nonzero()[:, 0]) for mask in (~is_eval, is_eval))
+    train, evaluation = (
+        replace(select_rows(split, mask.nonzero()[:, 0]), part=part)
+        for mask, part in ((~is_eval, "images for training"), (is_eval, "images for evaluation"))
+    )
     chosen = sorted(key for key, is_chosen in zip(keys, is_eval.tolist(), strict=True) if is_chosen)
     digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest()
     return train, evaluation, MadeSplit(fraction, seed, len(train.labels), len(evaluation.labels), digest)

@@ -152,8 +152,8 @@ def copies_across(one: Examined, other: Examined) -> list[str]:
     differing = sum(int(one.labels[own]) != int(other.labels[theirs]) for own, theirs in pairs)
     labels = f" ({differing:,} of them with another label)" if differing else ""
     return [
-        f"{other.where}: images that {one.where} has as well: {len(pairs):,} of {len(keys):,}{labels}, so accuracies "
-        f"will be too high; remove them from one of the splits: {listed}"
+        f"{other.where}: images that are also in {one.where}: {len(pairs):,} of {len(keys):,}{labels}, so "
+        f"accuracies will be too high; remove the copies: {listed}"
     ]
 
 

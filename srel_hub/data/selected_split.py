@@ -19,11 +19,13 @@ class SelectedSplit:
         whole: the other split.
         rows: int64 [N], its rows.
         labels: int64 [N], the classes of these rows, which may be numbered differently than in `whole`.
+        part: what messages call the rows, if the other split was divided; '' if it was not.
     """
 
     whole: Split
     rows: Tensor
     labels: Tensor
+    part: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,11 +43,15 @@ class SelectedSplit:
     def images(self, frame: Frame | None, rows: Tensor | None = None, file: Path | None = None) -> Images:
         """Decode images (Split.images)."""
         labels, chosen = (self.labels, self.rows) if rows is None else (self.labels[rows], self.rows[rows])
-        return replace(self.whole.images(frame, chosen, file), labels=labels)
+        images = self.whole.images(frame, chosen, file)
+        examined = images.examined
+        if examined is not None and self.part:
+            examined = replace(examined, where=f"{examined.where}, {self.part}")
+        return replace(images, labels=labels, examined=examined)
 
     def select(self, rows: Tensor) -> "SelectedSplit":
         """Return some of these rows, int64 [M], as a split of the same other split."""
-        return SelectedSplit(self.whole, self.rows[rows], self.labels[rows])
+        return replace(self, rows=self.rows[rows], labels=self.labels[rows])
 
 
 def rows_of_whole(split: Split) -> tuple[Split, Tensor]:

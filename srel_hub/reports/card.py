@@ -4,6 +4,7 @@ Every number on a card is read from a file that the run wrote. A card holds no t
 process count, so that equal runs have equal cards.
 """
 
+import functools
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -134,7 +135,13 @@ def teacher_card(run_folder: Path, recipe: Recipe) -> str:
 
 
 def _render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
-    """Return a card with YAML metadata and a rendered text. A missing fact is an error, and not rendered as ''."""
+    """Return a card with YAML metadata and a rendered text."""
+    return marked_card(metadata, _templates().get_template(template).render(**facts))
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Return the templates of the cards. A missing fact is an error, and not rendered as ''."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CARDS),
         undefined=jinja2.StrictUndefined,
@@ -150,7 +157,7 @@ def _render(template: str, metadata: str, facts: Mapping[str, Any]) -> str:
         "cell": _cell,
         "bibtex": _bibtex,
     }
-    return marked_card(metadata, environment.get_template(template).render(**facts))
+    return environment
 
 
 def _license(source: Source) -> dict[str, Any]:

@@ -233,7 +233,7 @@ def test_identical_images_are_counted_within_and_across_splits(tmp_path: Path) -
     assert "split train: identical images with different labels: 3; correct the labels" in labels
     assert "ant/0.png): ant and" in labels and "bee/2.png): bee" in labels
     (overlap,) = copies_across(train, evaluation)
-    assert "split train has as well: 2 of 10 (1 of them with another label), so accuracies will be too high" in overlap
+    assert "split train: 2 of 10 (1 of them with another label), so accuracies will be too high" in overlap
     assert "bee/1.png) and row" in overlap and "test/bee/3.png)" in overlap
     save_examined(tmp_path / "examined", train)
     loaded = load_examined(tmp_path / "examined")

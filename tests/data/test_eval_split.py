@@ -1,6 +1,7 @@
 """An eval split made from training images: the same for any order of files, stratified, without leaks, or refused."""
 
 import hashlib
+import io
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -8,16 +9,19 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from conftest import make_source
+from conftest import make_source, small_recipe, write_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
 
+from srel_hub.condense import condense
 from srel_hub.config import Source, load_recipe
 from srel_hub.data import sources
 from srel_hub.data.eval_split import _choose, _identical
 from srel_hub.data.selected_split import SelectedSplit
 from srel_hub.data.splits import Split
 from srel_hub.errors import UserError
+from srel_hub.runs.run import Run
 from srel_hub.storage.condensed_table import encode_png, read_parquet, write_parquet
 
 
@@ -169,3 +173,26 @@ def test_a_split_that_is_not_there_leads_to_the_option(tmp_path: Path) -> None:
     said = refusal(replace(write(tmp_path / "data", rows()), eval_fraction=None))
     assert "source.eval_split=test: " in said and "set source.eval_fraction=0.2" in said
     assert list(read_parquet(tmp_path / "data" / "train.parquet")), "the data is not changed"
+
+
+def test_images_that_differ_only_in_their_files_are_reported_if_both_parts_have_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Identical bytes stay on one side; the same pixels in other bytes show only when they are decoded."""
+    table, picture = rows(), Image.open(io.BytesIO(rows()[5][0]))
+    for index in range(20):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", pnginfo=remark(f"copy {index}"))
+        table[index] = (buffer.getvalue(), 0)
+    write(tmp_path / "data", table)
+    file = write_recipe(tmp_path / "mine.yaml", tmp_path / "data")
+    condense(Run(small_recipe(file, tmp_path / "runs", "source.eval_fraction=0.2", "evaluate.seeds=1")))
+    said = "".join(capsys.readouterr())
+    assert "split train, images for training: copies of other images: 15 of 28 images" in said
+    assert "images for training: images that are also in" in said and "images for evaluation: 16 of 28, so" in said
+
+
+def remark(text: str) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", text)
+    return info

@@ -26,6 +26,9 @@ DOCS = ROOT / "docs"
 PAGES = {
     file.relative_to(ROOT).as_posix(): file.read_text() for file in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 }
+SLOW_PAGES = {
+    f"docs/guides/{name}.md" for name in ("bad-results", "own-images", "performance", "publishing", "sweeps")
+}  # whose blocks take 4 to 10 seconds
 GENERATED = {"docs/reference/cli.md"}  # from the help pages, whose examples tests/commands parses
 TEXT = {"text", "math", "bibtex"}  # languages of blocks that are not code
 NOT_RUN = {  # how a command or block begins, or what it has in it: why it does not run here
@@ -144,11 +147,15 @@ def pages_to_run() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("page", pages_to_run())
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.long) if page in SLOW_PAGES else page for page in pages_to_run()],
+)
 def test_every_block_of_a_page_runs(page: str, reader: Path) -> None:
     run_page(page, reader)
 
 
+@pytest.mark.long
 def test_an_imagenet_recipe_runs_with_a_pretrained_teacher_from_the_hub(
     stand_in: list[str], reader: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_both_folders_are_pushed_completely_tagged_and_private(alice: Hub, own: 
     assert f'load_condensed("{DATASET}", revision="v1.0")' in printed
 
 
+@pytest.mark.long
 def test_the_teacher_is_pushed_before_the_dataset(alice: Hub, own: Path) -> None:
     push(own)
     commits = [path for path in writes(alice) if "/commit/" in path]
@@ -460,7 +461,7 @@ def test_all_faults_of_a_push_and_of_the_source_are_reported_together(
         assert message in error, error
 
 
-@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("private", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_repository_of_the_other_visibility_is_refused(
     alice: Hub, own: Path, capsys: pytest.CaptureFixture[str], private: bool
 ) -> None:
@@ -490,6 +491,7 @@ def test_the_name_of_a_private_repository_of_another_user_is_refused(
     assert "carol is not a member of alice" in not_pushed(capsys, own)
 
 
+@pytest.mark.long
 def test_a_push_of_another_user_in_the_meantime_is_not_overwritten(
     alice: Hub, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

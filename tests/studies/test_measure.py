@@ -31,10 +31,12 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| c")]
 
 
+@pytest.mark.long
 def test_each_network_has_a_line_in_the_order_of_the_arguments(table: tuple[str, dict[str, Any]]) -> None:
     assert [row[0] for row in rows(table[0])] == ["convnet x 0.5", "convnet x 0.05"]
 
 
+@pytest.mark.long
 def test_the_table_agrees_with_the_file(table: tuple[str, dict[str, Any]]) -> None:
     text, figures = table
     assert text == "\n".join(report_lines(figures)) + "\n"
@@ -43,12 +45,14 @@ def test_the_table_agrees_with_the_file(table: tuple[str, dict[str, Any]]) -> No
         assert float(row[2]) == pytest.approx(result["ms"], rel=0.01)
 
 
+@pytest.mark.long
 def test_the_report_names_device_versions_and_settings(table: tuple[str, dict[str, Any]]) -> None:
     text, figures = table
     assert figures["device"] in text and f"torch {figures['versions']['torch']}" in text
     assert "float32; batches of 32 images of 32 x 32 pixels, 40 classes; median of 2 iterations" in text
 
 
+@pytest.mark.long
 def test_a_wider_network_takes_more_memory(table: tuple[str, dict[str, Any]]) -> None:
     wide, narrow = table[1]["results"]
     for name in ("parameters", "peak_bytes", "forecast_bytes"):

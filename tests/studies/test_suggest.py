@@ -120,6 +120,7 @@ def test_the_rough_price_is_near_the_plan() -> None:
         assert 0.5 < plan_choice(SPEC, FLOWERS, choice, CPU).hours / rough_hours(FLOWERS, choice, CPU) < 2
 
 
+@pytest.mark.long
 def test_a_larger_budget_buys_a_larger_recipe() -> None:
     small, large = (suggest(SPEC, FLOWERS, "x.yaml", hours=hours, machine=CPU) for hours in (0.2, 100.0))
     assert small.fits and large.fits and small.plan.hours < 0.2 < large.plan.hours

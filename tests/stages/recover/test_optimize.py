@@ -41,7 +41,7 @@ UNIT = optimize.Unit(range(1, 2), range(0, 4))
 LABELS = [0, 1, 2, 3]
 
 
-@pytest.fixture(params=["resnet18", "convnet", "bn_vit_tiny"])
+@pytest.fixture(params=["resnet18", "convnet", pytest.param("bn_vit_tiny", marks=pytest.mark.long)])
 def classifier(request: pytest.FixtureRequest) -> Classifier:
     """Random weights and running statistics far from 0 and 1."""
     model = networks.build(Network(model=request.param, width=0.1), NAMES, SIZE, seed=3)
