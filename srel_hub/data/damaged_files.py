@@ -14,6 +14,7 @@ import pyarrow.parquet
 import yaml
 
 from srel_hub.errors import UserError, reading
+from srel_hub.storage.files import require_no_pointer
 
 
 CARD = "README.md"
@@ -54,6 +55,7 @@ def require_readable(file: Path) -> None:
     check = CHECKS.get(CARD if file.name == CARD else file.suffix.lower())
     if check is not None:
         with reading(str(file)):
+            require_no_pointer(file)
             check(file)
 
 

@@ -26,6 +26,7 @@ from srel_hub.hub.client import (
     retried,
     timeouts,
 )
+from srel_hub.storage.files import require_no_pointer
 
 
 DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -58,12 +59,13 @@ class Folder:
         """Return the local path of a file.
 
         Raises:
-            UserError: If the file is missing.
+            UserError: If the file is missing, or is a Git LFS pointer.
         """
         if not (self.path / name).is_file():
             raise UserError(
                 f"{self.path / name} is missing, so {self.path} is not complete; copy or download the folder again"
             )
+        require_no_pointer(self.path / name)
         return self.path / name
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from srel_hub.errors import UserError, cause, machine_failure
+from srel_hub.storage.files import LFS_ADVICE, LFS_POINTER
 
 
 SMALLEST_SIDE = 2  # pixels
@@ -135,9 +136,14 @@ def _opened(value: Any, where: str) -> Iterator[Image.Image]:
             raise failure from None
         reason = cause(error)
         if isinstance(error, UnidentifiedImageError):
-            reason = "damaged, or of an unknown format"
+            reason = LFS_ADVICE if _is_pointer(value) else "damaged, or of an unknown format"
         message = f"{where}{_file(value)}: Pillow cannot read this image ({reason}); repair or remove it"
         raise UnreadableImageError(message, reason) from error
+
+
+def _is_pointer(value: Any) -> bool:
+    with _stream(value) as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _file(value: Any) -> str:

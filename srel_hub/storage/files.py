@@ -155,6 +155,22 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the text begins that Git has in place of a large file
+LFS_ADVICE = "it is a Git LFS pointer instead of the file; run `git lfs pull` in its repository"
+
+
+def require_no_pointer(path: Path) -> None:
+    """Check that a file was downloaded, and is not what `git clone` writes without Git LFS.
+
+    Raises:
+        UserError: If it is a Git LFS pointer.
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{path}: {LFS_ADVICE}")
+
+
 def sha256(path: Path) -> str:
     """Return the sha256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:

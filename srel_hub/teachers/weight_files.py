@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from srel_hub.errors import UserError, first_line
+from srel_hub.storage.files import require_no_pointer
 
 
 PICKLED = (".pth", ".pt", ".bin")
 SUFFIXES = (".safetensors", *PICKLED)
+ZIP, PICKLE = b"PK", b"\x80"  # how a file of torch.save begins, since and before torch 1.6
 MAIN, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Under these keys, training scripts store the weights beside an optimizer and other values. The first one is used: an
 # average such as `state_dict_ema` is another set of weights.
@@ -78,10 +80,18 @@ def read_tensors(files: list[Path], where: str) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
+        _require_downloaded(file, where)
         tensors |= _read_pickled(file, where) if file.suffix in PICKLED else _read_safetensors(file, where)
     if not tensors:
         raise UserError(f"{where}: it contains no tensors")
     return tensors
+
+
+def _require_downloaded(file: Path, where: str) -> None:
+    try:
+        require_no_pointer(file)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def require_floating_point(files: list[Path], where: str) -> None:
@@ -91,6 +101,7 @@ def require_floating_point(files: list[Path], where: str) -> None:
         UserError: If a tensor that is not a counter has integers. The message names it.
     """
     for file in files:
+        _require_downloaded(file, where)
         try:
             with safe_open(file, "pt") as content:
                 types = {name: content.get_slice(name).get_dtype() for name in content.keys()}  # noqa: SIM118
@@ -111,6 +122,9 @@ def _read_safetensors(file: Path, where: str) -> dict[str, Tensor]:
 
 def _read_pickled(file: Path, where: str) -> dict[str, Tensor]:
     """Return the weights in a file of torch.save, without running the code that such a file may contain."""
+    with file.open("rb") as stream:
+        if not stream.read(len(ZIP)).startswith((ZIP, PICKLE)):
+            raise UserError(f"{where}: {file.name} is not a file of torch.save")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -82,6 +82,12 @@ def latin_1_name(folder: Path) -> None:
             (inside / "1.png").write_bytes(PNG)
 
 
+def pointers(folder: Path) -> None:
+    """What `git clone` writes without Git LFS."""
+    for file in table(folder).glob("*.parquet"):
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1f\nsize 99\n")
+
+
 def csv_lines(*lines: str) -> Callable[[Path], object]:
     return lambda folder: with_metadata(folder, "\n".join(["file_name,label", *lines, ""]))
 
@@ -109,6 +115,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
         card("---\nconfigs:\n- config_name: default\n  data_files: gone/*.parquet\n---\n"),
         "load_dataset cannot open this folder: ",
     ),
+    "tables that Git did not fetch": (pointers, "train.parquet: it is a Git LFS pointer instead of the file"),
     "a zip per split": (zips, "(?i)class label|zip|archive"),
     "a truncated zip": (damaged_zip, "zip: (this archive cannot be read|class folders are not read)"),
     "the end of a parquet file": (damaged_parquet(0.9, 1), "train.parquet: "),

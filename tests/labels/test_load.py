@@ -160,6 +160,22 @@ def test_a_commit_that_is_partly_in_the_cache_is_completed(shared: Hub) -> None:
     assert {check.name: check.passed for check in verify(DATASET, commit)}["files"]
 
 
+@pytest.mark.parametrize(
+    "name", ["data/train-00000-of-00001.parquet", "soft_labels/epoch-00000.safetensors", "model.safetensors"]
+)
+def test_a_clone_without_its_large_files_is_refused_by_the_first_one(
+    assembled: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "clone" / "dataset"
+    shutil.copytree(assembled / "dataset", folder)
+    shutil.copytree(assembled / "teacher_repo", folder.parent / "teacher_repo")
+    file = folder.parent / "teacher_repo" / name if name == "model.safetensors" else folder / name
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1f\nsize 99\n")
+    with pytest.raises(UserError, match=f"{file}: it is a Git LFS pointer instead of the file; run `git lfs pull`"):
+        condensed = load_condensed(folder)
+        _ = condensed[0].batch(torch.arange(2)), condensed.teacher()
+
+
 def test_leaving_the_loop_does_not_wait_for_what_is_fetched(shared: Hub) -> None:
     epochs = iter(load_condensed(DATASET))
     shared.faults({"kind": "hold", "path": "epoch-00001", "times": 9})

@@ -68,6 +68,16 @@ def test_an_unreadable_image_is_reported_with_its_row(value: Any) -> None:
         read_picture(value, None, "set, row 3")
 
 
+def test_an_image_that_git_did_not_fetch_is_reported_as_such(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\nsize 99\n"
+    (tmp_path / "1.png").write_bytes(pointer)
+    for value in ({"bytes": pointer, "path": "1.png"}, {"bytes": None, "path": str(tmp_path / "1.png")}):
+        with pytest.raises(
+            UserError, match="is a Git LFS pointer instead of the file; run `git lfs pull` in its repos"
+        ):
+            read_picture(value, None, "set, row 3")
+
+
 def test_floating_point_pixels_are_refused() -> None:
     file = io.BytesIO()
     Image.new("F", (2, 2), 0.5).save(file, "TIFF")
