@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
+# Tests start over a hundred processes; without bytecode, each would compile the package for 2 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install quickstart test test-long check docs
 

@@ -188,7 +188,9 @@ def own(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The README's main command with less training, run once in a folder with the shipped recipes."""
-    return run_quickstart(tmp_path_factory.mktemp("quickstart"), "squeeze.epochs=15", "evaluate.epochs=10")
+    return run_quickstart(
+        tmp_path_factory.mktemp("quickstart"), "squeeze.epochs=15", "recover.iterations=200", "evaluate.epochs=10"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -323,6 +323,7 @@ def test_a_training_that_diverges_stops_before_the_next_stage(colors: Path, tmp_
     assert not run.path("teacher").exists()
 
 
+@pytest.mark.long
 def test_a_stage_without_its_predecessor_says_so(colors: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "srel_hub.recover", str(colors / "colors.yaml"), f"run.root={tmp_path}/runs"]
     done = execute(*command, cwd=tmp_path)

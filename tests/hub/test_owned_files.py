@@ -25,6 +25,7 @@ def no_bar(items: Any, *_: object) -> Iterator[Any]:
     return iter(items)
 
 
+@pytest.mark.long
 def test_everything_that_assemble_writes_is_known(finished: Path, tmp_path: Path) -> None:
     """A run with all parts: another teacher labels together with a committee, and there are pictures."""
     trained = classifiers.load(finished / "teacher", torch.device("cpu"))

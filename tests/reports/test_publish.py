@@ -353,6 +353,7 @@ def test_without_a_repository_the_missing_field_is_named(own: Path, capsys: pyte
     assert lasting(own) == before
 
 
+@pytest.mark.long
 def test_a_dry_run_without_network_prints_the_plan(own: Path, tmp_path: Path) -> None:
     command = ["-m", "srel_hub.publish", str(own), f"publish.repo_id={DATASET}", "publish.dry_run=true"]
     environment = HUB.environment(tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}

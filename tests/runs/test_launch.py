@@ -130,9 +130,8 @@ use_cpu: true
 """
 
 
-@pytest.mark.parametrize(
-    "kind", ["FSDP", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("FSDP 2", "MEGATRON_LM"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["FSDP", "FSDP 2", "MEGATRON_LM"])
 def test_a_config_of_accelerate_that_divides_networks(tmp_path: Path, kind: str) -> None:
     """The launcher adds a traceback of its own, without a file of this project."""
     config, (name, _, version) = tmp_path / "config.yaml", kind.partition(" ")

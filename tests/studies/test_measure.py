@@ -70,6 +70,7 @@ def test_the_papers_figures_appear_only_beside_its_own_networks_and_images() -> 
     assert paper_figures(parse_network("mobilenet_v2", 64), 64, 100) is None
 
 
+@pytest.mark.long
 def test_the_paper_is_cited_only_beside_its_figures(table: tuple[str, dict[str, Any]]) -> None:
     text, figures = table
     assert "paper's figures" not in text
