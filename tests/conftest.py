@@ -69,6 +69,7 @@ SMALL = [
     "evaluate={students: [{model: convnet, width: 0.1}], seeds: 2, epochs: 2, batch_size: 8}",
     "run.cpu_threads=1",
 ]
+LESS = ("squeeze.epochs=15", "recover.iterations=100", "evaluate.epochs=10", "pictures=false")  # of the quickstart
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -187,10 +188,8 @@ def own(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The README's main command with less training, run once in a folder with the shipped recipes."""
-    return run_quickstart(
-        tmp_path_factory.mktemp("quickstart"), "squeeze.epochs=15", "recover.iterations=200", "evaluate.epochs=10"
-    )
+    """The README's main command with less work, run once in a folder with the shipped recipes."""
+    return run_quickstart(tmp_path_factory.mktemp("quickstart"), *LESS)
 
 
 @pytest.fixture(scope="session")

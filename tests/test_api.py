@@ -341,6 +341,7 @@ def test_loading_imports_no_pipeline_and_needs_no_posix(world: Path, tmp_path: P
     assert not [name for name in loaded if re.match(rf"({'|'.join(heavy)})(\.|$)", name)]
 
 
+@pytest.mark.long
 def test_the_teacher_leaves_progress_bars_as_they_were(world: Path, tmp_path: Path) -> None:
     python(tmp_path, LOAD.replace("WINDOWS", ""), str(world / "runs" / "quickstart" / "dataset"), "teacher")
 

@@ -118,7 +118,7 @@ print(json.dumps([opened.class_names, content]))
 """
 
 
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_class_folders_on_the_hub_are_read_and_unwanted_splits_left_there(
     tmp_path: Path, train: bool, hub: Hub
 ) -> None:

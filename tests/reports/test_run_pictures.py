@@ -57,6 +57,7 @@ def test_every_picture_is_on_the_card_and_small(pictured: tuple[Recipe, Path]) -
     assert {f"assets/{name}" for name in names} <= listed
 
 
+@pytest.mark.long
 def test_drawn_again_they_are_the_same_bytes(pictured: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, folder = copy_of(pictured, tmp_path)
     assert pictures.draw(Run(recipe)) == folder / "pictures"

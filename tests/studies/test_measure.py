@@ -78,6 +78,7 @@ def test_the_paper_is_cited_only_beside_its_figures(table: tuple[str, dict[str, 
     assert "| 0.24 | 4.2 GB |" in "\n".join(report_lines(cited)) and "paper's figures" in "\n".join(report_lines(cited))
 
 
+@pytest.mark.long
 def test_a_network_that_does_not_fit_is_reported(table: tuple[str, dict[str, Any]]) -> None:
     figures = table[1]
     none = {**figures, "results": [{**row, "ms": None, "peak_bytes": None} for row in figures["results"]]}

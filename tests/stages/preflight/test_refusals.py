@@ -1,6 +1,7 @@
 """Every mistake that is refused, through the command line: what it says, status 2, nothing left behind."""
 
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -152,7 +153,7 @@ def test_a_place_without_a_teacher(tmp_path: Path, says: Said) -> None:
     assert "squeeze.pretrained=./nowhere: there is no such folder or file" in says("squeeze.pretrained=./nowhere")
     (tmp_path / "empty").mkdir()
     assert "it has no .safetensors weights" in says(f"squeeze.pretrained={tmp_path}/empty")
-    (tmp_path / "net.pth").write_bytes(b"pickle")
+    (tmp_path / "net.pth").write_bytes(pickle.dumps(tmp_path))
     assert "because loading them runs code" in says(f"squeeze.pretrained={tmp_path}/net.pth")
     (tmp_path / "net.safetensors").write_bytes(b"nothing of the kind")
     assert "not a safetensors file" in says(f"squeeze.pretrained={tmp_path}/net.safetensors")

@@ -376,6 +376,7 @@ def test_a_knob_that_does_not_fit_is_refused_before_squeeze(name: str, tmp_path:
 PATCHED = ["recover.patches={images: 6, crops: 3}", "recover.residual=0.3", "recover.sizes=[8, 8]"]
 
 
+@pytest.mark.long
 def test_killed_and_shared_it_is_the_same(tmp_path: Path) -> None:
     """From patches: one run that nobody stopped, one that was killed amid its patches and then shared."""
     recipe = world(tmp_path)
