@@ -114,6 +114,6 @@ def _mixture(tree: Tree, counts: Mapping[str, int], splits: Sequence[str], other
         f"{tree.root}: some of the folders at the top are named like splits: {named(splits)}; others are not: "
         f"{named(others)}. If these others do not belong to the dataset, move them elsewhere. If one of them is a "
         "split, rename it to train, validation or test, or name it in the recipe, as "
-        f"source.eval_split={shown(others[0])}. If all of these folders are classes, move them into one folder named "
-        f"train, as train/{shown(splits[0])}"
+        f"source.eval_split={shown(others[0])}. If all of these folders are classes, move all of them into one "
+        f"new folder named train, for example to train/{shown(others[0])} and train/{shown(splits[0])}"
     )

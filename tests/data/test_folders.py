@@ -143,7 +143,7 @@ def test_a_folder_with_the_name_of_a_split_is_a_class_among_classes(tmp_path: Pa
         (["train/1.png", "figures/1.png"], "named like splits: train .*; others are not: figures"),
         (
             ["train/1.png", "test/1.png", "a/1.png", "b/1.png"],
-            "If all of these folders are classes, move them",
+            "If all of these folders are classes, move all of them",
         ),
         (["train/a/1.png", "eval/a/1.png", "b/1.png"], r"others are not: b \(1 images\), eval \(1 images\)"),
     ],
