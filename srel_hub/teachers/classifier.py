@@ -23,6 +23,9 @@ from srel_hub.storage.decode import BILINEAR, Frame
 from srel_hub.teachers.class_subset import CLASS_COLUMNS, class_columns, complete, read_columns, with_columns
 
 
+SAME_LOGITS = 1e-3  # of the largest logit; another order of float32 sums changes about 1e-6 of it
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A network with its class names, normalization and image size.
@@ -88,6 +91,39 @@ def check_forward(model: nn.Module, image: Tensor, num_classes: int, where: str)
             f"{where}: the network returns logits of shape {list(logits.shape)}, but must return [1, {num_classes}]"
         )
     return logits
+
+
+@torch.no_grad()
+def require_repeatable(model: nn.Module, size: tuple[int, int], where: str) -> None:
+    """Check that the logits of an image depend on this image alone. Otherwise stored labels could not be verified.
+
+    Four random images are shown to the model together, together once more, and one by one.
+
+    Args:
+        model: a network on the CPU, in eval mode.
+        size: (height, width) of its images, in pixels.
+        where: the recipe's field, which begins the message.
+
+    Raises:
+        UserError: if the logits differ.
+    """
+    images = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # so that a network is refused always or never
+        first, again = model(images).logits, model(images).logits
+        alone = torch.cat([model(image[None]).logits for image in images])
+    tolerance = SAME_LOGITS * float(first.abs().max())
+    reasons = (
+        (again, "differ when it sees the same images again; remove what is random in eval mode, such as dropout"),
+        (
+            alone,
+            "of an image depend on the other images in the batch; use layers that normalize with running statistics, "
+            "such as BatchNorm2d with track_running_stats=True",
+        ),
+    )
+    for logits, reason in reasons:
+        if not torch.allclose(logits, first, rtol=0, atol=tolerance, equal_nan=True):
+            raise UserError(f"{where}: its logits {reason}")
 
 
 def _own_reason(model: nn.Module, error: Exception) -> str | None:

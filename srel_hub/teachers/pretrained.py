@@ -24,7 +24,13 @@ from srel_hub.storage.decode import Frame
 from srel_hub.storage.files import sha256
 from srel_hub.teachers import layouts
 from srel_hub.teachers.architectures import build
-from srel_hub.teachers.classifier import Classifier, check_forward, hide_loading_bars, network_name
+from srel_hub.teachers.classifier import (
+    Classifier,
+    check_forward,
+    hide_loading_bars,
+    network_name,
+    require_repeatable,
+)
 from srel_hub.teachers.fetch import fetch
 from srel_hub.teachers.foreign_settings import labeled_settings, read_settings, timm_names, timm_preprocessing
 from srel_hub.teachers.processors import load_processor, measure_colors, read_frame, reorder_input
@@ -230,17 +236,18 @@ def with_size(classifier: Classifier, side: int) -> Classifier:
 
 
 def require_usable_classifier(classifier: Classifier, where: str) -> None:
-    """Check that a classifier can process images of its size, by running it on an image of zeros.
+    """Check that a classifier can process images of its size, by running it on an image of zeros and on random ones.
 
     Raises:
-        UserError: if the classifier fails, returns a wrong number of logits, or returns logits that are not finite. The
-            message begins with `where`.
+        UserError: if the classifier fails, returns a wrong number of logits, or returns logits that are not finite or
+            not the same for the same image. The message begins with `where`.
     """
     image = torch.zeros(1, 3, *classifier.size)
     logits = check_forward(classifier.model, image, len(classifier.class_names), where)
     if not logits.isfinite().all():
         value = float(logits[~logits.isfinite()][0])
         raise UserError(f"{where}: its logits for an image of zeros contain {value}; choose another teacher")
+    require_repeatable(classifier.model, classifier.size, where)
 
 
 def require_batchnorm(model: nn.Module, where: str) -> None:

@@ -29,7 +29,7 @@ def test_a_complete_run_is_complete_wherever_it_is(
     run = moved(own, place)
     cli(condense, [str(run)])
     printed = capsys.readouterr()
-    assert "is complete: nothing to do" in printed.err and str(run / "dataset") in printed.out
+    assert "is complete: nothing to do" in printed.err and f"{run.name}/dataset" in printed.out
     monkeypatch.chdir(run)
     cli(condense, ["."])
     with pytest.raises(SystemExit):  # there is nowhere to push to

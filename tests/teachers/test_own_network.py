@@ -56,9 +56,8 @@ def condensed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def my_net() -> Any:
     """The user's module, imported by the user."""
-    import my_net  # type: ignore[import-not-found]
-
-    return my_net
+    import_modules(["my_net"], "x")
+    return sys.modules["my_net"]
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -78,9 +77,7 @@ def save(module: Any, **changed: Any) -> Path:
 @torch.no_grad()
 @pytest.mark.parametrize("factory", ["build", "MyNet"])
 def test_a_saved_module_is_a_pretrained_teacher_with_the_same_logits(folder: Path, factory: str) -> None:
-    sys.path.insert(0, str(folder))
     network = trained(my_net().MyNet(3))
-    sys.path.remove(str(folder))
     saved = save(network, factory=factory, size=(8, 10))
     assert network.training
     assert (saved / "my_net.py").read_text() == MY_NET
@@ -140,6 +137,17 @@ def test_a_factory_with_other_options_than_the_modules_is_refused(folder: Path) 
     assert not (folder / "teacher").exists()
 
 
+def test_a_module_that_draws_random_numbers_in_eval_mode_is_refused(folder: Path) -> None:
+    code = MY_NET.replace("return self.head(", "return nn.functional.dropout(self.head(").replace(
+        "self.scale)", "self.scale), 0.5)"
+    )
+    assert code.count("dropout") == 1
+    (folder / "my_net.py").write_text(code)
+    with pytest.raises(UserError, match="source=my_net.py: its logits differ when it sees the same images again"):
+        save(trained(my_net().build(3)))
+    assert not (folder / "teacher").exists()
+
+
 # Recipes
 
 
@@ -168,6 +176,17 @@ CODE: dict[str, tuple[str, str]] = {
     "no BatchNorm": (
         "def build(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.LayerNorm(3))",
         r"Sequential has no BatchNorm2d layer \(normalization: 1 LayerNorm\)",
+    ),
+    "dropout that stays": (
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.layer = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 3))\n"
+        "    def forward(self, x): return nn.functional.dropout(self.layer(x), 0.5)\ndef build(): return Net()",
+        "its logits differ when it sees the same images again; remove what is random in eval mode",
+    ),
+    "statistics of the batch": (
+        "def build():\n    norms = nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False)\n"
+        "    return nn.Sequential(*norms, nn.Flatten(), nn.Linear(192, 3))",
+        "its logits of an image depend on the other images in the batch; use layers that normalize with running",
     ),
     "values of tensors": (
         "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"

@@ -11,7 +11,8 @@ from srel_hub.errors import UserError, first_line
 from srel_hub.stages.inputs import teacher_specs
 from srel_hub.stages.preflight.gathered import Gathered, Opened
 from srel_hub.storage.decode import scale_shorter_side
-from srel_hub.teachers.architectures import require_usable
+from srel_hub.teachers.architectures import build, require_usable
+from srel_hub.teachers.classifier import factory_of, require_repeatable
 from srel_hub.teachers.pretrained import require_batchnorm
 
 
@@ -35,8 +36,12 @@ def networks_that_fit(gathered: Gathered) -> list[str]:
     for name, network in gathered.trainable.items():
         try:
             require_usable(network, gathered.num_classes, gathered.size, name)
-            if name.startswith("squeeze.network") and gathered.recipe.recover.images is None:
-                require_batchnorm(network, name)
+            if name.startswith("squeeze.network"):
+                if gathered.recipe.recover.images is None:
+                    require_batchnorm(network, name)
+                if factory_of(network) is not None:  # what it is random in shows only with values, on the CPU
+                    built = build(gathered.recipe.squeeze.network, gathered.inputs.class_names, gathered.size, seed=0)
+                    require_repeatable(built.eval(), gathered.size, name)
         except UserError as error:
             problems.append(str(error))
     return problems
