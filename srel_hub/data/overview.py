@@ -166,8 +166,15 @@ def _row(view: SplitView, names: Sequence[str]) -> tuple[str, ...]:
         f"{len(present):,}",
         *extremes,
         _sizes(view.headers.sizes),
-        ", ".join(mode for mode, _ in view.headers.modes.most_common(MODES)) or "-",
+        _modes(view.headers.modes),
     )
+
+
+def _modes(modes: Counter[str]) -> str:
+    """Return the most frequent modes, and how many others there are."""
+    listed = [mode for mode, _ in modes.most_common(MODES)]
+    others = [f"{len(modes) - MODES} more"] if len(modes) > MODES else []
+    return ", ".join(listed + others) or "-"
 
 
 def _name(name: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, make_source, refused
+from PIL import Image
 
 from srel_hub.commands.program import main
 from srel_hub.condense import condense
@@ -172,3 +173,11 @@ def test_metadata_files_of_other_kinds_are_read(
 ) -> None:
     table = inspected(capsys, with_metadata(tmp_path / "m", text, name))
     assert re.search(r"^  train +2 +2 +1 each", table, re.MULTILINE)
+
+
+def test_modes_that_are_not_listed_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for mode in ("RGB", "L", "1", "P", "RGBA", "LA"):
+            Image.new(mode, (8, 8)).save(tmp_path / "train" / name / f"{mode}.png")
+    assert re.search(r"8 x 8 +(\w+, ){4}2 more$", inspected(capsys, str(tmp_path)), re.M)
