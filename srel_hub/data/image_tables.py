@@ -146,7 +146,7 @@ def _note_unread(
     suffixes, listed = image_suffixes(), {path for path in paths if path is not None}
     for reason, found in (
         ("rows of a metadata file whose image does not exist", [path for path in paths if path not in files]),
-        ("rows of a metadata file that repeat an earlier row", [paths[row] for row in repeated]),
+        ("rows of a metadata file that repeat an earlier row with the same label", [paths[row] for row in repeated]),
         (
             "images without a row in a metadata file",
             [file.path for file in split.files if suffix_of(file.path) in suffixes and file.path not in listed],

@@ -112,7 +112,8 @@ def _mixture(tree: Tree, counts: Mapping[str, int], splits: Sequence[str], other
 
     return (
         f"{tree.root}: some of the folders at the top are named like splits: {named(splits)}; others are not: "
-        f"{named(others)}. If these others do not belong to the dataset, move them elsewhere. If one of them is a "
+        f"{named(others)}. If these others do not belong to the dataset, move them elsewhere. If they are classes, "
+        f"move them into the splits, for example to {shown(splits[0])}/{shown(others[0])}. If one of them is a "
         "split, rename it to train, validation or test, or name it in the recipe, as "
         f"source.eval_split={shown(others[0])}. If all of these folders are classes, move all of them into one "
         f"new folder named train, for example to train/{shown(others[0])} and train/{shown(splits[0])}"

@@ -84,8 +84,11 @@ def test_a_dataset_in_parquet_becomes_a_recipe_that_can_be_planned(
 
 def test_a_folder_with_one_split_gets_eval_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.move(make_folder(tmp_path / "both", {"daisy": 10, "rose": 7, "tulip": 5}) / "test", tmp_path / "flowers")
+    shutil.copy(tmp_path / "flowers" / "rose" / "0.png", tmp_path / "flowers" / "stray.png")
     assert main(["init", "flowers", "--hours", "0.00001", "source.classes=[daisy, rose]"]) == 0
-    assert "Data: 14 training images of 2 classes (5 in the smallest), 3 eval images." in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "Data: 14 training images of 2 classes (5 in the smallest), 3 eval images that are set aside" in printed.out
+    assert "not read: images beside the class folders: stray.png" in printed.err
     source = load_recipe("flowers.yaml").source
     assert (source.eval_split, source.eval_fraction, source.classes) == (None, 0.2, ("daisy", "rose"))
     assert main(["plan", "flowers.yaml", "--device-tflops", "1"]) == 0

@@ -131,7 +131,7 @@ def test_rows_and_images_that_do_not_match_are_reported(tmp_path: Path, capsys: 
     table = inspected(capsys, folder)
     assert re.search(r"^  train +3 +2 +b \(1\) +a \(2\)", table, re.MULTILINE)
     assert "not read: rows of a metadata file whose image does not exist: 9.png\n" in table
-    assert "not read: rows of a metadata file that repeat an earlier row: 1.png\n" in table
+    assert "not read: rows of a metadata file that repeat an earlier row with the same label: 1.png\n" in table
     assert "not read: images without a row in a metadata file: 3.png\n" in table
 
 

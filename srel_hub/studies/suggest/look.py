@@ -12,6 +12,7 @@ from srel_hub.data.eval_split import EVAL_SPLITS, require_no_eval_split
 from srel_hub.data.folders import LAYOUTS
 from srel_hub.data.selected_split import rows_of_whole
 from srel_hub.data.sources import open_source, split_names
+from srel_hub.data.split_folders import listed
 from srel_hub.data.splits import Split, TableSplit
 from srel_hub.errors import UserError
 from srel_hub.storage.decode import read_header
@@ -59,7 +60,7 @@ def look(spec: config.Source) -> tuple[Data, tuple[str, ...]]:
     """Open a dataset and sample its images.
 
     Returns:
-        the facts for the rules, and remarks for the user.
+        the facts for the rules, and remarks for the user, such as which files are not read.
 
     Raises:
         UserError: if the dataset cannot be opened, has no images, or has fewer than two classes.
@@ -82,7 +83,7 @@ def look(spec: config.Source) -> tuple[Data, tuple[str, ...]]:
         eval_images=len(source.eval.labels) if source.eval is not None else set_aside or None,
         side=round(statistics.median(sides)),
         sampled=len(sides),
-    ), source.remarks
+    ), tuple(f"not read: {reason}: {listed(paths)}" for reason, paths in source.unread.items()) + source.remarks
 
 
 def shorter_sides(split: Split) -> Iterator[int]:

@@ -28,10 +28,10 @@ WIDTH = 100
 MANY_LABEL_BYTES = 2**30  # from which labels are stored in bytes
 MOST_DEARER = 6  # choices listed that do not fit
 RULE = (
-    "Rule: source.image_size if it is given, else the largest of 224, 128, 96, 64 and 32 pixels that does not enlarge "
-    "most images, else their median. At that size ResNet-18, "
-    "then ResNet-18 with a shorter budget, then, up to 64 pixels, a ConvNet and a ConvNet of half the width; if no "
-    "estimate fits the time and the memory, the next smaller size."
+    "Rule: the images get the size source.image_size if it is set, else the largest of 224, 128, 96, 64 and 32 pixels "
+    "that does not enlarge most of them, else their median size. At this size, init prefers a ResNet-18, then a "
+    "ResNet-18 with less training, then, up to 64 pixels, a ConvNet and a ConvNet of half the width. If no estimate "
+    "fits the time and the memory, it tries the next smaller size."
 )
 
 
@@ -59,6 +59,8 @@ def header(
     """
     machine = plan.facts.machine
     evaluated = "no eval split" if data.eval_images is None else f"{data.eval_images:,} eval images"
+    if spec.eval_fraction:
+        evaluated += " that are set aside from the training split (source.eval_fraction)"
     stages = ", ".join(f"{stage.name} {format_hours(stage.hours)}" for stage in plan.stages)
     labels = plan.label_bytes[plan.facts.recipe.relabel.encoding]
     fits = (
@@ -75,10 +77,10 @@ def header(
         f"have a median of {data.side} pixels.",
         f"Machine: {processor}, {format_bytes(machine.memory)} of memory; {machine.precision} at about "
         f"{machine.tflops:.2g} TFLOP/s ({machine.estimated}; other work on the machine lowers it).",
-        f"Estimated time on one such device: {format_hours(plan.hours)} ({stages}), {fits}. This is FLOPs divided by "
-        "speed: expect it to be off by a factor of 2.",
-        f"Result: {plan.images:,} images of at most {format_bytes(plan.png_bytes)}, and {format_bytes(labels)} of "
-        "soft labels.",
+        f"Estimated time on one device of this kind: {format_hours(plan.hours)} ({stages}), {fits}. This is FLOPs "
+        "divided by speed: expect it to be off by a factor of 2.",
+        f"Result: {plan.images:,} images, together at most {format_bytes(plan.png_bytes)}, and "
+        f"{format_bytes(labels)} of soft labels.",
         "",
         RULE,
     ]
