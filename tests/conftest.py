@@ -38,6 +38,7 @@ from pathlib import Path  # noqa: E402
 
 import huggingface_hub  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from own_network import forgetting_own_code  # noqa: E402
 from reference_resnet import forward, random_state  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -70,6 +71,13 @@ SMALL = [
     "run.cpu_threads=1",
 ]
 LESS = ("squeeze.epochs=15", "recover.iterations=100", "evaluate.epochs=10", "pictures=false")  # of the quickstart
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let hypothesis try the same examples each time in `make test`, and new ones in `make test-long`."""
+    settings.register_profile("same", derandomize=True, deadline=None)
+    settings.register_profile("new", deadline=None)
+    settings.load_profile("new" if config.getoption("--resume") else "same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import HUB
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from local_hub.client import Hub
 from test_reader import an_epoch, fake_manifest, write
@@ -35,6 +35,7 @@ def stored(folder: Path, epochs: int, parts: list[range], mix: str = "cutmix") -
 
 
 @settings(max_examples=20, deadline=None)
+@example(epochs=1, parts=70)  # one epoch has nothing to be packed with
 @given(epochs=st.integers(1, 150), parts=st.sampled_from([1, 2, 5, 70]))
 def test_every_row_of_every_epoch_is_packed_once(epochs: int, parts: int) -> None:
     spans = [(10 * part, 10 * part + 10) for part in range(parts)]
@@ -44,7 +45,7 @@ def test_every_row_of_every_epoch_is_packed_once(epochs: int, parts: int) -> Non
         for rows in spans
     ]
     groups = packing.groups(replace(fake_manifest(10 * parts, 3, "none", files), epochs=epochs))
-    if len(files) <= packing.MOST_FILES:
+    if len(files) <= packing.MOST_FILES or epochs == 1:
         assert groups == []
         return
     assert sorted((file.epoch, file.rows) for group in groups for file in group) == [(f.epoch, f.rows) for f in files]
