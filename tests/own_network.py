@@ -10,7 +10,8 @@ from pathlib import Path
 from srel_hub.models import own
 
 
-TEMPORARY = str(Path(tempfile.gettempdir()).resolve())  # all folders of users in tests are below it
+TEMPORARY = str(Path(tempfile.gettempdir()).resolve())
+NOT_THE_USERS = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent))  # also if they are temporary
 
 MY_NET = '''"""My network."""
 
@@ -50,8 +51,14 @@ def forgetting_own_code() -> Iterator[None]:
         own._ALLOWED.clear()
         own._ALLOWED.update(allowed)
         for name in set(sys.modules) - modules:
-            if str(getattr(sys.modules[name], "__file__", None)).startswith(TEMPORARY):
+            if _is_users(sys.modules[name]):
                 del sys.modules[name]
+
+
+def _is_users(module: object) -> bool:
+    """Whether a module is neither installed nor in this repository. All folders of users in tests are temporary."""
+    file = str(getattr(module, "__file__", None))
+    return file.startswith(TEMPORARY) and not file.startswith(NOT_THE_USERS)
 
 
 @contextmanager

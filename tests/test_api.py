@@ -370,6 +370,7 @@ REVEALED = [
     "srel_hub.api.Accuracy",
     "float | None",
     "int",
+    "pathlib.Path",
     "srel_hub.config.recipe.Recipe",
     "srel_hub.labels.verify.Verification",
     "bool",

@@ -451,7 +451,7 @@ def test_stages_run_alone_on_a_run_directory(whole: Run, tmp_path: Path) -> None
     shutil.copytree(whole.folder, tmp_path / "colors")
     shutil.rmtree(tmp_path / "colors" / "dataset")
     started = time.time()
-    for stage in ("relabel", "publish"):
+    for stage in ("relabel", "condense"):
         done = execute(sys.executable, "-m", f"srel_hub.{stage}", "colors", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "colors" / "dataset" / "README.md").stat().st_mtime > started

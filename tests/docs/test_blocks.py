@@ -181,7 +181,7 @@ def test_the_tutorial_runs_from_a_folder_of_images_to_what_users_run(
     published_quickstart: None, tmp_path: Path
 ) -> None:
     printed = run_page("docs/tutorial.md", tmp_path)
-    assert "train {'disc': 40, 'square': 40, 'triangle': 40}" in printed and "condensed  " in printed
+    assert "condensed  " in printed
     assert "['disc', 'square', 'triangle'] 15" in printed and "'label': " in printed
     assert sorted(file.name for file in tmp_path.glob("*.png")) == ["disc.png", "square.png", "triangle.png"]
     assert {"datasets/my-name/shapes-ipc5", "models/my-name/shapes-ipc5-teacher"} <= set(HUB.state()["repos"])
