@@ -136,7 +136,9 @@ def _opened(value: Any, where: str) -> Iterator[Image.Image]:
             raise failure from None
         reason = cause(error)
         if isinstance(error, UnidentifiedImageError):
-            reason = LFS_ADVICE if _is_pointer(value) else "damaged, or of an unknown format"
+            if _is_pointer(value):
+                raise UnreadableImageError(f"{where}{_file(value)}: {LFS_ADVICE}", LFS_ADVICE) from error
+            reason = "damaged, or of an unknown format"
         message = f"{where}{_file(value)}: Pillow cannot read this image ({reason}); repair or remove it"
         raise UnreadableImageError(message, reason) from error
 

@@ -22,6 +22,8 @@ from srel_hub.errors import UserError, as_os_error
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 PRIVATE = 0o600  # of files that only their owner may read
 ABANDONED_AFTER = 24 * 3600.0  # seconds; whether another machine's process is alive cannot be seen from here
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the text begins that Git has in place of a large file
+LFS_ADVICE = "it is a Git LFS pointer instead of the file; run `git lfs pull` in its repository"
 
 
 def machine_name() -> str:
@@ -153,10 +155,6 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the content of a UTF-8 JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the text begins that Git has in place of a large file
-LFS_ADVICE = "it is a Git LFS pointer instead of the file; run `git lfs pull` in its repository"
 
 
 def require_no_pointer(path: Path) -> None:

@@ -68,50 +68,53 @@ def label_maps(class_names: Sequence[str]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def check_forward(model: nn.Module, image: Tensor, num_classes: int, where: str) -> Tensor:
-    """Run a model on one image, float [1, 3, H, W], on the image's device, which may be `meta`.
+def check_forward(model: nn.Module, images: Tensor, num_classes: int, where: str) -> Tensor:
+    """Run a model on images, float [B, 3, H, W], on their device, which may be `meta`.
 
     Returns:
-        the logits [1, num_classes].
+        the logits [B, num_classes].
 
     Raises:
         UserError: if the model cannot process images of this size, or returns another number of logits. The message
             begins with `where`.
     """
-    height, width = image.shape[2:]
+    count, height, width = images.shape[0], *images.shape[2:]
     try:
-        logits: Tensor = model(image).logits
+        logits: Tensor = model(images).logits
     except own.OwnNetworkError as error:
         raise UserError(f"{where}: {error}") from None
     except Exception as error:  # an own network's code may raise anything
         reason = _own_reason(model, error) or first_line(error)
-        raise UserError(f"{where}: the network cannot process images of {width} x {height} pixels: {reason}") from None
-    if logits.shape != (1, num_classes):
+        shown = f"{f'{count} ' if count > 1 else ''}images of {width} x {height} pixels"
+        raise UserError(f"{where}: the network cannot process {shown}: {reason}") from None
+    if logits.shape != (count, num_classes):
         raise UserError(
-            f"{where}: the network returns logits of shape {list(logits.shape)}, but must return [1, {num_classes}]"
+            f"{where}: the network returns logits of shape {list(logits.shape)}, but must return "
+            f"[{count}, {num_classes}]"
         )
     return logits
 
 
 @torch.no_grad()
-def require_repeatable(model: nn.Module, size: tuple[int, int], where: str) -> None:
+def require_repeatable(model: nn.Module, num_classes: int, size: tuple[int, int], where: str) -> None:
     """Check that the logits of an image depend on this image alone. Otherwise stored labels could not be verified.
 
     Four random images are shown to the model together, together once more, and one by one.
 
     Args:
         model: a network on the CPU, in eval mode.
+        num_classes: K.
         size: (height, width) of its images, in pixels.
         where: the recipe's field, which begins the message.
 
     Raises:
-        UserError: if the logits differ.
+        UserError: if the logits differ, or the network cannot process several images at once.
     """
     images = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # so that a network is refused always or never
-        first, again = model(images).logits, model(images).logits
-        alone = torch.cat([model(image[None]).logits for image in images])
+        first, again = (check_forward(model, images, num_classes, where) for _ in range(2))
+        alone = torch.cat([check_forward(model, image[None], num_classes, where) for image in images])
     tolerance = SAME_LOGITS * float(first.abs().max())
     reasons = (
         (again, "differ when it sees the same images again; remove what is random in eval mode, such as dropout"),

@@ -19,13 +19,16 @@ from srel_hub.teachers.weight_layouts import Shapes, Target, load_weights, numbe
 
 
 FAMILIES = "ResNet, RegNet, MobileNetV2, MobileNetV3, EfficientNet, EfficientNet-Lite, DenseNet, ShuffleNetV2"
-# By family, timm's architectures that compute what their names of tensors say. Others have the same names and compute
-# something else: resnetblur50 and resnetaa50 blur before they subsample. For other families, mobile_layout decides.
+# By family, the architectures that compute what their names of tensors say. Others have the same names and compute
+# something else: resnetblur50 and resnetaa50 blur before they subsample.
 COMPUTED_AS_NAMED = {
     "a ResNet": r"(tv_|ssl_|swsl_|gluon_)?resnet\d+(_v1b)?",
     "a RegNet": r"regnet[xy]_\d+",
     "a DenseNet": r"(tv_)?densenet\d+",
     "a ShuffleNetV2": r"shufflenet_?v2.*",
+    "a MobileNetV2": r"mobilenet_?v2.*",
+    "a MobileNetV3": r"(tf_)?mobilenet_?v3.*",
+    "an EfficientNet": r"(tf_)?efficientnet_.*",
 }
 DENSENET_KEY, SHUFFLENET_KEY = "features.denseblock1.denselayer1.norm1.weight", "stage2.0.branch2.0.weight"
 
@@ -71,7 +74,7 @@ def _require_known_architecture(architecture: str | None, target: Target | None,
     if target is None or architecture is None:
         return
     name = architecture.split(".")[0]
-    if not re.fullmatch(COMPUTED_AS_NAMED.get(target.family, ".*"), name):
+    if not re.fullmatch(COMPUTED_AS_NAMED[target.family], name):
         raise UserError(
             f"{where}: its config.json names the architecture {architecture!r}, whose weights look like those of "
             f"{target.family} but may belong to another network; supported: {FAMILIES}, without variants"

@@ -247,7 +247,7 @@ def require_usable_classifier(classifier: Classifier, where: str) -> None:
     if not logits.isfinite().all():
         value = float(logits[~logits.isfinite()][0])
         raise UserError(f"{where}: its logits for an image of zeros contain {value}; choose another teacher")
-    require_repeatable(classifier.model, classifier.size, where)
+    require_repeatable(classifier.model, len(classifier.class_names), classifier.size, where)
 
 
 def require_batchnorm(model: nn.Module, where: str) -> None:

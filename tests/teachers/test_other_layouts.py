@@ -1,7 +1,8 @@
 """Weights of torchvision and timm give the logits that these libraries compute.
 
 tests/golden/layouts.json has the names and shapes of their tensors, and the logits of their own networks in float64.
-It was written with torchvision 0.29.1 and timm 1.0.31, with the weights and images of this file.
+It was written with torchvision 0.29.1 and timm 1.0.31: each network, built with 7 classes, got the weights of
+other_weights.py for its own names and shapes, and answered in eval mode for the images that the test below draws.
 """
 
 import functools
@@ -113,6 +114,10 @@ def test_an_architecture_whose_tensors_only_look_like_a_resnets_is_refused(archi
         ("timm/densenet121", "densenetblur121d"),
         ("timm/regnety_002", "regnetz_b16"),
         ("timm/regnetx_002", "resnet18"),
+        ("torchvision/mobilenet_v2", "mobilenet_v3_large"),
+        ("torchvision/mobilenet_v3_small", "vit_b_16"),
+        ("torchvision/efficientnet_b0", "mobilenet_v2"),
+        ("torchvision/shufflenet_v2_x0_5", "resnet18"),
     ],
 )
 def test_an_architecture_that_contradicts_the_weights_is_refused(network: str, architecture: str | None) -> None:

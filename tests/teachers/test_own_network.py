@@ -188,6 +188,12 @@ CODE: dict[str, tuple[str, str]] = {
         "    return nn.Sequential(*norms, nn.Flatten(), nn.Linear(192, 3))",
         "its logits of an image depend on the other images in the batch; use layers that normalize with running",
     ),
+    "one image at a time": (
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.norm, self.head = nn.BatchNorm2d(3), nn.Linear(192, 3)\n"
+        "    def forward(self, x): return self.head(self.norm(x).reshape(1, -1))\ndef build(): return Net()",
+        r"cannot process 4 images of 8 x 8 pixels: RuntimeError: .*\(bad.py, line 6\)",
+    ),
     "values of tensors": (
         "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         "        self.layer = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 3))\n"
